@@ -1,0 +1,392 @@
+//! Getting files: over HTTPS, or out of the Debian package.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::NamedTempFile;
+
+use crate::DataError;
+
+/// What a download tells while it goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchEvent {
+    /// A file begins to arrive, with its size where the server tells it.
+    Started {
+        /// Where it comes from.
+        from: String,
+        /// Its size in bytes.
+        bytes: Option<u64>,
+    },
+    /// Bytes arrived since the last event.
+    Received(u64),
+    /// The file is whole, verified, and under its name.
+    Finished(PathBuf),
+    /// A source failed and the next is tried, or something takes long.
+    Notice(String),
+}
+
+/// How long a download may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// To reach a server.
+    pub connect: Duration,
+    /// Without a byte arriving.
+    pub stall: Duration,
+    /// For one file.
+    pub file: Duration,
+    /// For one call of the package manager.
+    pub package_manager: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(20),
+            file: Duration::from_secs(900),
+            package_manager: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The files to get and where from.
+pub(crate) struct Sources<'a> {
+    /// Tried in this order; each ends before the file's name.
+    pub(crate) urls: &'a [&'a str],
+    /// The Debian package and the directory of its files, for where no URL can be reached.
+    pub(crate) package: Option<(&'a str, &'a str)>,
+    /// Names of the files.
+    pub(crate) files: &'a [&'a str],
+    /// Whether a file of that name, at that path, is what it should be.
+    pub(crate) verify: &'a dyn Fn(&str, &Path) -> Result<(), DataError>,
+}
+
+/// Why one source did not deliver.
+enum Failure {
+    /// Another source may do better.
+    Source(String),
+    /// This machine is the trouble; no source would do better.
+    Local(DataError),
+}
+
+/// Gets every file that `directory` lacks: each lands under a temporary name and takes its own when it is verified.
+pub(crate) fn fetch(
+    directory: &Path,
+    sources: &Sources,
+    limits: Limits,
+    report: &mut dyn FnMut(FetchEvent),
+) -> Result<(), DataError> {
+    fs::create_dir_all(directory).map_err(DataError::io(directory))?;
+    let mut failures = Vec::new();
+    for url in sources.urls {
+        match from_url(directory, url, sources, limits, report) {
+            Ok(()) => return Ok(()),
+            Err(Failure::Local(error)) => return Err(error),
+            Err(Failure::Source(reason)) => {
+                report(FetchEvent::Notice(format!("{url}: {reason}")));
+                failures.push(format!("{url}: {reason}"));
+            }
+        }
+    }
+    if let Some((package, place)) = sources.package {
+        match from_package(directory, package, place, sources, limits, report) {
+            Ok(()) => return Ok(()),
+            Err(Failure::Local(error)) => return Err(error),
+            Err(Failure::Source(reason)) => failures.push(format!("Debian package {package}: {reason}")),
+        }
+    }
+    Err(DataError::Unreachable {
+        failures,
+        way_on: format!(
+            "Check the network and run again, or put the files {} into a directory and name it with --data-dir.",
+            sources.files.join(", ")
+        ),
+    })
+}
+
+fn from_url(
+    directory: &Path,
+    url: &str,
+    sources: &Sources,
+    limits: Limits,
+    report: &mut dyn FnMut(FetchEvent),
+) -> Result<(), Failure> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_connect(Some(limits.connect))
+        .timeout_recv_response(Some(limits.stall))
+        .timeout_per_read(Some(limits.stall))
+        .timeout_global(Some(limits.file))
+        .build()
+        .into();
+    for name in sources.files {
+        if directory.join(name).is_file() {
+            continue;
+        }
+        let from = format!("{url}{name}");
+        let mut response = agent.get(&from).call().map_err(|error| Failure::Source(format!("{name}: {error}")))?;
+        let bytes = response.body().content_length();
+        report(FetchEvent::Started { from, bytes });
+        land(directory, name, &mut response.body_mut().as_reader(), sources, report)?;
+    }
+    Ok(())
+}
+
+fn from_package(
+    directory: &Path,
+    package: &str,
+    place: &str,
+    sources: &Sources,
+    limits: Limits,
+    report: &mut dyn FnMut(FetchEvent),
+) -> Result<(), Failure> {
+    let scratch = tempfile::tempdir_in(directory).map_err(|error| local(directory, error))?;
+    let scratch = scratch.path();
+    for made in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(scratch.join(made)).map_err(|error| local(scratch, error))?;
+    }
+    // Package lists of our own, since reading the system's may find none and renewing them takes root.
+    let own_lists = [
+        format!("-oDir::State::Lists={}", scratch.join("lists").display()),
+        format!("-oDir::Cache={}", scratch.join("cache").display()),
+    ];
+    report(FetchEvent::Notice(format!("downloading the Debian package {package} with apt-get")));
+    let apt = |arguments: &[&str], own_lists: &[String]| {
+        let mut command = Command::new("apt-get");
+        command.args(["-q", "-oAPT::Sandbox::User="]).args(own_lists).args(arguments).current_dir(scratch);
+        run(command, scratch, limits.package_manager)
+    };
+    if apt(&["download", package], &[]).is_err() {
+        report(FetchEvent::Notice("reading the package lists with apt-get".to_owned()));
+        apt(&["update"], &own_lists).map_err(Failure::Source)?;
+        apt(&["download", package], &own_lists).map_err(Failure::Source)?;
+    }
+    let archive = fs::read_dir(scratch)
+        .map_err(|error| local(scratch, error))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .ok_or_else(|| Failure::Source("apt-get downloaded no package".to_owned()))?;
+    let unpacked = scratch.join("unpacked");
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("--extract").arg(&archive).arg(&unpacked);
+    run(unpack, scratch, limits.package_manager).map_err(Failure::Source)?;
+
+    for name in sources.files {
+        let path = unpacked.join(place).join(name);
+        let mut file = File::open(&path).map_err(|error| Failure::Source(format!("{name}: {error}")))?;
+        let bytes = file.metadata().ok().map(|metadata| metadata.len());
+        report(FetchEvent::Started { from: format!("{package}: {name}"), bytes });
+        land(directory, name, &mut file, sources, report)?;
+    }
+    Ok(())
+}
+
+/// Writes what `reader` gives to `directory/name`, by way of a temporary file that is verified first.
+fn land(
+    directory: &Path,
+    name: &str,
+    reader: &mut dyn Read,
+    sources: &Sources,
+    report: &mut dyn FnMut(FetchEvent),
+) -> Result<(), Failure> {
+    // The reader that verifies tells packed from unpacked by the ending.
+    let mut file: NamedTempFile = tempfile::Builder::new()
+        .prefix(".download-")
+        .suffix(&format!("-{name}"))
+        .tempfile_in(directory)
+        .map_err(|error| local(directory, error))?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Failure::Source(format!("{name}: {error}"))),
+        };
+        file.write_all(&buffer[..count]).map_err(|error| local(&directory.join(name), error))?;
+        report(FetchEvent::Received(count as u64));
+    }
+    file.as_file().sync_all().map_err(|error| local(&directory.join(name), error))?;
+    (sources.verify)(name, file.path()).map_err(|error| Failure::Source(error.to_string()))?;
+    let path = directory.join(name);
+    file.persist(&path).map_err(|error| local(&path, error.error))?;
+    report(FetchEvent::Finished(path));
+    Ok(())
+}
+
+fn local(path: &Path, error: io::Error) -> Failure {
+    Failure::Local(DataError::io(path)(error))
+}
+
+/// Runs a command to its end or to the limit; the error is the last line it printed.
+fn run(mut command: Command, scratch: &Path, limit: Duration) -> Result<(), String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let log = scratch.join("log");
+    let output = File::create(&log).map_err(|error| error.to_string())?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(output)
+        .spawn()
+        .map_err(|error| format!("{program} cannot be run: {error}"))?;
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("{program} took longer than {} s", limit.as_secs()));
+            }
+            Err(error) => return Err(format!("{program}: {error}")),
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let log = fs::read_to_string(&log).unwrap_or_default();
+    Err(format!("{program}: {}", log.lines().last().unwrap_or("failed without a word")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const QUICK: Limits = Limits {
+        connect: Duration::from_secs(2),
+        stall: Duration::from_millis(200),
+        file: Duration::from_secs(5),
+        package_manager: Duration::from_secs(5),
+    };
+
+    /// Answers one request for each response, then goes away. `None` in place of a response never answers.
+    fn server(responses: Vec<Option<Vec<u8>>>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let mut open = Vec::new();
+            for response in responses {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                if let Some(response) = response {
+                    stream.write_all(&response).unwrap();
+                }
+                // Kept open: closing would end a stall.
+                open.push(stream);
+            }
+            thread::sleep(Duration::from_secs(5));
+        });
+        url
+    }
+
+    fn response(announced: usize, body: &[u8]) -> Option<Vec<u8>> {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {announced}\r\nConnection: close\r\n\r\n");
+        Some([head.as_bytes(), body].concat())
+    }
+
+    fn fetch_from(directory: &Path, urls: &[&str], files: &[&str]) -> (Result<(), DataError>, Vec<FetchEvent>) {
+        let verify = |_: &str, path: &Path| match fs::read(path).unwrap().as_slice() {
+            b"good" => Ok(()),
+            _ => Err(DataError::malformed(path, "expected good, found bad")),
+        };
+        let sources = Sources { urls, package: None, files, verify: &verify };
+        let mut events = Vec::new();
+        let result = fetch(directory, &sources, QUICK, &mut |event| events.push(event));
+        (result, events)
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn files_land_verified_under_their_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = server(vec![response(4, b"good"), response(4, b"good")]);
+        let (result, events) = fetch_from(directory.path(), &[&url], &["a", "b"]);
+        result.unwrap();
+        assert_eq!(names(directory.path()), ["a", "b"]);
+        assert_eq!(events[0], FetchEvent::Started { from: format!("{url}a"), bytes: Some(4) });
+        assert!(events.contains(&FetchEvent::Received(4)));
+        assert!(events.contains(&FetchEvent::Finished(directory.path().join("b"))));
+    }
+
+    #[test]
+    fn a_source_that_stalls_lies_or_is_not_there_gives_way_to_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let silent = server(vec![None]);
+        let stalling = server(vec![response(4, b"go")]);
+        let lying = server(vec![response(3, b"bad")]);
+        let missing = server(vec![Some(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec())]);
+        let good = server(vec![response(4, b"good")]);
+        let urls = ["http://127.0.0.1:9/", &silent, &stalling, &lying, &missing, &good];
+        let (result, events) = fetch_from(directory.path(), &urls, &["a"]);
+        result.unwrap();
+        let notices = events.iter().filter(|event| matches!(event, FetchEvent::Notice(_))).count();
+        assert_eq!((notices, names(directory.path())), (5, vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn when_no_source_delivers_nothing_is_left_behind_and_every_reason_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let stalling = server(vec![response(4, b"go")]);
+        let lying = server(vec![response(3, b"bad")]);
+        let (result, _) = fetch_from(directory.path(), &[&stalling, &lying], &["a"]);
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("timeout") && message.contains("expected good, found bad"), "{message}");
+        assert!(message.contains("--data-dir"), "{message}");
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_not_fetched_again() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a"), "good").unwrap();
+        let url = server(vec![response(4, b"good")]);
+        fetch_from(directory.path(), &[&url], &["a", "b"]).0.unwrap();
+        assert_eq!(names(directory.path()), ["a", "b"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_the_machines_fault_and_ends_the_search() {
+        // /dev/full fails every write with "no space left on device".
+        struct Full;
+        impl Read for Full {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                buffer[0] = 1;
+                Ok(1)
+            }
+        }
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let error = io::copy(&mut Full.take(1), &mut full).unwrap_err();
+        let Failure::Local(error) = local(Path::new("cache/a"), error) else { panic!("a full disk is local") };
+        assert!(error.to_string().starts_with("cache/a: No space left on device"), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_fails_or_hangs_is_reported() {
+        let scratch = tempfile::tempdir().unwrap();
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            run(command, scratch.path(), Duration::from_millis(300))
+        };
+        assert_eq!(shell("true"), Ok(()));
+        assert_eq!(shell("echo first >&2; echo why >&2; exit 3"), Err("sh: why".to_owned()));
+        assert_eq!(shell("sleep 5"), Err("sh took longer than 0 s".to_owned()));
+        let absent = run(Command::new("no-such-program"), scratch.path(), Duration::from_secs(1));
+        assert!(absent.unwrap_err().starts_with("no-such-program cannot be run"));
+    }
+}

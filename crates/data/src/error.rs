@@ -1,0 +1,57 @@
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+/// What can go wrong with a data set.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// A file or directory could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// What was read or written.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("{path}: {message}", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What was wanted, what was found, and the way on.
+        message: String,
+    },
+    /// A directory lacks a file of the set.
+    #[error("{directory}: expected {wanted}, found {found}", directory = directory.display())]
+    Missing {
+        /// Where it was looked for.
+        directory: PathBuf,
+        /// The names that would have done.
+        wanted: String,
+        /// What is there instead.
+        found: String,
+    },
+    /// No source could deliver the set.
+    #[error("Fashion-MNIST could not be fetched:\n{}\n{way_on}", failures.iter().map(|f| format!("  {f}")).collect::<Vec<_>>().join("\n"))]
+    Unreachable {
+        /// Each source with the reason it failed.
+        failures: Vec<String>,
+        /// What the user can do.
+        way_on: String,
+    },
+    /// The images cannot be used as asked.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl DataError {
+    /// Returns a closure for `map_err` that adds `path` to an I/O error.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn malformed(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::Malformed { path: path.into(), message: message.into() }
+    }
+}

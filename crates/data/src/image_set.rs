@@ -1,0 +1,181 @@
+use std::path::PathBuf;
+
+use burn::data::dataset::{Dataset, DatasetError};
+use sha2::{Digest, Sha256};
+
+use crate::DataError;
+
+/// Greyscale images of one size with their labels, as bytes in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSet {
+    pixels: Vec<u8>,
+    labels: Vec<u8>,
+    height: usize,
+    width: usize,
+}
+
+/// One image with its label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageItem {
+    /// `height * width` bytes, row by row; 0 is the background.
+    pub pixels: Vec<u8>,
+    /// The class, from 0.
+    pub label: u8,
+    /// Pixels in a column.
+    pub height: usize,
+    /// Pixels in a row.
+    pub width: usize,
+}
+
+/// A data set: what to train on, what to test on, and what the labels mean.
+#[derive(Clone, Debug)]
+pub struct ImageData {
+    /// `fashion-mnist`, `idx` or `synthetic`.
+    pub name: &'static str,
+    /// The directory it was read from; none for drawn images.
+    pub source: Option<PathBuf>,
+    /// Names of the classes, in the order of the labels.
+    pub classes: Vec<String>,
+    /// Images to train on, in the order of the file.
+    pub train: ImageSet,
+    /// Images to test on, in the order of the file.
+    pub test: ImageSet,
+    /// SHA-256 over the unpacked content, hexadecimal.
+    pub sha256: String,
+}
+
+impl ImageSet {
+    /// Puts images and labels together.
+    ///
+    /// `pixels` holds one image of `height * width` bytes after the other.
+    ///
+    /// # Errors
+    /// When there is not one label for each image, or no image at all.
+    pub fn new(pixels: Vec<u8>, labels: Vec<u8>, height: usize, width: usize) -> Result<Self, DataError> {
+        if labels.is_empty() || height * width == 0 {
+            return Err(DataError::Unusable("expected at least one image, found none".to_owned()));
+        }
+        if pixels.len() != labels.len() * height * width {
+            let images = pixels.len() / (height * width);
+            return Err(DataError::Unusable(format!("expected {images} labels, found {}", labels.len())));
+        }
+        Ok(Self { pixels, labels, height, width })
+    }
+
+    /// Number of images.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// `[height, width]` in pixels.
+    #[must_use]
+    pub fn size(&self) -> [usize; 2] {
+        [self.height, self.width]
+    }
+
+    /// All labels, in order.
+    #[must_use]
+    pub fn labels(&self) -> &[u8] {
+        &self.labels
+    }
+
+    /// All pixels, image after image.
+    #[must_use]
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// The images at `indices`, in that order.
+    ///
+    /// # Panics
+    /// When an index is not below [`count`](Self::count).
+    #[must_use]
+    pub fn select(&self, indices: &[usize]) -> Self {
+        let size = self.height * self.width;
+        let pixels = indices.iter().flat_map(|&index| &self.pixels[index * size..(index + 1) * size]).copied();
+        Self {
+            pixels: pixels.collect(),
+            labels: indices.iter().map(|&index| self.labels[index]).collect(),
+            height: self.height,
+            width: self.width,
+        }
+    }
+
+    /// Swaps rows and columns of every image: EMNIST stores them that way.
+    #[must_use]
+    pub fn transposed(&self) -> Self {
+        let (height, width) = (self.height, self.width);
+        let mut pixels = Vec::with_capacity(self.pixels.len());
+        for image in self.pixels.chunks_exact(height * width) {
+            for column in 0..width {
+                pixels.extend((0..height).map(|row| image[row * width + column]));
+            }
+        }
+        Self { pixels, labels: self.labels.clone(), height: width, width: height }
+    }
+}
+
+impl Dataset<ImageItem> for ImageSet {
+    fn get(&self, index: usize) -> Result<ImageItem, DatasetError> {
+        let size = self.height * self.width;
+        Ok(ImageItem {
+            pixels: self.pixels[index * size..(index + 1) * size].to_vec(),
+            label: self.labels[index],
+            height: self.height,
+            width: self.width,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.count()
+    }
+}
+
+/// SHA-256 over the given digests or bytes, hexadecimal.
+pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    hexadecimal(&parts.into_iter().fold(Sha256::new(), Digest::chain_update).finalize())
+}
+
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set() -> ImageSet {
+        ImageSet::new((0..18).collect(), vec![0, 1, 2], 2, 3).unwrap()
+    }
+
+    #[test]
+    fn an_item_has_its_own_pixels_and_label() {
+        let item = set().get(1).unwrap();
+        assert_eq!((item.pixels, item.label), (vec![6, 7, 8, 9, 10, 11], 1));
+    }
+
+    #[test]
+    fn selection_keeps_the_order_asked_for() {
+        let selected = set().select(&[2, 0]);
+        assert_eq!(selected.labels(), [2, 0]);
+        assert_eq!(selected.pixels(), [12, 13, 14, 15, 16, 17, 0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn transposing_twice_changes_nothing() {
+        let once = set().transposed();
+        assert_eq!((once.size(), &once.pixels()[..6]), ([3, 2], &[0, 3, 1, 4, 2, 5][..]));
+        assert_eq!(once.transposed(), set());
+    }
+
+    #[test]
+    fn counts_that_differ_are_an_error_with_both_numbers() {
+        let error = ImageSet::new(vec![0; 12], vec![0; 2], 2, 2).unwrap_err();
+        assert_eq!(error.to_string(), "expected 3 labels, found 2");
+    }
+}

@@ -1,0 +1,80 @@
+use rand::seq::SliceRandom;
+
+use crate::{ImageData, ImageSet, order::stream};
+
+/// The share of the training images that `validated` sets aside: 5,000 of Fashion-MNIST's 60,000.
+const VALID_SHARE: usize = 12;
+
+/// What a protocol trains on and what it evaluates on.
+#[derive(Clone, Debug)]
+pub struct Splits {
+    /// Images to train on.
+    pub train: ImageSet,
+    /// Images evaluated after every epoch: held out from train (`validated`), or none of their own (`assignment`).
+    pub valid: Option<ImageSet>,
+    /// Images for the final figures.
+    pub test: ImageSet,
+}
+
+/// Sets one twelfth of the training images of each class aside for validation, chosen by `seed`.
+///
+/// Both parts keep the order of the file.
+#[must_use]
+pub fn validated_splits(data: &ImageData, seed: u64) -> Splits {
+    let labels = data.train.labels();
+    let mut is_valid = vec![false; labels.len()];
+    for class in 0..data.classes.len() {
+        let mut members: Vec<usize> = (0..labels.len()).filter(|&index| usize::from(labels[index]) == class).collect();
+        members.shuffle(&mut stream(seed, "split", class as u64));
+        // A class too small for a twelfth still gives one image, if that leaves one to train on.
+        let held_out = (members.len() / VALID_SHARE).max(usize::from(members.len() > 1));
+        for &index in &members[..held_out] {
+            is_valid[index] = true;
+        }
+    }
+    let (valid, train): (Vec<usize>, Vec<usize>) = (0..labels.len()).partition(|&index| is_valid[index]);
+    Splits {
+        train: data.train.select(&train),
+        valid: (!valid.is_empty()).then(|| data.train.select(&valid)),
+        test: data.test.clone(),
+    }
+}
+
+/// Trains on all training images and evaluates on the test images, as the reference did.
+#[must_use]
+pub fn assignment_splits(data: &ImageData) -> Splits {
+    Splits { train: data.train.clone(), valid: None, test: data.test.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic;
+
+    fn class_counts(set: &ImageSet) -> Vec<usize> {
+        (0..10).map(|class| set.labels().iter().filter(|&&label| label == class).count()).collect()
+    }
+
+    #[test]
+    fn every_class_gives_a_twelfth_to_validation_and_no_image_is_lost_or_doubled() {
+        let data = synthetic::draw();
+        let splits = validated_splits(&data, 42);
+        let valid = splits.valid.unwrap();
+        assert_eq!(class_counts(&valid), class_counts(&data.train).iter().map(|n| n / 12).collect::<Vec<_>>());
+        assert_eq!(splits.train.count() + valid.count(), data.train.count());
+        let size = 28 * 28;
+        let mut all: Vec<&[u8]> = splits.train.pixels().chunks(size).chain(valid.pixels().chunks(size)).collect();
+        let mut original: Vec<&[u8]> = data.train.pixels().chunks(size).collect();
+        all.sort_unstable();
+        original.sort_unstable();
+        assert!(all == original);
+    }
+
+    #[test]
+    fn the_seed_decides_which_images_are_held_out() {
+        let data = synthetic::draw();
+        let held_out = |seed| validated_splits(&data, seed).valid.unwrap();
+        assert_eq!(held_out(1), held_out(1));
+        assert_ne!(held_out(1), held_out(2));
+    }
+}

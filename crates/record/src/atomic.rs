@@ -1,0 +1,34 @@
+//! Files that are either the old content or the new, whatever happens in between.
+
+use std::{fs::File, io::Write, path::Path};
+
+use crate::RecordError;
+
+/// Replaces the content of `path`, or creates it, so that no reader and no crash ever sees half of it.
+///
+/// The bytes go to a temporary file beside `path`, reach the disk, and take the name over.
+///
+/// # Errors
+/// Any failure to create, write, sync or rename; `path` then has its old content.
+pub fn replace_file(path: &Path, content: &[u8]) -> Result<(), RecordError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(RecordError::io(path))?;
+    file.write_all(content).map_err(RecordError::io(path))?;
+    file.as_file().sync_all().map_err(RecordError::io(path))?;
+    // tempfile makes its files private; a run is as readable as any other file of its owner.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(RecordError::io(path))?;
+    }
+    file.persist(path).map_err(|error| RecordError::Io { path: path.to_path_buf(), source: error.error })?;
+    sync_directory(directory)
+}
+
+/// Makes renames inside `directory` survive a power cut.
+///
+/// # Errors
+/// When the directory cannot be opened or synced.
+pub fn sync_directory(directory: &Path) -> Result<(), RecordError> {
+    File::open(directory).and_then(|file| file.sync_all()).map_err(RecordError::io(directory))
+}

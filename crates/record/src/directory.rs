@@ -1,0 +1,285 @@
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::{RecordError, RunRecord, RunStatus, SCHEMA, atomic::replace_file};
+
+/// The directory of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+/// Held by the one process that may write a run; the system releases it when that process ends, however it ends.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+impl RunDirectory {
+    /// Makes a new directory in `runs_dir`, named `<name>-<date>-<time>` in local time.
+    ///
+    /// # Errors
+    /// When `name` cannot be part of a file name, or the directory cannot be made.
+    pub fn create(runs_dir: &Path, name: &str) -> Result<Self, RecordError> {
+        let starts_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+        if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            return Err(RecordError::InvalidName { name: name.to_owned() });
+        }
+        fs::create_dir_all(runs_dir).map_err(RecordError::io(runs_dir))?;
+        let stamp = Timestamp::now().to_zoned(TimeZone::system()).strftime("%Y%m%d-%H%M%S").to_string();
+        for attempt in 1.. {
+            let suffix = if attempt == 1 { String::new() } else { format!("-{attempt}") };
+            let path = runs_dir.join(format!("{name}-{stamp}{suffix}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(RecordError::io(path)(error)),
+            }
+        }
+        unreachable!("the loop above only ends by returning")
+    }
+
+    /// Finds a run by its path, its id, or a prefix of its id that no other run in `runs_dir` has.
+    ///
+    /// # Errors
+    /// When there is no such run, or several.
+    pub fn find(runs_dir: &Path, run: &str) -> Result<Self, RecordError> {
+        for path in [runs_dir.join(run), PathBuf::from(run)] {
+            if !run.is_empty() && path.join("run.json").is_file() {
+                return Ok(Self { path });
+            }
+        }
+        let mut matches: Vec<_> =
+            directories(runs_dir)?.into_iter().filter(|directory| directory.id().starts_with(run)).collect();
+        match matches.len() {
+            1 => Ok(matches.remove(0)),
+            0 => Err(RecordError::NotFound { wanted: run.to_owned(), runs_dir: runs_dir.to_path_buf() }),
+            _ => {
+                Err(RecordError::Ambiguous { wanted: run.to_owned(), matches: matches.iter().map(Self::id).collect() })
+            }
+        }
+    }
+
+    /// The run's id: the directory's name.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// Where the run is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The checkpoints' directory.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The step log.
+    #[must_use]
+    pub fn steps(&self) -> PathBuf {
+        self.path.join("steps.jsonl")
+    }
+
+    /// The trained weights.
+    #[must_use]
+    pub fn weights(&self) -> PathBuf {
+        self.path.join("model.safetensors")
+    }
+
+    /// What happened during the run, line by line.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log.txt")
+    }
+
+    /// Takes the run for this process, until the lock is dropped.
+    ///
+    /// # Errors
+    /// [`RecordError::Busy`] when another process holds it.
+    pub fn lock(&self) -> Result<RunLock, RecordError> {
+        let path = self.path.join("lock");
+        let file =
+            OpenOptions::new().create(true).write(true).truncate(false).open(&path).map_err(RecordError::io(&path))?;
+        // `is_alive` in another process holds the lock for an instant; an owner holds it for longer than this.
+        let deadline = Instant::now() + Duration::from_millis(300);
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(RunLock { _file: file }),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+                Err(TryLockError::WouldBlock) => return Err(RecordError::Busy { path: self.path.clone() }),
+                Err(TryLockError::Error(error)) => return Err(RecordError::io(path)(error)),
+            }
+        }
+    }
+
+    /// Whether a process holds the run at this moment.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        File::open(self.path.join("lock"))
+            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// The status to show for `record`: one that says `running` without a live owner was interrupted.
+    #[must_use]
+    pub fn status(&self, record: &RunRecord) -> RunStatus {
+        match record.status {
+            RunStatus::Running if !self.is_alive() => RunStatus::Interrupted,
+            status => status,
+        }
+    }
+
+    /// Reads `run.json`.
+    ///
+    /// # Errors
+    /// When it is missing, is no record, or has a schema this version does not know.
+    pub fn read_record(&self) -> Result<RunRecord, RecordError> {
+        let path = self.path.join("run.json");
+        let text = fs::read_to_string(&path).map_err(RecordError::io(&path))?;
+        let malformed = |message: String| RecordError::Malformed { path: path.clone(), message };
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+        match value.get("schema").and_then(serde_json::Value::as_u64) {
+            Some(schema) if schema == u64::from(SCHEMA) => {}
+            Some(schema) => {
+                return Err(malformed(format!(
+                    "expected schema {SCHEMA}, found {schema}; it was written by another version of Kindling"
+                )));
+            }
+            None => return Err(malformed("expected a run record, found no `schema`".to_owned())),
+        }
+        serde_json::from_value(value).map_err(|error| malformed(error.to_string()))
+    }
+
+    /// Replaces `run.json` atomically.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old record then stays.
+    pub fn write_record(&self, record: &RunRecord) -> Result<(), RecordError> {
+        let path = self.path.join("run.json");
+        let mut text = serde_json::to_vec_pretty(record)
+            .map_err(|error| RecordError::Malformed { path: path.clone(), message: error.to_string() })?;
+        text.push(b'\n');
+        replace_file(&path, &text)
+    }
+}
+
+/// The runs in `runs_dir`, oldest first; a run whose record cannot be read comes with the reason.
+///
+/// A `runs_dir` that does not exist holds no runs.
+///
+/// # Errors
+/// When the directory is there and cannot be read.
+pub fn list_runs(runs_dir: &Path) -> Result<Vec<(RunDirectory, Result<RunRecord, RecordError>)>, RecordError> {
+    let mut runs: Vec<_> = directories(runs_dir)?
+        .into_iter()
+        .map(|directory| {
+            let record = directory.read_record();
+            (directory, record)
+        })
+        .collect();
+    runs.sort_by_key(|(directory, record)| {
+        (record.as_ref().map_or_else(|_| String::new(), |record| record.started.clone()), directory.id())
+    });
+    Ok(runs)
+}
+
+fn directories(runs_dir: &Path) -> Result<Vec<RunDirectory>, RecordError> {
+    let entries = match fs::read_dir(runs_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(RecordError::io(runs_dir)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(RecordError::io(runs_dir))?.path();
+        if path.join("run.json").is_file() {
+            found.push(RunDirectory { path });
+        }
+    }
+    found.sort_by_key(RunDirectory::id);
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_in(runs_dir: &Path, name: &str) -> RunDirectory {
+        let directory = RunDirectory { path: runs_dir.join(name) };
+        fs::create_dir_all(directory.path()).unwrap();
+        fs::write(directory.path().join("run.json"), "{}").unwrap();
+        directory
+    }
+
+    #[test]
+    fn a_run_is_found_by_id_by_unique_prefix_and_by_path() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        let cnn = run_in(runs_dir.path(), "cnn-1");
+        run_in(runs_dir.path(), "mlp-1");
+        run_in(runs_dir.path(), "mlp-2");
+        for wanted in ["cnn-1", "cnn", "c", cnn.path().to_str().unwrap()] {
+            assert_eq!(RunDirectory::find(runs_dir.path(), wanted).unwrap(), cnn, "{wanted}");
+        }
+        let ambiguous = RunDirectory::find(runs_dir.path(), "mlp").unwrap_err();
+        assert_eq!(ambiguous.to_string(), "`mlp` could be any of mlp-1, mlp-2; give more of the id");
+        assert!(matches!(RunDirectory::find(runs_dir.path(), "vgg"), Err(RecordError::NotFound { .. })));
+    }
+
+    #[test]
+    fn an_id_that_is_a_prefix_of_another_is_still_found() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        let first = run_in(runs_dir.path(), "mlp-1");
+        run_in(runs_dir.path(), "mlp-1-2");
+        assert_eq!(RunDirectory::find(runs_dir.path(), "mlp-1").unwrap(), first);
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_until_the_first_is_dropped() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        let run = RunDirectory::create(runs_dir.path(), "mlp").unwrap();
+        assert!(!run.is_alive());
+        let lock = run.lock().unwrap();
+        assert!(run.is_alive());
+        assert!(matches!(run.lock(), Err(RecordError::Busy { .. })));
+        drop(lock);
+        assert!(!run.is_alive());
+        run.lock().unwrap();
+    }
+
+    #[test]
+    fn runs_made_in_the_same_second_get_different_directories() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        let made: Vec<_> = (0..3).map(|_| RunDirectory::create(runs_dir.path(), "mlp").unwrap()).collect();
+        assert!(made[0] != made[1] && made[1] != made[2] && made[0] != made[2]);
+    }
+
+    #[test]
+    fn a_name_that_leaves_the_runs_directory_is_refused() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        for name in ["", "../mlp", "a b", ".hidden", "-x", "a/b"] {
+            assert!(
+                matches!(RunDirectory::create(runs_dir.path(), name), Err(RecordError::InvalidName { .. })),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_schema_is_refused_with_both_versions() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        let run = run_in(runs_dir.path(), "mlp");
+        fs::write(run.path().join("run.json"), r#"{"schema": 7}"#).unwrap();
+        let message = run.read_record().unwrap_err().to_string();
+        assert!(message.contains("expected schema 1, found 7"), "{message}");
+    }
+}

@@ -1,0 +1,23 @@
+//! The run directory and the run record.
+//!
+//! Everything a run leaves behind goes through this crate: [`RunRecord`] is the content of `run.json`,
+//! [`RunDirectory`] is the place it lives in, and [`StepLog`] is its `steps.jsonl`. These are plain data types with
+//! atomic writing and an operating-system lock. The layout and the schema are described in ARCHITECTURE.md.
+//!
+//! This crate knows neither tensors nor models, and it never prints: whatever reads runs (tables, plots, reports)
+//! can depend on it alone.
+
+mod atomic;
+mod directory;
+mod error;
+mod number;
+mod run;
+mod steps;
+
+pub use atomic::{replace_file, sync_directory};
+pub use directory::{RunDirectory, RunLock, list_runs};
+pub use error::RecordError;
+pub use run::{
+    DatasetRecord, DivergenceRecord, EpochRecord, MachineRecord, RunRecord, RunStatus, SCHEMA, TestRecord, Timings,
+};
+pub use steps::{StepLog, StepRecord, read_steps};

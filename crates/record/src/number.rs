@@ -1,0 +1,57 @@
+//! JSON has no NaN and no infinity: such numbers are written as `"NaN"`, `"inf"` and `"-inf"`.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Finite(f64),
+    NonFinite(String),
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Self {
+        if value.is_finite() { Self::Finite(value) } else { Self::NonFinite(value.to_string()) }
+    }
+}
+
+impl TryFrom<Number> for f64 {
+    type Error = String;
+
+    fn try_from(number: Number) -> Result<Self, String> {
+        match number {
+            Number::Finite(value) => Ok(value),
+            Number::NonFinite(text) => match text.as_str() {
+                "NaN" => Ok(f64::NAN),
+                "inf" => Ok(f64::INFINITY),
+                "-inf" => Ok(f64::NEG_INFINITY),
+                _ => Err(format!("expected a number, \"NaN\", \"inf\" or \"-inf\", found \"{text}\"")),
+            },
+        }
+    }
+}
+
+pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    Number::from(*value).serialize(serializer)
+}
+
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Number::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+}
+
+/// The same for a number that may be absent.
+pub(crate) mod optional {
+    use super::{Deserialize, Deserializer, Error, Number, Serialize, Serializer};
+
+    // serde hands the field over by reference.
+    #[allow(clippy::ref_option)]
+    pub(crate) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(Number::from).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        Option::<Number>::deserialize(deserializer)?
+            .map(|number| number.try_into().map_err(D::Error::custom))
+            .transpose()
+    }
+}

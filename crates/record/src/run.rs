@@ -1,0 +1,184 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The version of the record's layout that this crate writes and reads.
+pub const SCHEMA: u32 = 1;
+
+/// All that a run has to say: the content of `run.json`.
+///
+/// Accuracies are fractions, times are seconds, losses are nats (means of the cross entropy over images).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Version of this layout, [`SCHEMA`].
+    pub schema: u32,
+    /// The run's id, which is also the name of its directory.
+    pub id: String,
+    /// Where the run stands.
+    pub status: RunStatus,
+    /// When the run was first started, RFC 3339 in UTC.
+    pub started: String,
+    /// The complete experiment config; `kindling train --config` takes it back.
+    pub config: Map<String, Value>,
+    /// Name of the backend, as in `--backend`.
+    pub backend: String,
+    /// The device as the backend describes it.
+    pub device: String,
+    /// Versions of Kindling and of Burn.
+    pub versions: BTreeMap<String, String>,
+    /// The machine that ran the latest part of the run.
+    pub machine: MachineRecord,
+    /// What the run was trained and tested on.
+    pub dataset: DatasetRecord,
+    /// Name of the model.
+    pub model: String,
+    /// Number of trainable parameters.
+    pub parameters: usize,
+    /// One entry for each finished epoch.
+    pub epochs: Vec<EpochRecord>,
+    /// The epoch with the lowest valid loss (`validated`) or test loss (`assignment`).
+    pub best_epoch: Option<usize>,
+    /// Why training ended before the configured number of epochs, if early stopping ended it.
+    pub stopped_early: Option<String>,
+    /// The test set's figures: of the best weights (`validated`) or the last (`assignment`).
+    pub test: Option<TestRecord>,
+    /// Wall-clock seconds of the whole run, over all its parts.
+    pub seconds: f64,
+    /// Training images per second over all training steps of the run.
+    pub images_per_second: Option<f64>,
+    /// Where the seconds outside training steps went.
+    pub timings: Timings,
+    /// Where and how the run left the finite numbers, if it did.
+    pub diverged: Option<DivergenceRecord>,
+    /// What ended a failed run.
+    pub error: Option<String>,
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunStatus {
+    /// A process is training it, or died without saying so: [`crate::RunDirectory::status`] tells which.
+    Running,
+    /// Trained to the end and tested.
+    Finished,
+    /// Stopped by its user; it can be resumed.
+    Interrupted,
+    /// A loss was not finite.
+    Diverged,
+    /// Ended by an error.
+    Failed,
+}
+
+impl std::fmt::Display for RunStatus {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.pad(match self {
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Interrupted => "interrupted",
+            Self::Diverged => "diverged",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// The machine a run ran on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// Operating system and architecture, such as `linux x86_64`.
+    pub platform: String,
+    /// The processor's name, where the system tells it.
+    pub processor: Option<String>,
+    /// Threads the program may run at once.
+    pub threads: usize,
+}
+
+/// What a run was trained and tested on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetRecord {
+    /// `fashion-mnist`, `idx` or `synthetic`.
+    pub name: String,
+    /// The directory it was read from; absent for drawn data.
+    pub source: Option<String>,
+    /// SHA-256 over the unpacked images and labels, hexadecimal.
+    pub sha256: String,
+    /// `validated` or `assignment`.
+    pub protocol: String,
+    /// Training images in use.
+    pub train: usize,
+    /// Validation images in use.
+    pub valid: usize,
+    /// Test images in use.
+    pub test: usize,
+    /// Names of the classes, in the order of their labels.
+    pub classes: Vec<String>,
+}
+
+/// The figures of one epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Starts at 1.
+    pub epoch: usize,
+    /// Mean of the training objective over the images, each batch before its update.
+    #[serde(with = "crate::number")]
+    pub train_loss: f64,
+    /// Fraction of the training images that were classified correctly, each batch before its update.
+    pub train_accuracy: f64,
+    /// Mean cross entropy over the validation images after the epoch (`validated`).
+    #[serde(with = "crate::number::optional", default, skip_serializing_if = "Option::is_none")]
+    pub valid_loss: Option<f64>,
+    /// Accuracy on the validation images after the epoch (`validated`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_accuracy: Option<f64>,
+    /// Mean cross entropy over the test images after the epoch (`assignment`).
+    #[serde(with = "crate::number::optional", default, skip_serializing_if = "Option::is_none")]
+    pub test_loss: Option<f64>,
+    /// Accuracy on the test images after the epoch (`assignment`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_accuracy: Option<f64>,
+    /// The learning rate of the epoch's last step.
+    pub learning_rate: f64,
+    /// Seconds of the training steps, with loader, metrics, step log and renderer.
+    pub seconds: f64,
+    /// Training images per second of those seconds.
+    pub images_per_second: f64,
+    /// Seconds of the evaluation after the epoch.
+    pub evaluation_seconds: f64,
+}
+
+/// The test set's figures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestRecord {
+    /// Mean cross entropy.
+    #[serde(with = "crate::number")]
+    pub loss: f64,
+    /// Fraction of correctly classified images.
+    pub accuracy: f64,
+    /// `confusion[target][predicted]` counts images.
+    pub confusion: Vec<Vec<usize>>,
+}
+
+/// Seconds outside the training steps, over the whole run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// From the start of the program's latest part to its first training step: data, model, checkpoint.
+    pub start_up_seconds: f64,
+    /// Training steps.
+    pub training_seconds: f64,
+    /// Validation after epochs and the final test.
+    pub evaluation_seconds: f64,
+    /// Writing checkpoints and records.
+    pub checkpoint_seconds: f64,
+}
+
+/// Where a run left the finite numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DivergenceRecord {
+    /// The step whose loss was not finite, counted over the whole run from 1.
+    pub step: usize,
+    /// The first layer, in the network's order, that holds a number that is not finite.
+    pub layer: Option<String>,
+    /// What was not finite there: a parameter (`weight`), its gradient (`gradient of weight`), or only the `loss`.
+    pub quantity: String,
+}

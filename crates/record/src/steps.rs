@@ -1,0 +1,96 @@
+//! `steps.jsonl`: one line of JSON for each training step.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::RecordError;
+
+/// One training step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Counts over the whole run from 1.
+    pub step: usize,
+    /// Starts at 1.
+    pub epoch: usize,
+    /// Mean of the training objective over the batch, before its update.
+    #[serde(with = "crate::number")]
+    pub loss: f64,
+    /// The learning rate of the step.
+    pub learning_rate: f64,
+}
+
+/// The open `steps.jsonl` of a run.
+///
+/// Lines are buffered; [`flush`](Self::flush) hands them to the system and tells how long the file is, so that a
+/// checkpoint can say where it stands in it.
+pub struct StepLog {
+    path: PathBuf,
+    file: BufWriter<File>,
+    bytes: u64,
+}
+
+impl StepLog {
+    /// Opens the log at `path`, keeps its first `bytes` bytes and cuts what follows: the lines of steps that no
+    /// checkpoint holds.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or is shorter than `bytes`.
+    pub fn open(path: &Path, bytes: u64) -> Result<Self, RecordError> {
+        let mut file =
+            OpenOptions::new().create(true).write(true).truncate(false).open(path).map_err(RecordError::io(path))?;
+        let found = file.metadata().map_err(RecordError::io(path))?.len();
+        if found < bytes {
+            return Err(RecordError::Malformed {
+                path: path.to_path_buf(),
+                message: format!("expected at least {bytes} bytes, found {found}: lines of earlier steps are missing"),
+            });
+        }
+        file.set_len(bytes).map_err(RecordError::io(path))?;
+        file.seek(SeekFrom::End(0)).map_err(RecordError::io(path))?;
+        Ok(Self { path: path.to_path_buf(), file: BufWriter::new(file), bytes })
+    }
+
+    /// Adds one line.
+    ///
+    /// # Errors
+    /// When a full buffer cannot be written.
+    pub fn append(&mut self, step: &StepRecord) -> Result<(), RecordError> {
+        let mut line = serde_json::to_vec(step)
+            .map_err(|error| RecordError::Malformed { path: self.path.clone(), message: error.to_string() })?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(RecordError::io(&self.path))?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Writes what is buffered and returns the length of the log in bytes.
+    ///
+    /// # Errors
+    /// When the lines cannot be written.
+    pub fn flush(&mut self) -> Result<u64, RecordError> {
+        self.file.flush().map_err(RecordError::io(&self.path))?;
+        Ok(self.bytes)
+    }
+}
+
+/// Reads a step log.
+///
+/// # Errors
+/// When the file cannot be read or a line is not a step; the message has the line's number.
+pub fn read_steps(path: &Path) -> Result<Vec<StepRecord>, RecordError> {
+    let file = File::open(path).map_err(RecordError::io(path))?;
+    let mut steps = Vec::new();
+    for (index, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(RecordError::io(path))?;
+        steps.push(serde_json::from_str(&line).map_err(|error| RecordError::Malformed {
+            path: path.to_path_buf(),
+            message: format!("line {}: {error}", index + 1),
+        })?);
+    }
+    Ok(steps)
+}
