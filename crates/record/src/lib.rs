@@ -21,3 +21,9 @@ pub use run::{
     DatasetRecord, DivergenceRecord, EpochRecord, MachineRecord, RunRecord, RunStatus, SCHEMA, TestRecord, Timings,
 };
 pub use steps::{StepLog, StepRecord, read_steps};
+
+/// The time, RFC 3339 in UTC, to the second.
+#[must_use]
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

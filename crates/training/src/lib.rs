@@ -1,1 +1,35 @@
-//! Stub.
+//! Training and evaluation of image classifiers on burn-train.
+//!
+//! [`train`] and [`resume`] are the entries: an [`ExperimentConfig`] is all that goes in, a run directory is all that
+//! comes out. Underneath, [`Classifier`] is the one wrapper that knows losses, and a learning strategy of its own
+//! runs inside burn-train's `SupervisedTraining`: it stops within an epoch, keeps the best weights, and resumes
+//! exactly.
+//!
+//! This crate names no backend, parses no arguments, and never prints: the device, the renderer and the wish to stop
+//! come from the caller.
+
+mod checkpoint;
+mod classifier;
+mod clip;
+mod config;
+mod divergence;
+mod error;
+mod evaluation;
+mod metrics;
+mod optimizer;
+mod run;
+mod schedule;
+mod session;
+mod settings;
+
+pub use checkpoint::Checkpoint;
+pub use classifier::{BatchFigures, BatchOutput, Classifier, cross_entropy};
+pub use clip::clip_by_global_norm;
+pub use config::{DatasetName, ExperimentConfig, OptimizerName, OrderName, Protocol, ScheduleName, StoppingMetric};
+pub use error::{ConfigError, TrainingError};
+pub use evaluation::{Evaluation, evaluate};
+pub use metrics::{ACCURACY, IMAGES_PER_SECOND, LEARNING_RATE, LOSS};
+pub use optimizer::{LearningRates, init_optimizer};
+pub use run::{Host, MakeRenderer, OnEpoch, resume, train};
+pub use schedule::Schedule;
+pub use settings::Settings;

@@ -1,0 +1,102 @@
+"""Makes the golden values that Kindling's networks are tested against.
+
+    pip install torch==2.9.0 numpy safetensors
+    python assets/golden/make_golden.py
+
+Writes, beside this file, for a small MLP and a small CNN: `<name>.start.safetensors`, the weights before training, and
+`<name>.json`, with images and targets of 20 batches, logits and gradients of the first batch in training mode, logits
+in evaluation mode before and after training, the losses of 20 SGD steps, and the running statistics at the end.
+"""
+
+import json
+import pathlib
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+HERE = pathlib.Path(__file__).parent
+HEIGHT, WIDTH, CLASSES, BATCH, STEPS, LEARNING_RATE = 8, 12, 4, 6, 20, 0.1
+
+
+class Mlp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(HEIGHT * WIDTH, 7), nn.Linear(7, 5), nn.Linear(5, CLASSES)])
+
+    def forward(self, x):
+        x = x.flatten(1)
+        for index, layer in enumerate(self.layers):
+            x = layer(x if index == 0 else F.relu(x))
+        return x
+
+
+class Cnn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.conv2, self.bn2 = nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5)
+        self.fc1 = nn.Linear(5 * (HEIGHT // 4) * (WIDTH // 4), 6)
+        self.fc2 = nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2)
+        x = F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
+
+def numbers(tensor):
+    return [float(f"{value:.9g}") for value in tensor.detach().flatten().tolist()]
+
+
+def golden(name, network):
+    # Batch norm's scale and shift start at 1 and 0, where errors in their use would not show.
+    for parameter_name, parameter in network.named_parameters():
+        if parameter_name.startswith("bn"):
+            nn.init.normal_(parameter, std=0.7)
+    weights = {key: value.clone() for key, value in network.state_dict().items() if "num_batches" not in key}
+    save_file(weights, HERE / f"{name}.start.safetensors", metadata={"format": "pt"})
+
+    images = torch.randint(0, 256, (STEPS, BATCH, 1, HEIGHT, WIDTH))
+    targets = torch.randint(0, CLASSES, (STEPS, BATCH))
+    pixels = images.float() / 255
+
+    network.eval()
+    logits_before = network(pixels[0])
+    network.train()
+    logits = network(pixels[0])
+    F.cross_entropy(logits, targets[0]).backward()
+    gradients = {key: numbers(value.grad) for key, value in network.named_parameters()}
+
+    network.load_state_dict(weights, strict=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE)
+    losses = []
+    for batch, target in zip(pixels, targets):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(batch), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    network.eval()
+    running = {key: numbers(value) for key, value in network.state_dict().items() if "running" in key}
+    document = {
+        "torch": torch.__version__,
+        "shape": {"height": HEIGHT, "width": WIDTH, "classes": CLASSES, "batch": BATCH, "steps": STEPS},
+        "learning_rate": LEARNING_RATE,
+        "images": images.flatten().tolist(),
+        "targets": targets.flatten().tolist(),
+        "logits_train": numbers(logits),
+        "logits_evaluation": numbers(logits_before),
+        "gradients": gradients,
+        "losses": losses,
+        "running": running,
+        "logits_evaluation_after_training": numbers(network(pixels[0])),
+    }
+    (HERE / f"{name}.json").write_text(json.dumps(document, separators=(",", ":")) + "\n")
+
+
+torch.manual_seed(1)
+torch.set_num_threads(1)
+golden("mlp", Mlp())
+golden("cnn", Cnn())

@@ -1,0 +1,42 @@
+//! What a network is made of, known from its config alone.
+
+/// One row of a network's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerSummary {
+    /// Name in the weights file; empty for what has no weights.
+    pub name: String,
+    /// What it does.
+    pub kind: String,
+    /// Shape of what comes out, for one image.
+    pub output: Vec<usize>,
+    /// Number of trainable parameters.
+    pub parameters: usize,
+}
+
+/// The number of trainable parameters of a network with these layers. Batch norm's running statistics are state, not
+/// parameters: nothing trains them.
+#[must_use]
+pub fn trainable_parameters(layers: &[LayerSummary]) -> usize {
+    layers.iter().map(|layer| layer.parameters).sum()
+}
+
+pub(crate) fn linear(name: impl Into<String>, inputs: usize, outputs: usize) -> LayerSummary {
+    row(name, format!("linear {inputs} to {outputs}"), &[outputs], inputs * outputs + outputs)
+}
+
+pub(crate) fn convolution(name: &str, inputs: usize, outputs: usize, size: [usize; 2]) -> LayerSummary {
+    let kind = format!("convolution 3x3, {inputs} to {outputs}");
+    row(name, kind, &[outputs, size[0], size[1]], inputs * outputs * 9 + outputs)
+}
+
+pub(crate) fn batch_norm(name: &str, output: &[usize]) -> LayerSummary {
+    row(name, "batch norm".to_owned(), output, 2 * output[0])
+}
+
+pub(crate) fn plain(name: &str, kind: &str, output: &[usize]) -> LayerSummary {
+    row(name, kind.to_owned(), output, 0)
+}
+
+fn row(name: impl Into<String>, kind: String, output: &[usize], parameters: usize) -> LayerSummary {
+    LayerSummary { name: name.into(), kind, output: output.to_vec(), parameters }
+}

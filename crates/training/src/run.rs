@@ -1,0 +1,373 @@
+use std::{
+    any::Any,
+    cell::RefCell,
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
+
+use burn::{
+    data::dataloader::DataLoader,
+    module::Module,
+    optim::ModuleOptimizer,
+    tensor::Device,
+    train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy, renderer::MetricsRenderer},
+};
+use kindling_data::{
+    BatchLoader, DeviceSplit, ImageBatch, ImageData, ImageSet, Normalization, Order, Splits, assignment_splits,
+    validated_splits,
+};
+use kindling_models::{ImageShape, trainable_parameters};
+use kindling_record::{
+    DatasetRecord, EpochRecord, MachineRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog, Timings, now,
+    replace_file,
+};
+
+use crate::{
+    Checkpoint, Classifier, ExperimentConfig, LearningRates, OrderName, Protocol, Schedule, Settings, TrainingError,
+    checkpoint,
+    config::name_of,
+    evaluate, init_optimizer,
+    metrics::{ImageMean, NoMetricFiles},
+    session::{End, Session, Strategy},
+};
+
+/// The version of Burn that the workspace pins.
+const BURN_VERSION: &str = "0.22.1";
+/// What burn-train's dashboard panics with when its user chooses to kill the training.
+const KILLED: &str = "Killing training from user input.";
+
+/// Makes the renderer that a run reports to, given the epoch it starts after.
+pub type MakeRenderer = Box<dyn FnOnce(usize) -> Box<dyn MetricsRenderer>>;
+
+/// Is told of each finished epoch.
+pub type OnEpoch = Box<dyn FnMut(&EpochRecord, usize)>;
+
+/// What the caller decides about a run: none of it changes the result, given the backend.
+pub struct Host {
+    /// Where to train, without autodiff.
+    pub device: Device,
+    /// Name of the backend.
+    pub backend: String,
+    /// The device as the backend describes it.
+    pub device_name: String,
+    /// The machine.
+    pub machine: MachineRecord,
+    /// Tells the run to stop after the current step.
+    pub interrupter: Interrupter,
+    /// Shows what goes on.
+    pub renderer: MakeRenderer,
+    /// Called after each epoch with its figures and the number of epochs planned.
+    pub on_epoch: OnEpoch,
+    /// When the program started.
+    pub program_start: Instant,
+}
+
+/// Trains what `config` describes on `data` and leaves everything in `directory`, which must be new.
+///
+/// The record's status says how it ended: finished, interrupted or diverged.
+///
+/// # Errors
+/// When something fails; unless it is the directory that does, the record then says `failed` and why.
+pub fn train(
+    config: &ExperimentConfig,
+    data: &ImageData,
+    directory: &RunDirectory,
+    host: Host,
+) -> Result<RunRecord, TrainingError> {
+    let _lock = directory.lock()?;
+    let splits = splits(config, data);
+    let shape = shape(data);
+    let limited = |set: &ImageSet| set.count().min(config.limit_batches.map_or(usize::MAX, |n| n * config.batch_size));
+    let record = RunRecord {
+        schema: SCHEMA,
+        id: directory.id(),
+        status: RunStatus::Running,
+        started: now(),
+        config: config.to_object(),
+        backend: host.backend.clone(),
+        device: host.device_name.clone(),
+        versions: versions(),
+        machine: host.machine.clone(),
+        dataset: DatasetRecord {
+            name: data.name.to_owned(),
+            source: data.source.as_ref().map(|path| path.display().to_string()),
+            sha256: data.sha256.clone(),
+            protocol: name_of(&config.protocol),
+            train: limited(&splits.train),
+            valid: splits.valid.as_ref().map_or(0, limited),
+            test: limited(&splits.test),
+            classes: data.classes.clone(),
+        },
+        model: config.model.to_string(),
+        parameters: trainable_parameters(&config.network()?.layers(shape)?),
+        epochs: Vec::new(),
+        best_epoch: None,
+        stopped_early: None,
+        test: None,
+        seconds: 0.0,
+        images_per_second: None,
+        timings: Timings::default(),
+        diverged: None,
+        error: None,
+    };
+    directory.write_record(&record)?;
+    let state = Checkpoint {
+        record,
+        step: 0,
+        batch: 0,
+        images: 0,
+        loss_sum: 0.0,
+        correct: 0,
+        epoch_seconds: 0.0,
+        steps_bytes: 0,
+    };
+    log::info!("started {} on {}", directory.id(), host.device_name);
+    settle(directory, run(config, splits, shape, state, None, directory, host))
+}
+
+/// Goes on with the run in `directory` from its latest checkpoint, or from the start if it has none.
+///
+/// # Errors
+/// As [`train`], and when the run is alive, has nothing left to do, or was begun on other data.
+pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<RunRecord, TrainingError> {
+    let _lock = directory.lock()?;
+    let old = directory.read_record()?;
+    let config = Settings::from_object(old.config.clone())?.resolve()?;
+    if old.dataset.sha256 != data.sha256 {
+        return Err(TrainingError::OtherData {
+            wanted: format!("{} with SHA-256 {}", old.dataset.name, old.dataset.sha256),
+            found: format!("{} with SHA-256 {}", data.name, data.sha256),
+        });
+    }
+    let (mut state, start) = match checkpoint::load_latest(&directory.checkpoints())? {
+        Some((state, model, optimizer)) => (state, Some((model, optimizer))),
+        None => {
+            let record = RunRecord { epochs: Vec::new(), best_epoch: None, stopped_early: None, ..old.clone() };
+            let fresh = Checkpoint {
+                record,
+                step: 0,
+                batch: 0,
+                images: 0,
+                loss_sum: 0.0,
+                correct: 0,
+                epoch_seconds: 0.0,
+                steps_bytes: 0,
+            };
+            (fresh, None)
+        }
+    };
+    state.record = RunRecord {
+        status: RunStatus::Running,
+        backend: host.backend.clone(),
+        device: host.device_name.clone(),
+        versions: versions(),
+        machine: host.machine.clone(),
+        error: None,
+        ..state.record
+    };
+    directory.write_record(&state.record)?;
+    log::info!("resumed {} on {} after step {}", directory.id(), host.device_name, state.step);
+    settle(directory, run(&config, splits(&config, data), shape(data), state, start, directory, host))
+}
+
+/// Writes a failure into the record.
+fn settle(directory: &RunDirectory, outcome: Result<RunRecord, TrainingError>) -> Result<RunRecord, TrainingError> {
+    if let Err(error) = &outcome {
+        log::error!("{error}");
+        let mut record = directory.read_record()?;
+        record.status = RunStatus::Failed;
+        record.error = Some(error.to_string());
+        directory.write_record(&record)?;
+    }
+    outcome
+}
+
+type Start = (burn::store::ModuleRecord, burn::optim::OptimizerRecord);
+
+fn run(
+    config: &ExperimentConfig,
+    splits: Splits,
+    shape: ImageShape,
+    state: Checkpoint,
+    start: Option<Start>,
+    directory: &RunDirectory,
+    host: Host,
+) -> Result<RunRecord, TrainingError> {
+    let tracked = host.device.clone().autodiff();
+    let mut model = Classifier::new(config.network()?.init(shape, config.seed, &tracked)?, config.label_smoothing);
+    let mut optimizer = init_optimizer(config, &model);
+    if let Some((weights, moments)) = start {
+        model = load(model, weights, directory)?;
+        optimizer = optimizer.load_record(moments);
+    }
+    let order = match config.order {
+        OrderName::File => Order::File,
+        OrderName::Shuffled => Order::Shuffled { seed: config.seed },
+    };
+    let train = loader(config, &splits.train, order, &tracked).starting_at(state.record.epochs.len() + 1, state.batch);
+    let test = loader(config, &splits.test, Order::File, &host.device);
+    let each_epoch = splits.valid.as_ref().map(|valid| loader(config, valid, Order::File, &host.device));
+    // On the device from here on.
+    drop(splits);
+    let test: Arc<dyn DataLoader<ImageBatch>> = Arc::new(test);
+    let each_epoch: Arc<dyn DataLoader<ImageBatch>> =
+        each_epoch.map_or_else(|| test.clone(), |valid| Arc::new(valid) as _);
+
+    let session = Session {
+        schedule: Schedule::new(config, train.batches()),
+        rates: LearningRates::new(config, &model),
+        step_log: StepLog::open(&directory.steps(), state.steps_bytes)?,
+        config: config.clone(),
+        directory: directory.clone(),
+        seconds_before: state.record.seconds,
+        started: Instant::now(),
+        program_start: Some(host.program_start),
+        end: None,
+        on_epoch: host.on_epoch,
+        optimizer,
+        state,
+    };
+    let (session, model) = match launch(session, model, Arc::new(train), each_epoch, host.renderer, host.interrupter)? {
+        Launched::Ended(session, model) => (session, model),
+        Launched::Killed => {
+            let mut record = directory.read_record()?;
+            record.status = RunStatus::Interrupted;
+            directory.write_record(&record)?;
+            return Ok(record);
+        }
+    };
+    match session.end {
+        Some(Ok(End::Trained)) => finish(session, model, &*test, shape, directory),
+        Some(Ok(End::Interrupted | End::Diverged)) => Ok(session.state.record),
+        Some(Err(error)) => Err(error),
+        None => Err(TrainingError::Backend("the training loop was never entered".to_owned())),
+    }
+}
+
+enum Launched {
+    Ended(Box<Session>, Box<Classifier>),
+    /// By the dashboard's user.
+    Killed,
+}
+
+/// Runs the session inside burn-train, up to its last epoch; the renderer is gone when this returns.
+fn launch(
+    session: Session,
+    model: Classifier,
+    train: Arc<dyn DataLoader<ImageBatch>>,
+    each_epoch: Arc<dyn DataLoader<ImageBatch>>,
+    renderer: MakeRenderer,
+    interrupter: Interrupter,
+) -> Result<Launched, TrainingError> {
+    let done = session.state.record.epochs.len();
+    let epochs = session.config.epochs;
+    let directory = session.directory.path().to_path_buf();
+    // The session holds the optimizer that is used; burn-train's learner cannot be made without one.
+    let learner = Learner::new(model, ModuleOptimizer::clone(&session.optimizer), session.config.learning_rate);
+    let strategy = Arc::new(Strategy(RefCell::new(Some(session))));
+    let shared = strategy.clone();
+    let outcome = catch_unwind(AssertUnwindSafe(move || {
+        let renderer = renderer(done);
+        let mut training = SupervisedTraining::new(directory, train, each_epoch)
+            .num_epochs(epochs)
+            .renderer(renderer)
+            .with_interrupter(interrupter)
+            .with_application_logger(None)
+            .with_metric_logger(NoMetricFiles)
+            .with_training_strategy(TrainingStrategy::Custom(shared))
+            .metric_train_numeric(ImageMean::loss())
+            .metric_valid_numeric(ImageMean::loss())
+            .metric_train_numeric(ImageMean::accuracy())
+            .metric_valid_numeric(ImageMean::accuracy())
+            .metric_train_numeric(ImageMean::learning_rate())
+            .metric_train_numeric(ImageMean::images_per_second());
+        if done > 0 {
+            // Only tells the renderer where to begin: without checkpointers burn-train loads nothing.
+            training = training.checkpoint(done);
+        }
+        training.launch(learner).model
+    }));
+    match outcome {
+        Ok(model) => match strategy.0.take() {
+            Some(session) => Ok(Launched::Ended(Box::new(session), Box::new(model))),
+            None => Err(TrainingError::Backend("the training loop lost its session".to_owned())),
+        },
+        Err(panic) => match message(&*panic) {
+            KILLED => Ok(Launched::Killed),
+            message => Err(TrainingError::Backend(message.to_owned())),
+        },
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
+}
+
+/// Tests the weights that the protocol names, and writes them.
+fn finish(
+    mut session: Box<Session>,
+    last: Box<Classifier>,
+    test: &dyn DataLoader<ImageBatch>,
+    shape: ImageShape,
+    directory: &RunDirectory,
+) -> Result<RunRecord, TrainingError> {
+    let clock = Instant::now();
+    let best = match session.config.protocol {
+        Protocol::Validated => checkpoint::load_best_weights(&directory.checkpoints())?,
+        Protocol::Assignment => None,
+    };
+    let model = match best {
+        Some(weights) => load(*last, weights, directory)?,
+        None => *last,
+    };
+    let evaluation = evaluate(&model.network, test, shape.classes)?;
+    log::info!("test loss {:.4}, test accuracy {:.4}", evaluation.loss, evaluation.accuracy);
+    replace_file(&directory.weights(), &model.network.to_safetensors()?)?;
+    session.state.record.timings.evaluation_seconds += clock.elapsed().as_secs_f64();
+    session.count_seconds();
+    let mut record = session.state.record;
+    record.test = Some(evaluation.into());
+    record.status = RunStatus::Finished;
+    directory.write_record(&record)?;
+    Ok(record)
+}
+
+fn load(
+    model: Classifier,
+    weights: burn::store::ModuleRecord,
+    directory: &RunDirectory,
+) -> Result<Classifier, TrainingError> {
+    model
+        .try_load_record(weights)
+        .map_err(|error| TrainingError::Checkpoint { path: directory.checkpoints(), message: error.to_string() })
+}
+
+fn loader(config: &ExperimentConfig, set: &ImageSet, order: Order, device: &Device) -> BatchLoader {
+    // Pixels are f32 on every device.
+    #[allow(clippy::cast_possible_truncation)]
+    let normalization = Normalization { mean: config.pixel_mean as f32, deviation: config.pixel_deviation as f32 };
+    let split = DeviceSplit::new(set, normalization, device);
+    BatchLoader::new(split, config.batch_size, order, device).limited_to(config.limit_batches)
+}
+
+fn splits(config: &ExperimentConfig, data: &ImageData) -> Splits {
+    match config.protocol {
+        Protocol::Validated => validated_splits(data, config.seed),
+        Protocol::Assignment => assignment_splits(data),
+    }
+}
+
+fn shape(data: &ImageData) -> ImageShape {
+    let [height, width] = data.train.size();
+    ImageShape { height, width, classes: data.classes.len() }
+}
+
+fn versions() -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("kindling".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("burn".to_owned(), BURN_VERSION.to_owned()),
+    ])
+}

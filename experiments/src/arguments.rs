@@ -1,0 +1,227 @@
+//! Arguments as typed. [`Settings`] are what they mean; [`Settings::resolve`] checks them.
+
+use std::path::PathBuf;
+
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use kindling_models::ModelName;
+use kindling_training::{DatasetName, OptimizerName, OrderName, Protocol, ScheduleName, Settings, StoppingMetric};
+use serde_json::Value;
+
+/// Trains image classifiers on any backend of Burn, and keeps every run.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Train a model; the last line printed is the run's directory
+    Train(Box<TrainArguments>),
+    /// Go on with an interrupted run, to the same end as if it had never stopped
+    Resume(ResumeArguments),
+    /// List the runs
+    Runs(RunsArguments),
+    /// List the models with their layers, shapes and parameters
+    Models(ModelsArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct TrainArguments {
+    /// The network: mlp, mlp-deep, mlp-wide or cnn; may be left out when --config names it
+    #[arg(value_parser = names(&ModelName::ALL.map(ModelName::as_str)).try_map(|name| name.parse::<ModelName>()))]
+    model: Option<ModelName>,
+    #[command(flatten)]
+    pub(crate) host: HostArguments,
+    /// Read the config from a JSON file: a config, or the run.json of a run; flags override it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Name of the run: its id is NAME and the time [default: the model]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// How often the training images are seen [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    epochs: Option<usize>,
+    /// Learning rate, before the schedule [default: 0.1; 0.01 with momentum; 0.001 with adam, adamw, muon]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    learning_rate: Option<f64>,
+    /// Images in a batch [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    batch_size: Option<usize>,
+    /// Decides weights, order and split [default: 42]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    seed: Option<u64>,
+    /// Widths of the hidden layers of mlp, such as 512,512 [default: 512,512]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Training")]
+    hidden: Option<Vec<usize>>,
+    /// Update rule; all have PyTorch's semantics and defaults [default: sgd]
+    #[arg(long, help_heading = "Training", value_parser = names(&["sgd", "momentum", "adam", "adamw", "muon"]).try_map(from_name::<OptimizerName>))]
+    optimizer: Option<OptimizerName>,
+    /// Momentum of the optimizers momentum [default: 0.9] and muon [default: 0.95]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    momentum: Option<f64>,
+    /// Let momentum look ahead
+    #[arg(long, help_heading = "Training")]
+    nesterov: bool,
+    /// With muon: the learning rate of AdamW, which trains all but the hidden matrices [default: 0.001]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    adamw_learning_rate: Option<f64>,
+    /// Weight decay: decoupled with adamw and muon [default: 0.01], otherwise added to the gradient [default: 0]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    weight_decay: Option<f64>,
+    /// Share of each target that is spread evenly over the classes [default: 0]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    label_smoothing: Option<f64>,
+    /// Largest norm of all gradients taken together [default: none]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    clip_norm: Option<f64>,
+    /// How the learning rate changes [default: constant]
+    #[arg(long, help_heading = "Training", value_parser = names(&["constant", "step", "cosine", "one-cycle"]).try_map(from_name::<ScheduleName>))]
+    schedule: Option<ScheduleName>,
+    /// Epochs over which the learning rate rises from zero [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    warm_up_epochs: Option<usize>,
+    /// Epochs between the drops of the schedule step [default: 5]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    step_epochs: Option<usize>,
+    /// What a drop multiplies the learning rate by [default: 0.1]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    step_factor: Option<f64>,
+    /// End after so many epochs without improvement [default: never]
+    #[arg(long, value_name = "PATIENCE", help_heading = "Training")]
+    early_stopping: Option<usize>,
+    /// What has to improve [default: valid_loss; test_loss with the protocol assignment]
+    #[arg(long, help_heading = "Training", value_parser = names(&["valid_loss", "valid_accuracy", "test_loss"]).try_map(from_name::<StoppingMetric>))]
+    early_stopping_metric: Option<StoppingMetric>,
+
+    /// What to train on [default: fashion-mnist]
+    #[arg(long, help_heading = "Data", value_parser = names(&["fashion-mnist", "idx", "synthetic"]).try_map(from_name::<DatasetName>))]
+    dataset: Option<DatasetName>,
+    /// validated holds a twelfth of train out and tests the best epoch once; assignment trains on all and evaluates the
+    /// test set after each epoch [default: validated]
+    #[arg(long, help_heading = "Data", value_parser = names(&["validated", "assignment"]).try_map(from_name::<Protocol>))]
+    protocol: Option<Protocol>,
+    /// In which order an epoch sees the images [default: shuffled; file with the protocol assignment]
+    #[arg(long, help_heading = "Data", value_parser = names(&["shuffled", "file"]).try_map(from_name::<OrderName>))]
+    order: Option<OrderName>,
+    /// Use only the first N batches of every split; the record says so
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    limit_batches: Option<usize>,
+    /// Swap rows and columns of the images, as EMNIST needs; with --dataset idx
+    #[arg(long, help_heading = "Data")]
+    transpose: bool,
+    /// Subtract this from pixels in [0, 1] [default: 0]
+    #[arg(long, value_name = "X", help_heading = "Data")]
+    pixel_mean: Option<f64>,
+    /// Divide pixels by this after that [default: 1]
+    #[arg(long, value_name = "X", help_heading = "Data")]
+    pixel_deviation: Option<f64>,
+}
+
+/// Where and how a run takes place: none of it is part of the config.
+#[derive(Args)]
+pub(crate) struct HostArguments {
+    /// Backend to train on: flex (or cpu), ndarray [default: flex; when resuming, the run's]
+    #[arg(long, value_name = "BACKEND")]
+    pub(crate) backend: Option<String>,
+    /// Directory of the data set [default: the first of `KINDLING_DATA_DIR`, data/fashion-mnist, the system's copy and
+    /// the user's cache that has it; else it is downloaded]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) runs_dir: RunsDirectory,
+    /// Whether to show the dashboard: auto does where standard output is a terminal
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dashboard: Dashboard,
+    /// Print the run's record as JSON instead of a summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RunsDirectory {
+    /// Directory that holds the runs
+    #[arg(id = "runs_dir", long = "runs-dir", value_name = "DIR", env = "KINDLING_RUNS_DIR", default_value = "runs")]
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dashboard {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Args)]
+pub(crate) struct ResumeArguments {
+    /// The run: its id, a prefix that no other run has, or its path
+    pub(crate) run: String,
+    #[command(flatten)]
+    pub(crate) host: HostArguments,
+}
+
+#[derive(Args)]
+pub(crate) struct RunsArguments {
+    #[command(flatten)]
+    pub(crate) runs_dir: RunsDirectory,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ModelsArguments {
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl TrainArguments {
+    /// What the flags say, with nothing filled in.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            model: self.model,
+            hidden: self.hidden.clone(),
+            dataset: self.dataset,
+            transpose: self.transpose.then_some(true),
+            pixel_mean: self.pixel_mean,
+            pixel_deviation: self.pixel_deviation,
+            protocol: self.protocol,
+            order: self.order,
+            limit_batches: self.limit_batches,
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            seed: self.seed,
+            optimizer: self.optimizer,
+            learning_rate: self.learning_rate,
+            momentum: self.momentum,
+            nesterov: self.nesterov.then_some(true),
+            weight_decay: self.weight_decay,
+            adamw_learning_rate: self.adamw_learning_rate,
+            schedule: self.schedule,
+            warm_up_epochs: self.warm_up_epochs,
+            step_epochs: self.step_epochs,
+            step_factor: self.step_factor,
+            label_smoothing: self.label_smoothing,
+            clip_norm: self.clip_norm,
+            early_stopping: self.early_stopping,
+            early_stopping_metric: self.early_stopping_metric,
+            ..Settings::default()
+        }
+    }
+}
+
+fn names(names: &[&'static str]) -> PossibleValuesParser {
+    PossibleValuesParser::new(names.iter().copied())
+}
+
+/// The value that a config calls `name`.
+fn from_name<T: serde::de::DeserializeOwned>(name: String) -> Result<T, serde_json::Error> {
+    serde_json::from_value(Value::String(name))
+}

@@ -1,0 +1,47 @@
+//! One file for each command.
+
+mod models;
+mod resume;
+mod runs;
+mod train;
+
+use std::process::ExitCode;
+
+use kindling_training::{ConfigError, TrainingError};
+
+pub(crate) use self::{models::models, resume::resume, runs::runs, train::train};
+
+/// Exit code of a run that its user stopped, as shells have it for Ctrl-C.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// How a command ended, if no error ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    Failed,
+    BadArguments,
+    Diverged,
+    Interrupted,
+}
+
+impl Outcome {
+    /// A config that makes no sense is a matter of arguments; everything else is a failure.
+    pub(crate) fn of_error(error: &anyhow::Error) -> Self {
+        let is_config = error
+            .chain()
+            .any(|cause| cause.is::<ConfigError>() || matches!(cause.downcast_ref(), Some(TrainingError::Config(_))));
+        if is_config { Self::BadArguments } else { Self::Failed }
+    }
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(match outcome {
+            Outcome::Done => 0,
+            Outcome::Failed => 1,
+            Outcome::BadArguments => 2,
+            Outcome::Diverged => 3,
+            Outcome::Interrupted => INTERRUPTED,
+        })
+    }
+}

@@ -1,0 +1,45 @@
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::Result;
+use kindling_record::{RunDirectory, RunStatus};
+use kindling_report::summary;
+use kindling_training::Settings;
+
+use crate::{
+    arguments::ResumeArguments,
+    backend,
+    commands::{Outcome, train::run_and_tell},
+    dashboard, data, signals,
+};
+
+/// `kindling resume`
+pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outcome> {
+    let host = &arguments.host;
+    let directory = RunDirectory::find(&host.runs_dir.path, &arguments.run)?;
+    let record = directory.read_record()?;
+    if let Some(outcome) = match record.status {
+        RunStatus::Finished => Some(Outcome::Done),
+        // The same steps would lead to the same end.
+        RunStatus::Diverged => Some(Outcome::Diverged),
+        RunStatus::Running | RunStatus::Interrupted | RunStatus::Failed => None,
+    } {
+        eprintln!("{} is {}: there is nothing to resume", directory.id(), record.status);
+        if host.json {
+            println!("{}", serde_json::to_string_pretty(&record)?);
+        } else {
+            println!("{}", summary(&record));
+            println!("{}", directory.path().display());
+        }
+        return Ok(outcome);
+    }
+    let config = Settings::from_object(record.config.clone())?.resolve()?;
+    let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
+    let backend = backend::open(host.backend.as_deref().unwrap_or(&record.backend))?;
+    signals::install()?;
+    // Where the run found its data is the best guess where it still is, if it still is.
+    let known = record.dataset.source.map(PathBuf::from).filter(|path| path.exists());
+    let data = data::load(&config, host.data_dir.clone().or(known).as_deref())?;
+    run_and_tell(&directory, host, backend, shows_dashboard, start, |host| {
+        kindling_training::resume(&data, &directory, host)
+    })
+}

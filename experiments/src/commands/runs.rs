@@ -1,0 +1,43 @@
+use anyhow::Result;
+use kindling_record::list_runs;
+use kindling_report::runs_table;
+use serde_json::json;
+
+use crate::{arguments::RunsArguments, commands::Outcome};
+
+/// `kindling runs`
+pub(crate) fn runs(arguments: &RunsArguments) -> Result<Outcome> {
+    let runs_dir = &arguments.runs_dir.path;
+    let mut rows = Vec::new();
+    for (directory, record) in list_runs(runs_dir)? {
+        match record {
+            Ok(record) => rows.push((directory.status(&record), record)),
+            Err(error) => eprintln!("{error}"),
+        }
+    }
+    if arguments.json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(status, record)| {
+                json!({
+                    "id": record.id,
+                    "model": record.model,
+                    "dataset": record.dataset.name,
+                    "protocol": record.dataset.protocol,
+                    "backend": record.backend,
+                    "status": status,
+                    "epochs": record.epochs.len(),
+                    "test_accuracy": record.test.as_ref().map(|test| test.accuracy),
+                    "seconds": record.seconds,
+                    "started": record.started,
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else if rows.is_empty() {
+        eprintln!("no runs in {}; `kindling train mlp` makes one", runs_dir.display());
+    } else {
+        println!("{}", runs_table(&rows));
+    }
+    Ok(Outcome::Done)
+}

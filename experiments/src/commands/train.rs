@@ -1,0 +1,90 @@
+use std::{fs, time::Instant};
+
+use anyhow::{Context, Result};
+use burn::train::Interrupter;
+use kindling_record::{RunDirectory, RunRecord, RunStatus};
+use kindling_report::summary;
+use kindling_training::{Host, Settings, TrainingError};
+
+use crate::{
+    arguments::{HostArguments, TrainArguments},
+    backend::{self, Backend},
+    commands::Outcome,
+    dashboard, data, log_file, machine,
+    progress::Progress,
+    signals,
+};
+
+/// `kindling train`
+pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome> {
+    let mut settings = arguments.settings();
+    if let Some(path) = &arguments.config {
+        let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        settings = settings.or(Settings::from_json(&text).with_context(|| path.display().to_string())?);
+    }
+    let config = settings.resolve()?;
+    let host = arguments.host;
+    let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
+    let backend = backend::open(host.backend.as_deref().unwrap_or(backend::default_name()))?;
+    signals::install()?;
+    let data = data::load(&config, host.data_dir.as_deref())?;
+    let name = arguments.name.unwrap_or_else(|| config.model.to_string());
+    let directory = RunDirectory::create(&host.runs_dir.path, &name)?;
+    run_and_tell(&directory, &host, backend, shows_dashboard, start, |host| {
+        kindling_training::train(&config, &data, &directory, host)
+    })
+}
+
+/// Runs `training` in `directory` with what the arguments ask for, and prints what came of it.
+pub(crate) fn run_and_tell(
+    directory: &RunDirectory,
+    arguments: &HostArguments,
+    backend: Backend,
+    shows_dashboard: bool,
+    start: Instant,
+    training: impl FnOnce(Host) -> Result<RunRecord, TrainingError>,
+) -> Result<Outcome> {
+    log_file::open(&directory.log())?;
+    eprintln!("backend: {} on {}", backend.name, backend.device_name);
+    eprintln!("run: {}", directory.path().display());
+    let interrupter = Interrupter::new();
+    signals::stop_gently(&interrupter);
+    let progress = Progress::new();
+    let lines = (!shows_dashboard).then(|| progress.clone());
+    let stop = interrupter.clone();
+    let outcome = training(Host {
+        device: backend.device,
+        backend: backend.name.to_owned(),
+        device_name: backend.device_name,
+        machine: machine::describe(),
+        interrupter,
+        renderer: Box::new(
+            move |epochs| {
+                if shows_dashboard { dashboard::start(stop, epochs) } else { Box::new(progress) }
+            },
+        ),
+        on_epoch: Box::new(move |epoch, epochs| {
+            if let Some(lines) = &lines {
+                lines.show_epoch(epoch, epochs);
+            }
+        }),
+        program_start: start,
+    });
+    dashboard::restore_terminal();
+    let record = outcome.with_context(|| format!("run {} failed", directory.id()))?;
+
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&record)?);
+    } else {
+        println!("{}", summary(&record));
+        println!("{}", directory.path().display());
+    }
+    Ok(match record.status {
+        RunStatus::Interrupted => {
+            eprintln!("interrupted; go on with: kindling resume {}", directory.id());
+            Outcome::Interrupted
+        }
+        RunStatus::Diverged => Outcome::Diverged,
+        _ => Outcome::Done,
+    })
+}

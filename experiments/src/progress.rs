@@ -1,0 +1,109 @@
+//! What is shown where there is no dashboard: a progress bar on a terminal, and a line for each epoch everywhere.
+
+use burn::train::{
+    LearnerSummary,
+    logger::{EvaluationProgressLogger, TrainingProgressLogger},
+    metric::MetricDefinition,
+    renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining},
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kindling_record::EpochRecord;
+
+use crate::dashboard;
+
+/// A bar for the current epoch; hidden where standard error is no terminal.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    epoch: usize,
+    epochs: usize,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        let target =
+            if dashboard::has_progress_bar() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        let template = "{prefix} {bar:30} {human_pos} of {human_len} images, {per_sec}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self { bar, epoch: 0, epochs: 0 }
+    }
+
+    /// Shows a finished epoch.
+    pub(crate) fn show_epoch(&self, epoch: &EpochRecord, epochs: usize) {
+        let (split, loss, accuracy) = match epoch.valid_loss {
+            Some(loss) => ("valid", Some(loss), epoch.valid_accuracy),
+            None => ("test", epoch.test_loss, epoch.test_accuracy),
+        };
+        let line = format!(
+            "epoch {:>2} of {epochs}: train loss {:.4} accuracy {:.4}, {split} loss {:.4} accuracy {:.4}, {:.0} images/s",
+            epoch.epoch,
+            epoch.train_loss,
+            epoch.train_accuracy,
+            loss.unwrap_or(f64::NAN),
+            accuracy.unwrap_or(f64::NAN),
+            epoch.images_per_second,
+        );
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+}
+
+impl TrainingProgressLogger for Progress {
+    fn start(&mut self, total_epochs: usize, starting_epoch: usize, _total_items: Option<usize>, _label: Option<&str>) {
+        (self.epoch, self.epochs) = (starting_epoch, total_epochs);
+    }
+
+    fn update_epoch(&mut self, epoch: usize) {
+        self.epoch = epoch + 1;
+    }
+
+    fn start_split(&mut self, split: &str, total_items: usize) {
+        self.bar.set_prefix(format!("epoch {} of {}, {split}", self.epoch, self.epochs));
+        self.bar.set_length(total_items as u64);
+        self.bar.reset();
+    }
+
+    fn update_split(&mut self, items_processed: usize) {
+        self.bar.set_position(items_processed as u64);
+    }
+
+    fn end_split(&mut self) {}
+
+    fn end(&mut self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn log_event_training(&mut self, _event: String) {}
+}
+
+impl MetricsRendererTraining for Progress {
+    fn update_train(&mut self, _state: MetricState) {}
+
+    fn update_valid(&mut self, _state: MetricState) {}
+
+    fn on_train_end(&mut self, _summary: Option<LearnerSummary>) -> Result<(), Box<dyn std::error::Error>> {
+        Ok(())
+    }
+}
+
+impl MetricsRenderer for Progress {
+    fn manual_close(&mut self) {}
+
+    fn register_metric(&mut self, _definition: MetricDefinition) {}
+}
+
+// burn-train's evaluator is not used; a renderer must have these all the same.
+impl EvaluationProgressLogger for Progress {
+    fn start_global_progress(&mut self, _total_tests: usize) {}
+    fn start_test(&mut self, _name: &str, _total_items: usize) {}
+    fn update_test_progress(&mut self, _items_processed: usize) {}
+    fn end_test(&mut self) {}
+    fn end_global_progress(&mut self) {}
+    fn log_event_evaluation(&mut self, _event: String) {}
+}
+
+impl MetricsRendererEvaluation for Progress {
+    fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
+}
