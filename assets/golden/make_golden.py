@@ -5,14 +5,15 @@
 
 Writes, beside this file, for a small MLP and a small CNN: `<name>.start.safetensors`, the weights before training, and
 `<name>.json`, with images and targets of 20 batches, logits and gradients of the first batch in training mode, logits
-in evaluation mode before and after training, the losses of 20 SGD steps, and the running statistics at the end.
+in evaluation mode before and after training, the losses of 20 SGD steps, and the running statistics at the end; and
+`variants.json`, the losses of 20 steps of the small MLP with every optimizer and with what changes the objective.
 """
 
 import json
 import pathlib
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -96,7 +97,42 @@ def golden(name, network):
     (HERE / f"{name}.json").write_text(json.dumps(document, separators=(",", ":")) + "\n")
 
 
+def variants():
+    """Losses of the MLP on the batches of mlp.json; the keys of `config` are Kindling's."""
+    document = json.loads((HERE / "mlp.json").read_text())
+    images = torch.tensor(document["images"]).reshape(STEPS, BATCH, 1, HEIGHT, WIDTH).float() / 255
+    targets = torch.tensor(document["targets"]).reshape(STEPS, BATCH)
+    optim = torch.optim
+    rows = [
+        ({"weight_decay": 0.1}, lambda p: optim.SGD(p, lr=0.1, weight_decay=0.1)),
+        ({"optimizer": "momentum"}, lambda p: optim.SGD(p, lr=0.01, momentum=0.9)),
+        ({"optimizer": "momentum", "nesterov": True}, lambda p: optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True)),
+        ({"optimizer": "adam"}, lambda p: optim.Adam(p)),
+        ({"optimizer": "adam", "weight_decay": 0.1}, lambda p: optim.Adam(p, weight_decay=0.1)),
+        ({"optimizer": "adamw", "learning_rate": 0.01}, lambda p: optim.AdamW(p, lr=0.01)),
+        ({"label_smoothing": 0.2}, lambda p: optim.SGD(p, lr=0.1)),
+        ({"clip_norm": 0.05}, lambda p: optim.SGD(p, lr=0.1)),
+    ]
+    results = []
+    for config, make_optimizer in rows:
+        network = Mlp()
+        network.load_state_dict(load_file(HERE / "mlp.start.safetensors"))
+        optimizer = make_optimizer(network.parameters())
+        losses = []
+        for batch, target in zip(images, targets):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(batch), target, label_smoothing=config.get("label_smoothing", 0.0))
+            loss.backward()
+            if "clip_norm" in config:
+                nn.utils.clip_grad_norm_(network.parameters(), config["clip_norm"])
+            optimizer.step()
+            losses.append(loss.item())
+        results.append({"config": {"model": "mlp", **config}, "losses": losses})
+    (HERE / "variants.json").write_text(json.dumps({"torch": torch.__version__, "variants": results}, indent=1) + "\n")
+
+
 torch.manual_seed(1)
 torch.set_num_threads(1)
 golden("mlp", Mlp())
 golden("cnn", Cnn())
+variants()

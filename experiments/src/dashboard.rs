@@ -1,7 +1,7 @@
 //! burn-train's dashboard, with a Ctrl-C that works.
 
 use std::{
-    io::{IsTerminal, stderr, stdin, stdout},
+    io::{IsTerminal, stdin, stdout},
     thread,
     time::{Duration, Instant},
 };
@@ -69,9 +69,4 @@ fn let_signals_through() {
     if let Err(error) = tcsetattr(stdin(), OptionalActions::Now, &modes) {
         log::warn!("Ctrl-C will not work in the dashboard: {error}");
     }
-}
-
-/// Whether standard error can show a progress bar.
-pub(crate) fn has_progress_bar() -> bool {
-    stderr().is_terminal()
 }

@@ -1,5 +1,7 @@
 //! What is shown where there is no dashboard: a progress bar on a terminal, and a line for each epoch everywhere.
 
+use std::io::{IsTerminal, stderr};
+
 use burn::train::{
     LearnerSummary,
     logger::{EvaluationProgressLogger, TrainingProgressLogger},
@@ -8,8 +10,6 @@ use burn::train::{
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kindling_record::EpochRecord;
-
-use crate::dashboard;
 
 /// A bar for the current epoch; hidden where standard error is no terminal.
 #[derive(Clone)]
@@ -21,8 +21,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        let target =
-            if dashboard::has_progress_bar() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         let template = "{prefix} {bar:30} {human_pos} of {human_len} images, {per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {

@@ -1,0 +1,9 @@
+//! Tests over the program and the crates: what a user runs, and what PyTorch says the numbers must be.
+
+#![recursion_limit = "512"]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod golden;
+mod program;
+mod resume;
+mod training;

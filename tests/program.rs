@@ -1,0 +1,270 @@
+//! The program as its users run it: arguments, outputs, exit codes.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use kindling_record::{RunRecord, read_steps};
+use serde_json::Value;
+
+/// Runs `kindling` with the arguments in `directory`, where nothing but the arguments decides what it does.
+pub(crate) fn kindling(directory: &Path, arguments: &[&str]) -> Output {
+    command(directory, arguments).output().unwrap()
+}
+
+pub(crate) fn command(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kindling"));
+    command.args(arguments).current_dir(directory);
+    for variable in ["KINDLING_DATA_DIR", "KINDLING_RUNS_DIR", "RAYON_NUM_THREADS", "BURN_DEVICE"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The one run in `directory/runs`.
+pub(crate) fn only_run(directory: &Path) -> std::path::PathBuf {
+    let mut runs: Vec<_> = fs::read_dir(directory.join("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    runs.remove(0)
+}
+
+pub(crate) fn record(run: &Path) -> RunRecord {
+    serde_json::from_str(&fs::read_to_string(run.join("run.json")).unwrap()).unwrap()
+}
+
+/// A short training on drawn shapes.
+const SHORT: [&str; 9] =
+    ["train", "mlp", "--hidden", "16", "--dataset", "synthetic", "--epochs", "2", "--limit-batches=5"];
+
+fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [arguments, more].concat()
+}
+
+#[test]
+fn training_prints_its_directory_last_and_leaves_a_complete_record() {
+    let place = tempfile::tempdir().unwrap();
+    let output = kindling(place.path(), &SHORT);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    let run = place.path().join(stdout.lines().last().unwrap());
+    assert_eq!(run.canonicalize().unwrap(), only_run(place.path()).canonicalize().unwrap());
+
+    let value: Value = serde_json::from_str(&fs::read_to_string(run.join("run.json")).unwrap()).unwrap();
+    for key in [
+        "schema",
+        "id",
+        "status",
+        "config",
+        "backend",
+        "device",
+        "versions",
+        "dataset",
+        "model",
+        "parameters",
+        "epochs",
+        "best_epoch",
+        "test",
+        "seconds",
+        "images_per_second",
+        "diverged",
+    ] {
+        assert!(value.get(key).is_some(), "{key}");
+    }
+    assert_eq!(value["status"], "finished");
+    assert_eq!(value["dataset"]["name"], "synthetic");
+    assert_eq!(value["config"]["limit_batches"], 5);
+    assert_eq!((value["dataset"]["train"].as_u64(), value["dataset"]["test"].as_u64()), (Some(320), Some(320)));
+    let record = record(&run);
+    assert_eq!(record.epochs.iter().map(|epoch| epoch.epoch).collect::<Vec<_>>(), [1, 2]);
+    let test = record.test.unwrap();
+    let counted: usize = test.confusion.iter().flatten().sum();
+    let correct: usize = (0..10).map(|class| test.confusion[class][class]).sum();
+    assert_eq!(counted, 320);
+    assert!((test.accuracy - correct as f64 / 320.0).abs() < 1e-12);
+    assert!(run.join("model.safetensors").is_file() && run.join("log.txt").is_file());
+
+    let steps = read_steps(&run.join("steps.jsonl")).unwrap();
+    assert_eq!(steps.iter().map(|step| step.step).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
+    assert_eq!(steps.iter().map(|step| step.epoch).collect::<Vec<_>>(), [[1; 5], [2; 5]].concat());
+    let mean = steps[..5].iter().map(|step| step.loss).sum::<f64>() / 5.0;
+    assert!((record.epochs[0].train_loss - mean).abs() < 1e-9, "five batches of one size");
+}
+
+#[test]
+fn json_prints_the_record_itself() {
+    let place = tempfile::tempdir().unwrap();
+    let output = kindling(place.path(), &with(&SHORT, &["--json", "--protocol", "assignment"]));
+    let printed: RunRecord = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed, record(&only_run(place.path())));
+    assert!(printed.epochs[0].valid_loss.is_none() && printed.epochs[0].test_loss.is_some());
+    assert_eq!(printed.epochs[1].test_accuracy, Some(printed.test.unwrap().accuracy));
+}
+
+#[test]
+fn a_records_config_trains_the_same_weights_again_and_flags_override_it() {
+    let place = tempfile::tempdir().unwrap();
+    assert!(kindling(place.path(), &SHORT).status.success());
+    let first = only_run(place.path());
+    let config = first.join("run.json");
+    let again = ["train", "--runs-dir", "again/runs", "--config", config.to_str().unwrap()];
+    assert!(kindling(place.path(), &again).status.success());
+    let second = only_run(&place.path().join("again"));
+    assert!(fs::read(first.join("model.safetensors")).unwrap() == fs::read(second.join("model.safetensors")).unwrap());
+    assert_eq!(record(&first).config, record(&second).config);
+
+    let other = ["train", "--runs-dir", "other/runs", "--config", config.to_str().unwrap(), "--seed", "7"];
+    assert!(kindling(place.path(), &other).status.success());
+    let third = only_run(&place.path().join("other"));
+    assert_eq!(record(&third).config["seed"], 7);
+    assert!(fs::read(first.join("model.safetensors")).unwrap() != fs::read(third.join("model.safetensors")).unwrap());
+}
+
+#[test]
+fn any_number_of_threads_trains_the_same_weights() {
+    let place = tempfile::tempdir().unwrap();
+    // Wide enough that products are shared among threads.
+    let arguments = ["train", "mlp", "--dataset", "synthetic", "--epochs", "1", "--limit-batches", "10", "--backend"];
+    for backend in ["flex", "ndarray"] {
+        let weights = ["1", "2", "3"].map(|threads| {
+            let runs = format!("{backend}-{threads}");
+            let mut command = command(place.path(), &with(&arguments, &[backend, "--runs-dir", &runs]));
+            assert!(command.env("RAYON_NUM_THREADS", threads).output().unwrap().status.success());
+            let run = fs::read_dir(place.path().join(&runs)).unwrap().next().unwrap().unwrap().path();
+            fs::read(run.join("model.safetensors")).unwrap()
+        });
+        assert!(weights[0] == weights[1] && weights[1] == weights[2], "{backend}");
+    }
+}
+
+#[test]
+fn runs_lists_what_there_is() {
+    let place = tempfile::tempdir().unwrap();
+    let output = kindling(place.path(), &["runs"]);
+    assert!(output.status.success() && output.stdout.is_empty());
+    assert!(text(&output.stderr).contains("no runs in runs"));
+    kindling(place.path(), &with(&SHORT, &["--name", "first"]));
+    let listed = text(&kindling(place.path(), &["runs"]).stdout);
+    assert!(
+        listed.contains("first-") && listed.contains("synthetic (limited)") && listed.contains("2 of 2"),
+        "{listed}"
+    );
+    let json: Value = serde_json::from_slice(&kindling(place.path(), &["runs", "--json"]).stdout).unwrap();
+    assert_eq!(json[0]["status"], "finished");
+    assert_eq!(json[0]["epochs"], 2);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_as_diverged_with_its_place() {
+    let place = tempfile::tempdir().unwrap();
+    let output = kindling(place.path(), &with(&SHORT, &["--learning-rate", "1e30"]));
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    let record = record(&only_run(place.path()));
+    assert_eq!(record.status.to_string(), "diverged");
+    let diverged = record.diverged.unwrap();
+    assert_eq!((diverged.step, diverged.layer.as_deref()), (2, Some("layers.0")));
+    assert!(text(&output.stdout).contains("diverged at step 2"));
+    assert!(record.test.is_none());
+    // Resuming leads nowhere, and says so with the same exit code.
+    let again = kindling(place.path(), &["resume", &record.id]);
+    assert_eq!(again.status.code(), Some(3));
+    assert!(text(&again.stderr).contains("there is nothing to resume"));
+}
+
+#[test]
+fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("bad.json"), r#"{"model": "mlp", "learning-rate": 1}"#).unwrap();
+    let checks: [(&[&str], &str); 9] = [
+        (&["train", "vgg"], "invalid value 'vgg' for '[MODEL]'\n  [possible values: mlp, mlp-deep, mlp-wide, cnn]"),
+        (&["train"], "`model` is missing"),
+        (&["train", "mlp", "--epochs", "0"], "epochs: expected at least 1, found 0"),
+        (&["train", "mlp", "--epoch", "1"], "unexpected argument '--epoch' found"),
+        (&["train", "cnn", "--hidden", "8"], "hidden widths go with the model `mlp`, not with `cnn`"),
+        (&["train", "mlp", "--optimizer", "sdg"], "invalid value 'sdg' for '--optimizer <OPTIMIZER>'"),
+        (&["train", "mlp", "--nesterov"], "nesterov: expected the optimizer `momentum` or `muon` with it, found sgd"),
+        (&["train", "--config", "bad.json"], "unknown key `learning-rate`; did you mean `learning_rate`?"),
+        (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
+    ];
+    for (arguments, expected) in checks {
+        let output = kindling(place.path(), arguments);
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+    assert!(!place.path().join("runs").exists(), "nothing is left of a run that never began");
+}
+
+#[test]
+fn what_is_not_there_exits_with_1_and_says_the_way_on() {
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir(place.path().join("empty")).unwrap();
+    let checks: [(&[&str], &str); 6] = [
+        (&["train", "mlp", "--backend", "tpu"], "backend `tpu` is not in this build; there are flex, ndarray"),
+        (
+            &["train", "mlp", "--data-dir", "empty"],
+            "empty: expected train-images-idx3-ubyte[.gz], found an empty directory",
+        ),
+        (&["train", "mlp", "--dataset", "idx"], "--dataset idx needs the directory of its files: --data-dir DIR"),
+        (&["train", "mlp", "--config", "none.json"], "none.json cannot be read"),
+        (&["train", "mlp", "--dashboard", "always"], "--dashboard always needs a terminal"),
+        (&["resume", "none"], "no run `none` in runs; `kindling runs` lists what is there"),
+    ];
+    for (arguments, expected) in checks {
+        let output = kindling(place.path(), arguments);
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+    }
+    assert!(!place.path().join("runs").exists(), "nothing is left of a run that never began");
+}
+
+#[test]
+fn an_idx_set_of_any_size_and_number_of_classes_is_trained_on() {
+    let place = tempfile::tempdir().unwrap();
+    let idx = |magic: u32, sizes: &[u32], content: Vec<u8>| {
+        let words = std::iter::once(&magic).chain(sizes).flat_map(|word| word.to_be_bytes());
+        words.chain(content).collect::<Vec<u8>>()
+    };
+    // 60 images of 8x6 in three classes, each class with a bright row of its own.
+    let labels: Vec<u8> = (0..60).map(|index| index % 3).collect();
+    let pixels: Vec<u8> = labels
+        .iter()
+        .flat_map(|&label| (0..48).map(move |pixel| if pixel / 6 == usize::from(label) { 255 } else { 0 }))
+        .collect();
+    for split in ["train", "t10k"] {
+        let write =
+            |name: &str, bytes: Vec<u8>| fs::write(place.path().join(format!("x-{split}-{name}")), bytes).unwrap();
+        write("images-idx3-ubyte", idx(2051, &[60, 8, 6], pixels.clone()));
+        write("labels-idx1-ubyte", idx(2049, &[60], labels.clone()));
+    }
+    fs::write(place.path().join("classes.txt"), "top\nmiddle\nbottom\n").unwrap();
+    for model in ["mlp", "cnn"] {
+        let arguments = ["train", model, "--dataset", "idx", "--data-dir", ".", "--epochs", "20", "--batch-size", "8"];
+        let output = kindling(place.path(), &with(&arguments, &["--json"]));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let record: RunRecord = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(record.dataset.classes, ["top", "middle", "bottom"]);
+        assert_eq!((record.dataset.train, record.dataset.valid), (57, 3));
+        assert!((record.test.unwrap().accuracy - 1.0).abs() < 1e-12, "{model} learns three bright rows");
+    }
+}
+
+#[test]
+fn help_and_models_read_as_they_should() {
+    let place = tempfile::tempdir().unwrap();
+    let shown = |arguments: &[&str]| {
+        let output = command(place.path(), arguments).env("COLUMNS", "100").output().unwrap();
+        text(&output.stdout)
+    };
+    insta::assert_snapshot!("help", shown(&["--help"]));
+    insta::assert_snapshot!("help-train", shown(&["train", "--help"]));
+    insta::assert_snapshot!("help-resume", shown(&["resume", "--help"]));
+    insta::assert_snapshot!("models", shown(&["models"]));
+}

@@ -1,0 +1,118 @@
+//! What training must achieve.
+
+use std::fs;
+
+use burn::{
+    tensor::{Device, Int, Tensor, TensorData},
+    train::TrainStep,
+};
+use kindling_data::ImageBatch;
+use kindling_models::{ImageShape, ModelName};
+use kindling_record::RunRecord;
+use kindling_training::{Classifier, OptimizerName, Settings, init_optimizer};
+
+use crate::program::{kindling, only_run, record, text};
+
+#[test]
+fn every_model_and_every_optimizer_overfits_one_batch() {
+    let device = Device::flex().autodiff();
+    let shapes = kindling_data::synthetic::draw();
+    let optimizers =
+        [OptimizerName::Sgd, OptimizerName::Momentum, OptimizerName::Adam, OptimizerName::Adamw, OptimizerName::Muon];
+    let cases = ModelName::ALL.map(|model| (model, OptimizerName::Sgd)).into_iter();
+    for (model, optimizer) in cases.chain(optimizers.map(|optimizer| (ModelName::Mlp, optimizer))) {
+        let config =
+            Settings { model: Some(model), optimizer: Some(optimizer), ..Settings::default() }.resolve().unwrap();
+        let network = config.network().unwrap().init(ImageShape::MNIST, 1, &device).unwrap();
+        let mut classifier = Classifier::new(network, 0.0);
+        let mut optimizer = init_optimizer(&config, &classifier);
+        let rates = kindling_training::LearningRates::new(&config, &classifier);
+        // Eight drawn shapes with eight labels that have nothing to do with them.
+        let pixels: Vec<f32> = shapes.train.pixels()[..8 * 784].iter().map(|&byte| f32::from(byte) / 255.0).collect();
+        let images = Tensor::from_data(TensorData::new(pixels, [8, 1, 28, 28]), &device);
+        let targets = Tensor::<1, Int>::from_data(TensorData::new((0..8).collect::<Vec<i32>>(), [8]), &device);
+        let mut accuracy = 0.0;
+        for _ in 0..150 {
+            let batch = ImageBatch { images: images.clone(), targets: targets.clone() };
+            let output = TrainStep::step(&classifier, batch);
+            accuracy = output.item.read().unwrap().accuracy();
+            classifier = optimizer.step(rates.scaled(1.0), classifier, output.grads);
+        }
+        assert!((accuracy - 1.0).abs() < 1e-12, "{model} with {:?}: {accuracy}", config.optimizer);
+    }
+}
+
+/// The gate on real data: it needs Fashion-MNIST where the program finds it.
+#[test]
+fn an_mlp_reaches_0_76_after_one_epoch_of_fashion_mnist_in_file_order() {
+    let place = tempfile::tempdir().unwrap();
+    let arguments = ["train", "mlp", "--epochs", "1", "--protocol", "assignment", "--seed", "1", "--json"];
+    let output = kindling(place.path(), &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let record: RunRecord = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((record.dataset.train, record.dataset.test), (60_000, 10_000));
+    let accuracy = record.test.unwrap().accuracy;
+    assert!(accuracy >= 0.76, "{accuracy}");
+}
+
+#[test]
+fn the_best_epoch_is_the_one_that_is_tested_and_kept() {
+    let place = tempfile::tempdir().unwrap();
+    // A rate this high makes the valid loss jump about, so that the last epoch is rarely the best.
+    let arguments = [
+        "train",
+        "mlp",
+        "--hidden",
+        "32",
+        "--dataset",
+        "synthetic",
+        "--epochs",
+        "6",
+        "--learning-rate",
+        "0.9",
+        "--seed",
+        "3",
+    ];
+    assert!(kindling(place.path(), &arguments).status.success());
+    let run = only_run(place.path());
+    let record = record(&run);
+    let lowest = record.epochs.iter().min_by(|a, b| a.valid_loss.partial_cmp(&b.valid_loss).unwrap()).unwrap().epoch;
+    assert_eq!(record.best_epoch, Some(lowest));
+    assert!(lowest < 6, "the case tells nothing if the last epoch is the best");
+
+    // Training just that many epochs ends with the same weights: they are the best epoch's, not the last's.
+    let epochs = lowest.to_string();
+    let shorter = [&arguments[..7], &[epochs.as_str()], &arguments[8..], &["--runs-dir", "b/runs"]].concat();
+    assert!(kindling(place.path(), &shorter).status.success());
+    let other = only_run(&place.path().join("b"));
+    let bytes = |run: &std::path::Path| fs::read(run.join("model.safetensors")).unwrap();
+    assert!(bytes(&run) == bytes(&other));
+}
+
+#[test]
+fn early_stopping_ends_after_its_patience_and_says_why() {
+    let place = tempfile::tempdir().unwrap();
+    // A rate of zero never improves on the first epoch.
+    let arguments = [
+        "train",
+        "mlp",
+        "--hidden",
+        "8",
+        "--dataset",
+        "synthetic",
+        "--epochs",
+        "9",
+        "--limit-batches",
+        "2",
+        "--learning-rate",
+        "0",
+        "--early-stopping",
+        "2",
+        "--json",
+    ];
+    let record: RunRecord = serde_json::from_slice(&kindling(place.path(), &arguments).stdout).unwrap();
+    assert_eq!(record.epochs.len(), 3);
+    assert_eq!(record.best_epoch, Some(1));
+    assert_eq!(record.stopped_early.as_deref(), Some("valid_loss has not improved for 2 epochs, since epoch 1"));
+    assert_eq!(record.status.to_string(), "finished");
+}
