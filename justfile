@@ -2,16 +2,13 @@
 
 set positional-arguments
 
-# The same directory as cargo's own default, unless the environment says otherwise.
-export CARGO_TERM_COLOR := env("CARGO_TERM_COLOR", "auto")
-
 [private]
 default:
     @just --list --unsorted
 
 # Train MODEL (mlp, mlp-deep, mlp-wide, cnn) on BACKEND (flex, ndarray); ARGS as in `kindling train --help`
 train BACKEND MODEL *ARGS:
-    cargo run --release --locked --package kindling -- train --backend "$1" "${@:2}"
+    @backend="$1"; shift; cargo run --release --locked --package kindling -- train --backend "$backend" "$@"
 
 # Train on the CPU with flex, the fastest pure-Rust backend: just train-cpu mlp-deep --epochs 3
 train-cpu MODEL *ARGS:

@@ -125,13 +125,13 @@ fn logits_are_pytorchs_in_training_and_in_evaluation_mode() {
 
 #[test]
 fn gradients_are_pytorchs_for_every_parameter() {
-    struct Gradients<'a> {
+    struct Check<'a> {
         golden: &'a Golden,
         gradients: &'a GradientsParams,
         path: Vec<String>,
         checked: usize,
     }
-    impl ModuleVisitor for Gradients<'_> {
+    impl ModuleVisitor for Check<'_> {
         fn enter_module(&mut self, name: &str, _container_type: &str) {
             self.path.push(name.to_owned());
         }
@@ -154,7 +154,7 @@ fn gradients_are_pytorchs_for_every_parameter() {
             let golden = Golden::load(name, &device);
             let model = Classifier::new(golden.network.clone(), 0.0);
             let output = TrainStep::step(&model, golden.batches().remove(0));
-            let mut visitor = Gradients { golden: &golden, gradients: &output.grads, path: Vec::new(), checked: 0 };
+            let mut visitor = Check { golden: &golden, gradients: &output.grads, path: Vec::new(), checked: 0 };
             model.visit(&mut visitor);
             assert_eq!(visitor.checked, count, "{name}");
         }

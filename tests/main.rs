@@ -6,4 +6,5 @@
 mod golden;
 mod program;
 mod resume;
+mod terminal;
 mod training;

@@ -116,3 +116,17 @@ fn early_stopping_ends_after_its_patience_and_says_why() {
     assert_eq!(record.stopped_early.as_deref(), Some("valid_loss has not improved for 2 epochs, since epoch 1"));
     assert_eq!(record.status.to_string(), "finished");
 }
+
+#[test]
+fn the_last_short_batch_weighs_what_it_holds() {
+    let place = tempfile::tempdir().unwrap();
+    let arguments =
+        ["train", "mlp", "--hidden", "8", "--dataset", "synthetic", "--epochs", "1", "--batch-size", "640", "--json"];
+    let record: RunRecord = serde_json::from_slice(&kindling(place.path(), &arguments).stdout).unwrap();
+    let steps = kindling_record::read_steps(&only_run(place.path()).join("steps.jsonl")).unwrap();
+    let images = record.dataset.train;
+    let sizes: Vec<usize> = (0..steps.len()).map(|index| 640.min(images - index * 640)).collect();
+    assert!(sizes.iter().sum::<usize>() == images && sizes[sizes.len() - 1] < 640);
+    let sum: f64 = steps.iter().zip(&sizes).map(|(step, &size)| step.loss * size as f64).sum();
+    assert!((record.epochs[0].train_loss - sum / images as f64).abs() < 1e-9);
+}

@@ -6,7 +6,7 @@
 //! Prints images per second of both sides of each pair, and the median of their ratios.
 
 #![recursion_limit = "512"]
-#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, missing_docs)]
 
 #[path = "../src/progress.rs"]
 #[allow(dead_code)]

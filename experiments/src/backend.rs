@@ -18,11 +18,11 @@ pub(crate) struct Backend {
 pub(crate) fn open(name: &str) -> Result<Backend> {
     match name {
         #[cfg(feature = "flex")]
-        "flex" | "cpu" => Ok(cpu("flex", Device::flex())),
+        "flex" | "cpu" => Ok(cpu("flex", Device::flex(), Some(machine::simd()))),
         // Deprecated in Burn, and still what people have and compare with.
         #[cfg(feature = "ndarray")]
         #[allow(deprecated)]
-        "ndarray" => Ok(cpu("ndarray", Device::ndarray())),
+        "ndarray" => Ok(cpu("ndarray", Device::ndarray(), None)),
         other => bail!("backend `{other}` is not in this build; there are {}", compiled_in().join(", ")),
     }
 }
@@ -43,8 +43,9 @@ fn compiled_in() -> Vec<&'static str> {
     names
 }
 
-fn cpu(name: &'static str, device: Device) -> Backend {
+fn cpu(name: &'static str, device: Device, simd: Option<&str>) -> Backend {
     let machine = machine::describe();
     let processor = machine.processor.unwrap_or(machine.platform);
-    Backend { name, device, device_name: format!("{processor}, {} threads, {}", machine.threads, machine::simd()) }
+    let simd = simd.map_or_else(String::new, |simd| format!(", {simd}"));
+    Backend { name, device, device_name: format!("{processor}, {} threads{simd}", machine.threads) }
 }

@@ -32,20 +32,7 @@ impl Progress {
 
     /// Shows a finished epoch.
     pub(crate) fn show_epoch(&self, epoch: &EpochRecord, epochs: usize) {
-        let (split, loss, accuracy) = match epoch.valid_loss {
-            Some(loss) => ("valid", Some(loss), epoch.valid_accuracy),
-            None => ("test", epoch.test_loss, epoch.test_accuracy),
-        };
-        let line = format!(
-            "epoch {:>2} of {epochs}: train loss {:.4} accuracy {:.4}, {split} loss {:.4} accuracy {:.4}, {:.0} images/s",
-            epoch.epoch,
-            epoch.train_loss,
-            epoch.train_accuracy,
-            loss.unwrap_or(f64::NAN),
-            accuracy.unwrap_or(f64::NAN),
-            epoch.images_per_second,
-        );
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| eprintln!("epoch {:>2} of {epochs}: {epoch}", epoch.epoch));
     }
 }
 

@@ -13,6 +13,9 @@ use tempfile::NamedTempFile;
 
 use crate::DataError;
 
+/// How the names of unfinished downloads begin.
+const TEMPORARY: &str = ".download-";
+
 /// What a download tells while it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchEvent {
@@ -49,8 +52,8 @@ impl Default for Limits {
         Self {
             connect: Duration::from_secs(10),
             stall: Duration::from_secs(20),
-            file: Duration::from_secs(900),
-            package_manager: Duration::from_secs(300),
+            file: Duration::from_mins(15),
+            package_manager: Duration::from_mins(5),
         }
     }
 }
@@ -83,6 +86,7 @@ pub(crate) fn fetch(
     report: &mut dyn FnMut(FetchEvent),
 ) -> Result<(), DataError> {
     fs::create_dir_all(directory).map_err(DataError::io(directory))?;
+    remove_left_overs(directory)?;
     let mut failures = Vec::new();
     for url in sources.urls {
         match from_url(directory, url, sources, limits, report) {
@@ -145,7 +149,8 @@ fn from_package(
     limits: Limits,
     report: &mut dyn FnMut(FetchEvent),
 ) -> Result<(), Failure> {
-    let scratch = tempfile::tempdir_in(directory).map_err(|error| local(directory, error))?;
+    let scratch =
+        tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(directory).map_err(|error| local(directory, error))?;
     let scratch = scratch.path();
     for made in ["lists/partial", "cache/archives/partial"] {
         fs::create_dir_all(scratch.join(made)).map_err(|error| local(scratch, error))?;
@@ -186,6 +191,21 @@ fn from_package(
     Ok(())
 }
 
+/// Removes what downloads left that were killed. An hour is longer than any that still goes on.
+fn remove_left_overs(directory: &Path) -> Result<(), DataError> {
+    for entry in fs::read_dir(directory).map_err(DataError::io(directory))? {
+        let entry = entry.map_err(DataError::io(directory))?;
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        let is_ours = entry.file_name().to_string_lossy().starts_with(TEMPORARY);
+        if is_ours && age.is_some_and(|age| age > Duration::from_hours(1)) {
+            let path = entry.path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(DataError::io(path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes what `reader` gives to `directory/name`, by way of a temporary file that is verified first.
 fn land(
     directory: &Path,
@@ -196,7 +216,7 @@ fn land(
 ) -> Result<(), Failure> {
     // The reader that verifies tells packed from unpacked by the ending.
     let mut file: NamedTempFile = tempfile::Builder::new()
-        .prefix(".download-")
+        .prefix(TEMPORARY)
         .suffix(&format!("-{name}"))
         .tempfile_in(directory)
         .map_err(|error| local(directory, error))?;
@@ -287,6 +307,8 @@ mod tests {
         url
     }
 
+    // The servers' scripts are lists of `Option`s.
+    #[allow(clippy::unnecessary_wraps)]
     fn response(announced: usize, body: &[u8]) -> Option<Vec<u8>> {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {announced}\r\nConnection: close\r\n\r\n");
         Some([head.as_bytes(), body].concat())

@@ -48,8 +48,11 @@ pub(crate) fn read_labels(path: &Path) -> Result<Labels, DataError> {
     Ok(Labels { labels, sha256 })
 }
 
+/// The sizes in the header, the bytes after it, and the SHA-256 of both.
+type Content = (Vec<usize>, Vec<u8>, [u8; 32]);
+
 /// Reads a header of `rank` sizes and exactly as many bytes as they announce.
-fn read(path: &Path, magic: u32, what: &str, rank: usize) -> Result<(Vec<usize>, Vec<u8>, [u8; 32]), DataError> {
+fn read(path: &Path, magic: u32, what: &str, rank: usize) -> Result<Content, DataError> {
     const AGAIN: &str = "delete the file and get it again";
     let malformed = |message: String| DataError::malformed(path, message);
     let mut reader = open(path)?;
@@ -168,7 +171,7 @@ pub(crate) mod tests {
         check("none", &idx(IMAGES_MAGIC, &[0, 2, 2], &[]), "announces no images");
         check("absurd", &idx(IMAGES_MAGIC, &[u32::MAX; 3], &[]), "an absurd size");
         check("text.gz", b"this is no gzip at all", "invalid gzip header");
-        let pixels: Vec<u8> = (0..400_u32).map(|i| (i * i * 31 >> 3) as u8).collect();
+        let pixels: Vec<u8> = (0..400_u32).map(|i| ((i * i * 31) >> 3) as u8).collect();
         let packed = gzip(&idx(IMAGES_MAGIC, &[100, 2, 2], &pixels));
         check("cut.gz", &packed[..packed.len() / 2], "expected 100 images, found");
     }

@@ -1,8 +1,29 @@
 //! Files that are either the old content or the new, whatever happens in between.
 
-use std::{fs::File, io::Write, path::Path};
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::Path,
+};
 
 use crate::RecordError;
+
+/// How the names of temporary files begin.
+const TEMPORARY: &str = ".replacing-";
+
+/// Removes what processes that died while replacing a file left in `directory`.
+///
+/// # Errors
+/// When the directory cannot be read or a file not be removed.
+pub(crate) fn remove_left_overs(directory: &Path) -> Result<(), RecordError> {
+    for entry in fs::read_dir(directory).map_err(RecordError::io(directory))? {
+        let path = entry.map_err(RecordError::io(directory))?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY)) {
+            fs::remove_file(&path).map_err(RecordError::io(&path))?;
+        }
+    }
+    Ok(())
+}
 
 /// Replaces the content of `path`, or creates it, so that no reader and no crash ever sees half of it.
 ///
@@ -12,7 +33,7 @@ use crate::RecordError;
 /// Any failure to create, write, sync or rename; `path` then has its old content.
 pub fn replace_file(path: &Path, content: &[u8]) -> Result<(), RecordError> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(RecordError::io(path))?;
+    let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(RecordError::io(path))?;
     file.write_all(content).map_err(RecordError::io(path))?;
     file.as_file().sync_all().map_err(RecordError::io(path))?;
     // tempfile makes its files private; a run is as readable as any other file of its owner.

@@ -8,7 +8,10 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::{RecordError, RunRecord, RunStatus, SCHEMA, atomic::replace_file};
+use crate::{
+    RecordError, RunRecord, RunStatus, SCHEMA,
+    atomic::{remove_left_overs, replace_file},
+};
 
 /// The directory of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +118,10 @@ impl RunDirectory {
         let deadline = Instant::now() + Duration::from_millis(300);
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(RunLock { _file: file }),
+                Ok(()) => {
+                    remove_left_overs(&self.path)?;
+                    return Ok(RunLock { _file: file });
+                }
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
                 Err(TryLockError::WouldBlock) => return Err(RecordError::Busy { path: self.path.clone() }),
                 Err(TryLockError::Error(error)) => return Err(RecordError::io(path)(error)),
@@ -173,13 +179,16 @@ impl RunDirectory {
     }
 }
 
+/// A run with its record, or with the reason why that cannot be read.
+pub type ListedRun = (RunDirectory, Result<RunRecord, RecordError>);
+
 /// The runs in `runs_dir`, oldest first; a run whose record cannot be read comes with the reason.
 ///
 /// A `runs_dir` that does not exist holds no runs.
 ///
 /// # Errors
 /// When the directory is there and cannot be read.
-pub fn list_runs(runs_dir: &Path) -> Result<Vec<(RunDirectory, Result<RunRecord, RecordError>)>, RecordError> {
+pub fn list_runs(runs_dir: &Path) -> Result<Vec<ListedRun>, RecordError> {
     let mut runs: Vec<_> = directories(runs_dir)?
         .into_iter()
         .map(|directory| {

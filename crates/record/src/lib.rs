@@ -15,7 +15,7 @@ mod run;
 mod steps;
 
 pub use atomic::{replace_file, sync_directory};
-pub use directory::{RunDirectory, RunLock, list_runs};
+pub use directory::{ListedRun, RunDirectory, RunLock, list_runs};
 pub use error::RecordError;
 pub use run::{
     DatasetRecord, DivergenceRecord, EpochRecord, MachineRecord, RunRecord, RunStatus, SCHEMA, TestRecord, Timings,

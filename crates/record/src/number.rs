@@ -31,6 +31,8 @@ impl TryFrom<Number> for f64 {
     }
 }
 
+// serde hands the field over by reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
 pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     Number::from(*value).serialize(serializer)
 }

@@ -147,6 +147,21 @@ pub struct EpochRecord {
     pub evaluation_seconds: f64,
 }
 
+impl std::fmt::Display for EpochRecord {
+    /// The figures in a line: `train loss 0.6516 accuracy 0.7676, test loss 0.5453 accuracy 0.7947, 18947 images/s`.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "train loss {:.4} accuracy {:.4}", self.train_loss, self.train_accuracy)?;
+        let evaluations =
+            [("valid", self.valid_loss, self.valid_accuracy), ("test", self.test_loss, self.test_accuracy)];
+        for (split, loss, accuracy) in evaluations {
+            if let (Some(loss), Some(accuracy)) = (loss, accuracy) {
+                write!(formatter, ", {split} loss {loss:.4} accuracy {accuracy:.4}")?;
+            }
+        }
+        write!(formatter, ", {:.0} images/s", self.images_per_second)
+    }
+}
+
 /// The test set's figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TestRecord {

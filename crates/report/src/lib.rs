@@ -75,7 +75,6 @@ pub fn summary(record: &RunRecord) -> String {
     }
     let speed = record.images_per_second.map_or_else(String::new, |speed| {
         // Speeds are whole numbers of images well below 2^53.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let speed = speed.round() as usize;
         format!(", {} training images/s", grouped(speed))
     });
@@ -93,7 +92,6 @@ pub fn percent(fraction: f64) -> String {
 #[must_use]
 pub fn duration(seconds: f64) -> String {
     // No run takes 2^53 seconds.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = seconds.round() as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),
@@ -108,7 +106,7 @@ pub fn grouped(count: usize) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

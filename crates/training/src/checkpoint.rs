@@ -45,6 +45,14 @@ pub struct Checkpoint {
     pub steps_bytes: u64,
 }
 
+impl Checkpoint {
+    /// Before the first step.
+    #[must_use]
+    pub fn at_start(record: RunRecord) -> Self {
+        Self { record, step: 0, batch: 0, images: 0, loss_sum: 0.0, correct: 0, epoch_seconds: 0.0, steps_bytes: 0 }
+    }
+}
+
 /// Which checkpoints there are.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Index {

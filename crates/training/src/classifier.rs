@@ -43,6 +43,8 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, label_smoothing
 }
 
 /// What a step leaves for the metrics: on the device first, and numbers once it is read.
+// There is one at a time; a box would only add an allocation to every step.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum BatchOutput {
     /// `[2]`: the sum of the losses and the number of correct images.
@@ -97,7 +99,6 @@ impl BatchOutput {
                 let sums: Vec<f64> = sums.try_into_data()?.iter::<f64>().collect();
                 let (loss_sum, correct) = (sums[0], sums[1]);
                 // The count is a whole number that an f32 holds exactly: batches have far fewer than 2^24 images.
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                 Ok(BatchFigures { images, loss_sum, correct: correct as usize, images_per_second: 0.0 })
             }
         }

@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused_with_what_was_wanted() {
         let checks = [
-            (r#"{}"#, "config: `model` is missing; `kindling models` lists what there is"),
+            ("{}", "config: `model` is missing; `kindling models` lists what there is"),
             (r#"{"model": "cnn", "hidden": [8]}"#, "hidden widths go with the model `mlp`, not with `cnn`"),
             (r#"{"model": "mlp", "epochs": 0}"#, "epochs: expected at least 1, found 0"),
             (

@@ -28,7 +28,6 @@ pub use clip::clip_by_global_norm;
 pub use config::{DatasetName, ExperimentConfig, OptimizerName, OrderName, Protocol, ScheduleName, StoppingMetric};
 pub use error::{ConfigError, TrainingError};
 pub use evaluation::{Evaluation, evaluate};
-pub use metrics::{ACCURACY, IMAGES_PER_SECOND, LEARNING_RATE, LOSS};
 pub use optimizer::{LearningRates, init_optimizer};
 pub use run::{Host, MakeRenderer, OnEpoch, resume, train};
 pub use schedule::Schedule;

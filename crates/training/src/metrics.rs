@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use burn::{
+    lr_scheduler::module_lr_scheduler::ModuleLearningRate,
     tensor::TensorReadError,
     train::{
         logger::MetricLogger,
@@ -16,20 +17,10 @@ use burn::{
 
 use crate::{BatchFigures, BatchOutput};
 
-/// Name of the loss metric.
-pub const LOSS: &str = "Loss";
-/// Name of the accuracy metric, a fraction.
-pub const ACCURACY: &str = "Accuracy";
-/// Name of the learning-rate metric.
-pub const LEARNING_RATE: &str = "Learning rate";
-/// Name of the speed metric.
-pub const IMAGES_PER_SECOND: &str = "Images per second";
-
 /// A figure of a batch and its mean over the images of the epoch so far.
 #[derive(Clone)]
 pub(crate) struct ImageMean {
     name: MetricName,
-    unit: Option<&'static str>,
     higher_is_better: bool,
     of_batch: fn(&BatchFigures, &MetricMetadata) -> f64,
     batch: f64,
@@ -39,28 +30,23 @@ pub(crate) struct ImageMean {
 
 impl ImageMean {
     pub(crate) fn loss() -> Self {
-        Self::new(LOSS, None, false, |figures, _| figures.loss())
+        Self::new("Loss", false, |figures, _| figures.loss())
     }
 
     pub(crate) fn accuracy() -> Self {
-        Self::new(ACCURACY, None, true, |figures, _| figures.accuracy())
+        Self::new("Accuracy", true, |figures, _| figures.accuracy())
     }
 
     pub(crate) fn learning_rate() -> Self {
-        Self::new(LEARNING_RATE, None, false, |_, metadata| metadata.lr.as_ref().map_or(0.0, |rates| rates.base()))
+        Self::new("Learning rate", false, |_, metadata| metadata.lr.as_ref().map_or(0.0, ModuleLearningRate::base))
     }
 
     pub(crate) fn images_per_second() -> Self {
-        Self::new(IMAGES_PER_SECOND, None, true, |figures, _| figures.images_per_second)
+        Self::new("Images per second", true, |figures, _| figures.images_per_second)
     }
 
-    fn new(
-        name: &str,
-        unit: Option<&'static str>,
-        higher_is_better: bool,
-        of_batch: fn(&BatchFigures, &MetricMetadata) -> f64,
-    ) -> Self {
-        Self { name: Arc::new(name.to_owned()), unit, higher_is_better, of_batch, batch: 0.0, sum: 0.0, images: 0 }
+    fn new(name: &str, higher_is_better: bool, of_batch: fn(&BatchFigures, &MetricMetadata) -> f64) -> Self {
+        Self { name: Arc::new(name.to_owned()), higher_is_better, of_batch, batch: 0.0, sum: 0.0, images: 0 }
     }
 
     fn mean(&self) -> f64 {
@@ -82,7 +68,7 @@ impl Metric for ImageMean {
     }
 
     fn attributes(&self) -> MetricAttributes {
-        NumericAttributes { unit: self.unit.map(str::to_owned), higher_is_better: self.higher_is_better }.into()
+        NumericAttributes { unit: None, higher_is_better: self.higher_is_better }.into()
     }
 
     fn update(

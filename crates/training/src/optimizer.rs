@@ -14,7 +14,6 @@ use crate::{Classifier, ExperimentConfig, OptimizerName};
 #[must_use]
 pub fn init_optimizer(config: &ExperimentConfig, model: &Classifier) -> ModuleOptimizer {
     // Burn's configs hold these as f32.
-    #[allow(clippy::cast_possible_truncation)]
     let (beta_1, beta_2, epsilon, decay) =
         (config.beta_1 as f32, config.beta_2 as f32, config.epsilon as f32, config.weight_decay as f32);
     let added_decay = (decay > 0.0).then(|| WeightDecayConfig::new(decay));

@@ -113,16 +113,7 @@ pub fn train(
         error: None,
     };
     directory.write_record(&record)?;
-    let state = Checkpoint {
-        record,
-        step: 0,
-        batch: 0,
-        images: 0,
-        loss_sum: 0.0,
-        correct: 0,
-        epoch_seconds: 0.0,
-        steps_bytes: 0,
-    };
+    let state = Checkpoint::at_start(record);
     log::info!("started {} on {}", directory.id(), host.device_name);
     settle(directory, run(config, splits, shape, state, None, directory, host))
 }
@@ -141,23 +132,10 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
             found: format!("{} with SHA-256 {}", data.name, data.sha256),
         });
     }
-    let (mut state, start) = match checkpoint::load_latest(&directory.checkpoints())? {
-        Some((state, model, optimizer)) => (state, Some((model, optimizer))),
-        None => {
-            let record = RunRecord { epochs: Vec::new(), best_epoch: None, stopped_early: None, ..old.clone() };
-            let fresh = Checkpoint {
-                record,
-                step: 0,
-                batch: 0,
-                images: 0,
-                loss_sum: 0.0,
-                correct: 0,
-                epoch_seconds: 0.0,
-                steps_bytes: 0,
-            };
-            (fresh, None)
-        }
-    };
+    let (mut state, start) = checkpoint::load_latest(&directory.checkpoints())?.map_or_else(
+        || (Checkpoint::at_start(old), None),
+        |(state, weights, optimizer)| (state, Some((weights, optimizer))),
+    );
     state.record = RunRecord {
         status: RunStatus::Running,
         backend: host.backend.clone(),
@@ -176,10 +154,11 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
 fn settle(directory: &RunDirectory, outcome: Result<RunRecord, TrainingError>) -> Result<RunRecord, TrainingError> {
     if let Err(error) = &outcome {
         log::error!("{error}");
-        let mut record = directory.read_record()?;
-        record.status = RunStatus::Failed;
-        record.error = Some(error.to_string());
-        directory.write_record(&record)?;
+        let failure = |record| RunRecord { status: RunStatus::Failed, error: Some(error.to_string()), ..record };
+        // Where this fails too, the first error is the one that tells.
+        if let Err(second) = directory.read_record().map(failure).and_then(|record| directory.write_record(&record)) {
+            log::error!("the record could not be brought up to date: {second}");
+        }
     }
     outcome
 }
@@ -266,6 +245,8 @@ fn launch(
     let directory = session.directory.path().to_path_buf();
     // The session holds the optimizer that is used; burn-train's learner cannot be made without one.
     let learner = Learner::new(model, ModuleOptimizer::clone(&session.optimizer), session.config.learning_rate);
+    // burn-train takes its strategy in an `Arc` and runs it on the thread that launches.
+    #[allow(clippy::arc_with_non_send_sync)]
     let strategy = Arc::new(Strategy(RefCell::new(Some(session))));
     let shared = strategy.clone();
     let outcome = catch_unwind(AssertUnwindSafe(move || {
@@ -347,7 +328,6 @@ fn load(
 
 fn loader(config: &ExperimentConfig, set: &ImageSet, order: Order, device: &Device) -> BatchLoader {
     // Pixels are f32 on every device.
-    #[allow(clippy::cast_possible_truncation)]
     let normalization = Normalization { mean: config.pixel_mean as f32, deviation: config.pixel_deviation as f32 };
     let split = DeviceSplit::new(set, normalization, device);
     BatchLoader::new(split, config.batch_size, order, device).limited_to(config.limit_batches)

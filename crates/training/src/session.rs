@@ -143,6 +143,9 @@ impl Session {
         let total_items = loader.num_items();
         report(interrupter, processor.process_train(LearnerEvent::StartSplit { epoch_number: epoch, total_items }))?;
         let (images_before, seconds_before) = (self.state.images, self.state.epoch_seconds);
+        if let Some(start) = self.program_start.take() {
+            self.state.record.timings.start_up_seconds = start.elapsed().as_secs_f64();
+        }
         let clock = Instant::now();
         let mut outcome = Steps::Done;
         let mut iterator = loader.iter();
@@ -166,9 +169,6 @@ impl Session {
             model = self.optimizer.step(self.rates.scaled(factor), model, gradients);
             self.advance(step, &figures);
 
-            if let Some(start) = self.program_start.take() {
-                self.state.record.timings.start_up_seconds = (start.elapsed() - clock.elapsed()).as_secs_f64();
-            }
             let seen = self.state.images - images_before;
             figures.images_per_second = seen as f64 / clock.elapsed().as_secs_f64();
             let item = TrainingItem::new(
@@ -255,7 +255,7 @@ impl Session {
             images_per_second: images / state.epoch_seconds,
             evaluation_seconds,
         };
-        log::info!("{}", describe(&record));
+        log::info!("epoch {epoch}: {record}");
         let epochs = &mut state.record.epochs;
         epochs.push(record);
         let best = best_epoch(epochs, |epoch| epoch.valid_loss.or(epoch.test_loss).unwrap_or(f64::NAN));
@@ -319,21 +319,6 @@ impl Session {
 fn best_epoch(epochs: &[EpochRecord], figure: impl Fn(&EpochRecord) -> f64) -> Option<usize> {
     let numbers = epochs.iter().filter(|epoch| !figure(epoch).is_nan());
     numbers.min_by(|a, b| figure(a).total_cmp(&figure(b))).map(|epoch| epoch.epoch)
-}
-
-fn describe(epoch: &EpochRecord) -> String {
-    let (split, loss, accuracy) = match (epoch.valid_loss, epoch.test_loss) {
-        (Some(loss), _) => ("valid", loss, epoch.valid_accuracy),
-        (None, loss) => ("test", loss.unwrap_or(f64::NAN), epoch.test_accuracy),
-    };
-    format!(
-        "epoch {}: train loss {:.4}, train accuracy {:.4}, {split} loss {loss:.4}, {split} accuracy {:.4}, {:.0} images/s",
-        epoch.epoch,
-        epoch.train_loss,
-        epoch.train_accuracy,
-        accuracy.unwrap_or(f64::NAN),
-        epoch.images_per_second
-    )
 }
 
 /// An error of the event processor ends the session; burn-train's own error, if it has one, says more.
