@@ -151,7 +151,7 @@ fn runs_lists_what_there_is() {
     kindling(place.path(), &with(&SHORT, &["--name", "first"]));
     let listed = text(&kindling(place.path(), &["runs"]).stdout);
     assert!(
-        listed.contains("first-") && listed.contains("synthetic (limited)") && listed.contains("2 of 2"),
+        listed.contains("first-") && listed.contains("mlp on synthetic (limited)") && listed.contains("2/2"),
         "{listed}"
     );
     let json: Value = serde_json::from_slice(&kindling(place.path(), &["runs", "--json"]).stdout).unwrap();

@@ -15,7 +15,7 @@ use crossterm::{
     cursor::Show,
     event::DisableMouseCapture,
     execute,
-    terminal::{LeaveAlternateScreen, disable_raw_mode, is_raw_mode_enabled},
+    terminal::{LeaveAlternateScreen, disable_raw_mode, is_raw_mode_enabled, size},
 };
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 
@@ -42,6 +42,11 @@ pub(crate) fn start(interrupter: Interrupter, epochs: usize) -> Box<dyn MetricsR
 /// Whether the dashboard has the terminal.
 pub(crate) fn is_on_screen() -> bool {
     is_raw_mode_enabled().unwrap_or(false)
+}
+
+/// Columns of the terminal that standard output is, if it is one.
+pub(crate) fn terminal_width() -> Option<u16> {
+    stdout().is_terminal().then(|| size().ok())?.map(|(columns, _)| columns)
 }
 
 /// Gives the terminal back if the dashboard still has it.

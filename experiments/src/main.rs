@@ -6,7 +6,7 @@
 // Backends nest generic types deeper than the compiler's default goes.
 #![recursion_limit = "512"]
 // The program is the place that prints.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
 
 mod arguments;
 mod backend;
@@ -15,6 +15,7 @@ mod dashboard;
 mod data;
 mod log_file;
 mod machine;
+mod output;
 mod progress;
 mod signals;
 

@@ -2,44 +2,63 @@
 //!
 //! Everything here reads [`RunRecord`]s and gives text; it never sees a tensor, and it never prints.
 
-use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use kindling_record::{RunRecord, RunStatus};
 
-/// A table with the given header, the columns `right` set to the right.
+/// comfy-table's list of 19 characters for the parts of a grid: here only the line under the header.
+const HEADER_LINE_ONLY: &str = "     ──            ";
+
+/// A table with the given header, the columns `right` set to the right, folded to fit `width` columns if given.
 #[must_use]
-pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub fn table(
+    header: &[&str],
+    right: &[usize],
+    width: Option<u16>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(header.to_vec());
+    table.load_preset(HEADER_LINE_ONLY).set_header(header.to_vec());
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     for row in rows {
         table.add_row(row);
     }
-    for &column in right {
-        if let Some(column) = table.column_mut(column) {
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 1));
+        if right.contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
+        }
+        if index == 0 {
+            // Names are there to be copied.
+            column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
     table.to_string()
 }
 
-/// The runs, one a row, with the status to show for each.
+/// The runs, one a row, with the status to show for each and the test accuracy as `test`, folded to fit `width` columns if given.
 #[must_use]
-pub fn runs_table(runs: &[(RunStatus, RunRecord)]) -> String {
-    let header = ["run", "model", "data", "backend", "status", "epochs", "test accuracy", "time"];
+pub fn runs_table(runs: &[(RunStatus, RunRecord)], width: Option<u16>) -> String {
+    let header = ["run", "model", "backend", "status", "epochs", "test", "time"];
     let rows = runs.iter().map(|(status, record)| {
         let planned = record.config.get("epochs").map_or_else(|| "?".to_owned(), ToString::to_string);
         let limited = if is_limited(record) { " (limited)" } else { "" };
+        let data = match record.dataset.name.as_str() {
+            "fashion-mnist" => String::new(),
+            other => format!(" on {other}"),
+        };
         vec![
             record.id.clone(),
-            record.model.clone(),
-            format!("{}{limited}", record.dataset.name),
+            format!("{}{data}{limited}", record.model),
             record.backend.clone(),
             status.to_string(),
-            format!("{} of {planned}", record.epochs.len()),
+            format!("{}/{planned}", record.epochs.len()),
             record.test.as_ref().map_or_else(String::new, |test| percent(test.accuracy)),
             duration(record.seconds),
         ]
     });
-    table(&header, &[5, 6, 7], rows)
+    table(&header, &[4, 5, 6], width, rows)
 }
 
 /// What a run came to, in a few lines.
@@ -136,8 +155,12 @@ mod tests {
 
     #[test]
     fn a_table_aligns_its_numbers_to_the_right() {
-        let text =
-            table(&["a", "n"], &[1], [vec!["x".to_owned(), "1".to_owned()], vec!["y".to_owned(), "10".to_owned()]]);
-        assert!(text.contains("│ x ┆  1 │") && text.contains("│ y ┆ 10 │"), "{text}");
+        let text = table(
+            &["a", "n"],
+            &[1],
+            None,
+            [vec!["x".to_owned(), "1".to_owned()], vec!["y".to_owned(), "10".to_owned()]],
+        );
+        assert!(text.contains("x   1") && text.contains("y  10"), "{text}");
     }
 }

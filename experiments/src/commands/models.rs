@@ -3,7 +3,7 @@ use kindling_models::{ModelName, trainable_parameters};
 use kindling_report::{grouped, table};
 use serde_json::json;
 
-use crate::{arguments::ModelsArguments, commands::Outcome};
+use crate::{arguments::ModelsArguments, commands::Outcome, dashboard::terminal_width, output::print};
 
 /// `kindling models`
 pub(crate) fn models(arguments: &ModelsArguments) -> Result<Outcome> {
@@ -26,19 +26,19 @@ pub(crate) fn models(arguments: &ModelsArguments) -> Result<Outcome> {
                 json!({ "name": model, "parameters": trainable_parameters(&layers), "layers": rows })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&models)?);
+        print(serde_json::to_string_pretty(&models)?);
         return Ok(Outcome::Done);
     }
     for model in ModelName::ALL {
         let layers = model.layers();
-        println!("{model}: {} trainable parameters", grouped(trainable_parameters(&layers)));
+        print(format!("{model}: {} trainable parameters", grouped(trainable_parameters(&layers))));
         let rows = layers.iter().map(|layer| {
             let shape: Vec<String> = layer.output.iter().map(ToString::to_string).collect();
             let parameters = if layer.parameters == 0 { String::new() } else { grouped(layer.parameters) };
             vec![layer.name.clone(), layer.kind.clone(), shape.join(" x "), parameters]
         });
-        println!("{}\n", table(&["layer", "kind", "output", "parameters"], &[3], rows));
+        print(table(&["layer", "kind", "output", "parameters"], &[3], terminal_width(), rows) + "\n");
     }
-    println!("An image is 1 x 28 x 28 with values in [0, 1]. Other widths: kindling train mlp --hidden 256,128");
+    print("An image is 1 x 28 x 28 with values in [0, 1]. Other widths: kindling train mlp --hidden 256,128");
     Ok(Outcome::Done)
 }

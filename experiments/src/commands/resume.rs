@@ -9,7 +9,9 @@ use crate::{
     arguments::ResumeArguments,
     backend,
     commands::{Outcome, train::run_and_tell},
-    dashboard, data, signals,
+    dashboard, data,
+    output::print,
+    signals,
 };
 
 /// `kindling resume`
@@ -25,10 +27,10 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
     } {
         eprintln!("{} is {}: there is nothing to resume", directory.id(), record.status);
         if host.json {
-            println!("{}", serde_json::to_string_pretty(&record)?);
+            print(serde_json::to_string_pretty(&record)?);
         } else {
-            println!("{}", summary(&record));
-            println!("{}", directory.path().display());
+            print(summary(&record));
+            print(directory.path().display());
         }
         return Ok(outcome);
     }

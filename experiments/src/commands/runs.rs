@@ -3,7 +3,7 @@ use kindling_record::list_runs;
 use kindling_report::runs_table;
 use serde_json::json;
 
-use crate::{arguments::RunsArguments, commands::Outcome};
+use crate::{arguments::RunsArguments, commands::Outcome, dashboard::terminal_width, output::print};
 
 /// `kindling runs`
 pub(crate) fn runs(arguments: &RunsArguments) -> Result<Outcome> {
@@ -33,11 +33,11 @@ pub(crate) fn runs(arguments: &RunsArguments) -> Result<Outcome> {
                 })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        print(serde_json::to_string_pretty(&rows)?);
     } else if rows.is_empty() {
         eprintln!("no runs in {}; `kindling train mlp` makes one", runs_dir.display());
     } else {
-        println!("{}", runs_table(&rows));
+        print(runs_table(&rows, terminal_width()));
     }
     Ok(Outcome::Done)
 }

@@ -11,6 +11,7 @@ use crate::{
     backend::{self, Backend},
     commands::Outcome,
     dashboard, data, log_file, machine,
+    output::print,
     progress::Progress,
     signals,
 };
@@ -74,10 +75,10 @@ pub(crate) fn run_and_tell(
     let record = outcome.with_context(|| format!("run {} failed", directory.id()))?;
 
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&record)?);
+        print(serde_json::to_string_pretty(&record)?);
     } else {
-        println!("{}", summary(&record));
-        println!("{}", directory.path().display());
+        print(summary(&record));
+        print(directory.path().display());
     }
     Ok(match record.status {
         RunStatus::Interrupted => {
