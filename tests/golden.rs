@@ -200,7 +200,7 @@ fn tensor_of(bytes: &[u8], name: &str) -> Vec<f64> {
 }
 
 #[test]
-fn every_optimizer_smoothing_and_clipping_follow_pytorchs_losses() {
+fn optimizers_smoothing_and_clipping_follow_pytorchs_losses() {
     let document: Value = serde_json::from_str(&fs::read_to_string(path("variants.json")).unwrap()).unwrap();
     let variants = document["variants"].as_array().unwrap();
     assert_eq!(variants.len(), 8);

@@ -9,6 +9,9 @@ use std::{
 use kindling_record::{RunRecord, read_steps};
 use serde_json::Value;
 
+/// What would decide something beside the arguments.
+pub(crate) const VARIABLES: [&str; 4] = ["KINDLING_DATA_DIR", "KINDLING_RUNS_DIR", "RAYON_NUM_THREADS", "BURN_DEVICE"];
+
 /// Runs `kindling` with the arguments in `directory`, where nothing but the arguments decides what it does.
 pub(crate) fn kindling(directory: &Path, arguments: &[&str]) -> Output {
     command(directory, arguments).output().unwrap()
@@ -17,7 +20,7 @@ pub(crate) fn kindling(directory: &Path, arguments: &[&str]) -> Output {
 pub(crate) fn command(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kindling"));
     command.args(arguments).current_dir(directory);
-    for variable in ["KINDLING_DATA_DIR", "KINDLING_RUNS_DIR", "RAYON_NUM_THREADS", "BURN_DEVICE"] {
+    for variable in VARIABLES {
         command.env_remove(variable);
     }
     command
@@ -180,14 +183,19 @@ fn a_loss_that_is_not_finite_ends_the_run_as_diverged_with_its_place() {
 fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("bad.json"), r#"{"model": "mlp", "learning-rate": 1}"#).unwrap();
-    let checks: [(&[&str], &str); 9] = [
+    let checks: [(&[&str], &str); 14] = [
+        (&["train", "mlp", "--backend", "tpu"], "backend `tpu` is not in this build; there are flex, ndarray"),
+        (&["train", "mlp", "--dataset", "idx"], "--dataset idx needs the directory of its files: --data-dir DIR"),
+        (&["train", "mlp", "--dataset", "synthetic", "--data-dir", "."], "--dataset synthetic takes no --data-dir"),
+        (&["train", "mlp", "--dashboard", "always"], "--dashboard always needs a terminal"),
+        (&["train", "mlp", "--name", "a b"], "`a b` cannot name a run"),
         (&["train", "vgg"], "invalid value 'vgg' for '[MODEL]'\n  [possible values: mlp, mlp-deep, mlp-wide, cnn]"),
         (&["train"], "`model` is missing"),
         (&["train", "mlp", "--epochs", "0"], "epochs: expected at least 1, found 0"),
         (&["train", "mlp", "--epoch", "1"], "unexpected argument '--epoch' found"),
         (&["train", "cnn", "--hidden", "8"], "hidden widths go with the model `mlp`, not with `cnn`"),
         (&["train", "mlp", "--optimizer", "sdg"], "invalid value 'sdg' for '--optimizer <OPTIMIZER>'"),
-        (&["train", "mlp", "--nesterov"], "nesterov: expected the optimizer `momentum` or `muon` with it, found sgd"),
+        (&["train", "mlp", "--nesterov"], "nesterov: expected the optimizer `momentum` with it, found sgd"),
         (&["train", "--config", "bad.json"], "unknown key `learning-rate`; did you mean `learning_rate`?"),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
     ];
@@ -205,15 +213,12 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
 fn what_is_not_there_exits_with_1_and_says_the_way_on() {
     let place = tempfile::tempdir().unwrap();
     fs::create_dir(place.path().join("empty")).unwrap();
-    let checks: [(&[&str], &str); 6] = [
-        (&["train", "mlp", "--backend", "tpu"], "backend `tpu` is not in this build; there are flex, ndarray"),
+    let checks: [(&[&str], &str); 3] = [
         (
             &["train", "mlp", "--data-dir", "empty"],
             "empty: expected train-images-idx3-ubyte[.gz], found an empty directory",
         ),
-        (&["train", "mlp", "--dataset", "idx"], "--dataset idx needs the directory of its files: --data-dir DIR"),
         (&["train", "mlp", "--config", "none.json"], "none.json cannot be read"),
-        (&["train", "mlp", "--dashboard", "always"], "--dashboard always needs a terminal"),
         (&["resume", "none"], "no run `none` in runs; `kindling runs` lists what is there"),
     ];
     for (arguments, expected) in checks {
@@ -223,6 +228,27 @@ fn what_is_not_there_exits_with_1_and_says_the_way_on() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
     }
     assert!(!place.path().join("runs").exists(), "nothing is left of a run that never began");
+}
+
+#[test]
+fn a_burn_device_that_is_not_the_backend_is_refused_before_it_can_panic() {
+    let place = tempfile::tempdir().unwrap();
+    let output = command(place.path(), &SHORT).env("BURN_DEVICE", "cuda").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("BURN_DEVICE is cuda and the backend is flex"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_reader_that_goes_away_does_not_end_the_run() {
+    let place = tempfile::tempdir().unwrap();
+    let mut child = command(place.path(), &SHORT)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(record(&only_run(place.path())).status.to_string(), "finished");
 }
 
 #[test]
@@ -267,4 +293,21 @@ fn help_and_models_read_as_they_should() {
     insta::assert_snapshot!("help-train", shown(&["train", "--help"]));
     insta::assert_snapshot!("help-resume", shown(&["resume", "--help"]));
     insta::assert_snapshot!("models", shown(&["models"]));
+}
+
+#[test]
+fn images_too_small_for_the_network_are_refused_before_a_run_is_made() {
+    let place = tempfile::tempdir().unwrap();
+    for split in ["train", "t10k"] {
+        let words = |numbers: &[u32]| numbers.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+        let write = |name: &str, head: Vec<u8>, body: Vec<u8>| {
+            fs::write(place.path().join(format!("{split}-{name}")), [head, body].concat()).unwrap();
+        };
+        write("images-idx3-ubyte", words(&[2051, 4, 3, 3]), vec![7; 36]);
+        write("labels-idx1-ubyte", words(&[2049, 4]), vec![0, 1, 0, 1]);
+    }
+    let output = kindling(place.path(), &["train", "cnn", "--dataset", "idx", "--data-dir", "."]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("needs at least 4x4 pixels, found 3x3"), "{}", text(&output.stderr));
+    assert!(!place.path().join("runs").exists());
 }

@@ -68,33 +68,50 @@ fn uninterrupted(place: &Path, arguments: &[&str]) -> PathBuf {
     only_run(&place.join("whole"))
 }
 
+/// Which checkpoints a run has: changes with every one.
+fn checkpoints(run: &Path) -> Option<String> {
+    fs::read_to_string(run.join("checkpoints/index.json")).ok()
+}
+
+/// Waits until `child` has written a checkpoint since `before`; it must still be training then.
+fn wait_for_checkpoint(child: &mut Child, run: &Path, before: Option<&str>) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while checkpoints(run).as_deref() == before {
+        assert!(Instant::now() < deadline, "no checkpoint appeared");
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
+}
+
 #[test]
 fn a_run_stopped_by_a_signal_resumes_to_the_same_bits() {
     for backend in ["flex", "ndarray"] {
         let place = tempfile::tempdir().unwrap();
-        // ndarray's convolutions are slow: an mlp is stopped there.
-        let model = if backend == "flex" { "cnn" } else { "mlp" };
-        let limit = if backend == "flex" { "25" } else { "300" };
         let mut arguments = TRAIN.to_vec();
-        (arguments[1], arguments[7]) = (model, limit);
+        // ndarray's convolutions are slow: an mlp is stopped there.
+        arguments[1] = if backend == "flex" { "cnn" } else { "mlp" };
+        (arguments[5], arguments[7]) = ("10", "40");
         arguments.extend(["--backend", backend]);
         let whole = uninterrupted(place.path(), &arguments);
 
         let mut child = start(place.path(), &arguments);
         let run = wait_for_run(place.path());
-        thread::sleep(Duration::from_millis(400));
+        wait_for_checkpoint(&mut child, &run, None);
+        thread::sleep(Duration::from_millis(20));
         signal(&child, "-TERM");
         let mut stderr = String::new();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(130), "{stderr}");
         let id = run.file_name().unwrap().to_str().unwrap().to_owned();
-        assert!(stderr.contains(&format!("kindling resume {id}")), "{stderr}");
+        assert!(stderr.contains(&format!("kindling resume runs/{id}")), "{stderr}");
         assert_eq!(record(&run).status.to_string(), "interrupted");
+        assert!(record(&run).epochs.len() < 10);
 
         let resumed = kindling(place.path(), &["resume", &id]);
         assert!(resumed.status.success(), "{}", text(&resumed.stderr));
         assert!(weights(&run) == weights(&whole), "{backend}");
         assert_eq!(record(&run).test, record(&whole).test);
+        assert_eq!(record(&run).parts.len(), 2);
         let losses = |run: &Path| record(run).epochs.iter().map(|epoch| epoch.train_loss).collect::<Vec<_>>();
         assert_eq!(losses(&run), losses(&whole));
         assert!(read_steps(&run.join("steps.jsonl")).unwrap() == read_steps(&whole.join("steps.jsonl")).unwrap());
@@ -102,27 +119,52 @@ fn a_run_stopped_by_a_signal_resumes_to_the_same_bits() {
 }
 
 #[test]
-fn a_run_killed_again_and_again_ends_with_the_same_bits() {
-    let place = tempfile::tempdir().unwrap();
-    let mut arguments = TRAIN.to_vec();
-    (arguments[1], arguments[5], arguments[7]) = ("mlp", "12", "60");
-    let whole = uninterrupted(place.path(), &arguments);
+fn a_run_killed_ten_times_ends_with_the_same_bits() {
+    for optimizer in ["momentum", "muon"] {
+        let place = tempfile::tempdir().unwrap();
+        let mut arguments = TRAIN.to_vec();
+        (arguments[1], arguments[5], arguments[7], arguments[11]) = ("mlp", "60", "60", optimizer);
+        arguments.extend(["--hidden", "64,32,64"]);
+        let whole = uninterrupted(place.path(), &arguments);
 
-    let mut child = start(place.path(), &arguments);
-    let run = wait_for_run(place.path());
-    let id = run.file_name().unwrap().to_str().unwrap().to_owned();
-    // Moments without a pattern that training could fall into step with.
-    for milliseconds in [150, 90, 230, 310, 170] {
-        thread::sleep(Duration::from_millis(milliseconds));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        child = start(place.path(), &["resume", &id]);
+        let mut child = start(place.path(), &arguments);
+        let run = wait_for_run(place.path());
+        let id = run.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut before = None;
+        for kill in 0..10 {
+            wait_for_checkpoint(&mut child, &run, before.as_deref());
+            // Moments without a pattern that training could fall into step with.
+            thread::sleep(Duration::from_millis(kill * 7 % 23));
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+            child.kill().unwrap();
+            child.wait().unwrap();
+            before = checkpoints(&run);
+            child = start(place.path(), &["resume", &id]);
+        }
+        assert!(child.wait().unwrap().success());
+        assert!(weights(&run) == weights(&whole), "{optimizer}");
+        assert!(read_steps(&run.join("steps.jsonl")).unwrap() == read_steps(&whole.join("steps.jsonl")).unwrap());
+        assert_eq!(record(&run).parts.len(), 11);
+        let left: Vec<_> = fs::read_dir(run.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(left.len() <= 3, "the index, the latest and the best: {left:?}");
     }
-    assert!(child.wait().unwrap().success());
-    assert!(weights(&run) == weights(&whole));
-    assert!(read_steps(&run.join("steps.jsonl")).unwrap() == read_steps(&whole.join("steps.jsonl")).unwrap());
-    let left: Vec<_> = fs::read_dir(run.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(left.len() <= 3, "the index, the latest and the best: {left:?}");
+}
+
+#[test]
+fn a_run_whose_checkpoints_are_gone_is_not_gone_on_with() {
+    let place = tempfile::tempdir().unwrap();
+    let mut child = start(place.path(), &TRAIN);
+    let run = wait_for_run(place.path());
+    while record(&run).epochs.is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+        thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    let refused = kindling(place.path(), &["resume", "cnn"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("expected a checkpoint of the"), "{}", text(&refused.stderr));
 }
 
 #[test]

@@ -10,14 +10,21 @@ use std::{
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
-use crate::program::{kindling, only_run, record, text};
+use crate::program::{VARIABLES, kindling, only_run, record, text};
 
 /// A program in a terminal of 100 columns and 30 rows.
 struct Terminal {
     child: Box<dyn Child + Send + Sync>,
     keyboard: Box<dyn Write + Send>,
     screen: Arc<Mutex<vt100::Parser>>,
-    _master: Box<dyn MasterPty + Send>,
+    master: Box<dyn MasterPty + Send>,
+    /// Echo, line mode, signals and so on, before the program starts.
+    modes: String,
+    reader: thread::JoinHandle<()>,
+}
+
+fn modes(master: &dyn MasterPty) -> String {
+    format!("{:?}", master.get_termios().unwrap())
 }
 
 impl Terminal {
@@ -28,17 +35,21 @@ impl Terminal {
         command.args(arguments);
         command.cwd(directory);
         command.env("TERM", "xterm-256color");
+        for variable in VARIABLES {
+            command.env_remove(variable);
+        }
+        let modes = modes(&*pair.master);
         let child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(30, 100, 200)));
         let (mut output, shown) = (pair.master.try_clone_reader().unwrap(), screen.clone());
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = output.read(&mut buffer) {
                 shown.lock().unwrap().process(&buffer[..count]);
             }
         });
-        Self { child, keyboard: pair.master.take_writer().unwrap(), screen, _master: pair.master }
+        Self { child, keyboard: pair.master.take_writer().unwrap(), screen, master: pair.master, modes, reader }
     }
 
     fn press(&mut self, keys: &str) {
@@ -61,7 +72,9 @@ impl Terminal {
     /// Waits for the end and returns the exit code and what is left on the screen; checks that it is sane.
     fn end(mut self) -> (u32, String) {
         let code = self.child.wait().unwrap().exit_code();
-        thread::sleep(Duration::from_millis(300));
+        assert_eq!(modes(&*self.master), self.modes, "the terminal is in another mode than before");
+        // The reader ends when nobody has the terminal open any more: it has seen everything then.
+        self.reader.join().unwrap();
         let parser = self.screen.lock().unwrap();
         let screen = parser.screen();
         assert!(!screen.alternate_screen(), "the dashboard's screen is still there");
@@ -88,7 +101,7 @@ fn quitting_the_dashboard_saves_the_run_and_it_can_be_resumed_in_it() {
     terminal.press("s");
     let (code, left) = terminal.end();
     assert_eq!(code, 130, "{left}");
-    assert!(left.contains("go on with: kindling resume mlp-"), "{left}");
+    assert!(left.contains("go on with: just resume runs/mlp-"), "{left}");
     let run = only_run(place.path());
     assert_eq!(record(&run).status.to_string(), "interrupted");
     let steps = || kindling_record::read_steps(&run.join("steps.jsonl")).unwrap().len();
@@ -101,6 +114,17 @@ fn quitting_the_dashboard_saves_the_run_and_it_can_be_resumed_in_it() {
     assert_eq!(code, 130, "{left}");
     assert_eq!(record(&run).status.to_string(), "interrupted");
     assert!(steps() > before);
+}
+
+#[test]
+fn a_signal_under_the_dashboard_saves_the_run_as_well() {
+    let place = tempfile::tempdir().unwrap();
+    let terminal = shown_in_training(place.path(), &TRAIN);
+    let id = terminal.child.process_id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let (code, left) = terminal.end();
+    assert_eq!(code, 130, "{left}");
+    assert_eq!(record(&only_run(place.path())).status.to_string(), "interrupted");
 }
 
 #[test]

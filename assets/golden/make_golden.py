@@ -6,7 +6,7 @@
 Writes, beside this file, for a small MLP and a small CNN: `<name>.start.safetensors`, the weights before training, and
 `<name>.json`, with images and targets of 20 batches, logits and gradients of the first batch in training mode, logits
 in evaluation mode before and after training, the losses of 20 SGD steps, and the running statistics at the end; and
-`variants.json`, the losses of 20 steps of the small MLP with every optimizer and with what changes the objective.
+`variants.json`, the losses of 20 steps of the small MLP with sgd, momentum, adam and adamw and with what changes the objective.
 """
 
 import json

@@ -20,7 +20,7 @@ use burn::{
     tensor::Device,
     train::{Interrupter, renderer::MetricsRenderer},
 };
-use kindling_data::{BatchLoader, DeviceSplit, ImageData, Normalization, Order, fashion_mnist};
+use kindling_data::{BatchLoader, DeviceSplit, ImageData, Normalization, Order, fashion_mnist, validated_splits};
 use kindling_models::{ImageShape, ModelName};
 use kindling_record::{MachineRecord, RunDirectory};
 use kindling_training::{Classifier, ExperimentConfig, Host, Settings, cross_entropy, init_optimizer, train};
@@ -68,7 +68,8 @@ fn bare_loop(config: &ExperimentConfig, data: &ImageData, device: &Device) -> f6
     let network = config.network().unwrap().init(ImageShape::MNIST, config.seed, &device).unwrap();
     let mut model = Classifier::new(network, 0.0);
     let mut optimizer = init_optimizer(config, &model);
-    let split = DeviceSplit::new(&data.train, Normalization::default(), &device);
+    let train = validated_splits(data, config.seed).unwrap().train;
+    let split = DeviceSplit::new(&train, Normalization::default(), &device);
     let loader = BatchLoader::new(split, config.batch_size, Order::Shuffled { seed: config.seed }, &device)
         .limited_to(config.limit_batches);
     let start = Instant::now();

@@ -59,15 +59,15 @@ pub(crate) struct TrainArguments {
     /// Widths of the hidden layers of mlp, such as 512,512 [default: 512,512]
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Training")]
     hidden: Option<Vec<usize>>,
-    /// Update rule; all have PyTorch's semantics and defaults [default: sgd]
+    /// Update rule; all but muon have PyTorch's semantics and defaults [default: sgd]
     #[arg(long, help_heading = "Training", value_parser = names(&["sgd", "momentum", "adam", "adamw", "muon"]).try_map(from_name::<OptimizerName>))]
     optimizer: Option<OptimizerName>,
     /// Momentum of the optimizers momentum [default: 0.9] and muon [default: 0.95]
     #[arg(long, value_name = "X", help_heading = "Training")]
     momentum: Option<f64>,
-    /// Let momentum look ahead
-    #[arg(long, help_heading = "Training")]
-    nesterov: bool,
+    /// Let the optimizer momentum look ahead [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Training")]
+    nesterov: Option<bool>,
     /// With muon: the learning rate of AdamW, which trains all but the hidden matrices [default: 0.001]
     #[arg(long, value_name = "X", help_heading = "Training")]
     adamw_learning_rate: Option<f64>,
@@ -112,9 +112,9 @@ pub(crate) struct TrainArguments {
     /// Use only the first N batches of every split; the record says so
     #[arg(long, value_name = "N", help_heading = "Data")]
     limit_batches: Option<usize>,
-    /// Swap rows and columns of the images, as EMNIST needs; with --dataset idx
-    #[arg(long, help_heading = "Data")]
-    transpose: bool,
+    /// Swap rows and columns of the images, as EMNIST needs; with --dataset idx [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data")]
+    transpose: Option<bool>,
     /// Subtract this from pixels in [0, 1] [default: 0]
     #[arg(long, value_name = "X", help_heading = "Data")]
     pixel_mean: Option<f64>,
@@ -135,7 +135,7 @@ pub(crate) struct HostArguments {
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) runs_dir: RunsDirectory,
-    /// Whether to show the dashboard: auto does where standard output is a terminal
+    /// Whether to show the dashboard: auto does where standard input and output are a terminal, without --json
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dashboard: Dashboard,
     /// Print the run's record as JSON instead of a summary
@@ -189,7 +189,7 @@ impl TrainArguments {
             model: self.model,
             hidden: self.hidden.clone(),
             dataset: self.dataset,
-            transpose: self.transpose.then_some(true),
+            transpose: self.transpose,
             pixel_mean: self.pixel_mean,
             pixel_deviation: self.pixel_deviation,
             protocol: self.protocol,
@@ -201,7 +201,7 @@ impl TrainArguments {
             optimizer: self.optimizer,
             learning_rate: self.learning_rate,
             momentum: self.momentum,
-            nesterov: self.nesterov.then_some(true),
+            nesterov: self.nesterov,
             weight_decay: self.weight_decay,
             adamw_learning_rate: self.adamw_learning_rate,
             schedule: self.schedule,

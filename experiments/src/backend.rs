@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 
-use crate::machine;
+use crate::{commands::Misuse, machine};
 
 /// A backend that is ready to train.
 pub(crate) struct Backend {
@@ -16,6 +16,13 @@ pub(crate) struct Backend {
 
 /// Opens the backend called `name`.
 pub(crate) fn open(name: &str) -> Result<Backend> {
+    // Burn makes tensors of its own on the device that this variable names, and panics where there is none.
+    if let Some(other) = std::env::var_os("BURN_DEVICE").filter(|other| *other != name) {
+        let other = other.display();
+        bail!(Misuse(format!(
+            "BURN_DEVICE is {other} and the backend is {name}; unset BURN_DEVICE, --backend decides"
+        )));
+    }
     match name {
         #[cfg(feature = "flex")]
         "flex" | "cpu" => Ok(cpu("flex", Device::flex(), Some(machine::simd()))),
@@ -23,7 +30,9 @@ pub(crate) fn open(name: &str) -> Result<Backend> {
         #[cfg(feature = "ndarray")]
         #[allow(deprecated)]
         "ndarray" => Ok(cpu("ndarray", Device::ndarray(), None)),
-        other => bail!("backend `{other}` is not in this build; there are {}", compiled_in().join(", ")),
+        other => {
+            bail!(Misuse(format!("backend `{other}` is not in this build; there are {}", compiled_in().join(", "))))
+        }
     }
 }
 

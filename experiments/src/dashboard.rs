@@ -19,7 +19,7 @@ use crossterm::{
 };
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 
-use crate::arguments::Dashboard;
+use crate::{arguments::Dashboard, commands::Misuse};
 
 /// Whether to show the dashboard.
 pub(crate) fn is_wanted(choice: Dashboard, json: bool) -> Result<bool> {
@@ -28,7 +28,9 @@ pub(crate) fn is_wanted(choice: Dashboard, json: bool) -> Result<bool> {
         Dashboard::Never => Ok(false),
         Dashboard::Auto => Ok(is_possible && !json),
         Dashboard::Always if is_possible => Ok(true),
-        Dashboard::Always => bail!("--dashboard always needs a terminal as standard input and output, found none"),
+        Dashboard::Always => {
+            bail!(Misuse("--dashboard always needs a terminal as standard input and output, found none".to_owned()))
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kindling_data::{FetchEvent, ImageData, fashion_mnist, idx_set, synthetic};
 use kindling_training::{DatasetName, ExperimentConfig};
 
+use crate::{commands::Misuse, output::notice};
+
 /// Loads the data; where it came from is told on standard error.
 pub(crate) fn load(config: &ExperimentConfig, directory: Option<&Path>) -> Result<ImageData> {
     let data = match (config.dataset, directory) {
@@ -15,12 +17,15 @@ pub(crate) fn load(config: &ExperimentConfig, directory: Option<&Path>) -> Resul
             fashion_mnist::load(directory, &mut |event| download.show(event)).context("data set fashion-mnist")?
         }
         (DatasetName::Idx, Some(directory)) => idx_set::load(directory, config.transpose).context("data set idx")?,
-        (DatasetName::Idx, None) => bail!("--dataset idx needs the directory of its files: --data-dir DIR"),
-        (DatasetName::Synthetic, _) => synthetic::draw(),
+        (DatasetName::Idx, None) => {
+            bail!(Misuse("--dataset idx needs the directory of its files: --data-dir DIR".to_owned()))
+        }
+        (DatasetName::Synthetic, Some(_)) => bail!(Misuse("--dataset synthetic takes no --data-dir".to_owned())),
+        (DatasetName::Synthetic, None) => synthetic::draw(),
     };
     match &data.source {
-        Some(source) => eprintln!("data: {} from {}", data.name, source.display()),
-        None => eprintln!("data: {} (drawn shapes, not real images)", data.name),
+        Some(source) => notice(format_args!("data: {} from {}", data.name, source.display())),
+        None => notice(format_args!("data: {} (drawn shapes, not real images)", data.name)),
     }
     Ok(data)
 }
@@ -34,7 +39,7 @@ impl Download {
     fn show(&mut self, event: FetchEvent) {
         match event {
             FetchEvent::Started { from, bytes } => {
-                eprintln!("downloading {from}");
+                notice(format_args!("downloading {from}"));
                 let bar = bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
                 bar.set_style(style());
                 bar.enable_steady_tick(Duration::from_millis(100));
@@ -48,7 +53,7 @@ impl Download {
             FetchEvent::Finished(_) => self.end(),
             FetchEvent::Notice(text) => {
                 self.end();
-                eprintln!("{text}");
+                notice(text);
             }
         }
     }

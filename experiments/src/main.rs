@@ -5,9 +5,6 @@
 
 // Backends nest generic types deeper than the compiler's default goes.
 #![recursion_limit = "512"]
-// The program is the place that prints.
-#![allow(clippy::print_stderr)]
-
 mod arguments;
 mod backend;
 mod commands;
@@ -23,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{arguments::Command, commands::Outcome};
+use crate::{arguments::Command, commands::Outcome, output::notice};
 
 /// Keeps its pages between steps: half again as fast on the MLPs as the system's allocator.
 #[global_allocator]
@@ -41,7 +38,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(outcome) => outcome.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            notice(format_args!("error: {error:#}"));
             Outcome::of_error(&error).into()
         }
     }

@@ -1,6 +1,6 @@
 //! What is shown where there is no dashboard: a progress bar on a terminal, and a line for each epoch everywhere.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 
 use burn::train::{
     LearnerSummary,
@@ -32,7 +32,8 @@ impl Progress {
 
     /// Shows a finished epoch.
     pub(crate) fn show_epoch(&self, epoch: &EpochRecord, epochs: usize) {
-        self.bar.suspend(|| eprintln!("epoch {:>2} of {epochs}: {epoch}", epoch.epoch));
+        // Where nobody reads it any more, the run goes on all the same.
+        let _ = self.bar.suspend(|| writeln!(stderr(), "epoch {:>2} of {epochs}: {epoch}", epoch.epoch));
     }
 }
 

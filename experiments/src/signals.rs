@@ -13,7 +13,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::{commands::INTERRUPTED, dashboard};
+use crate::{commands::INTERRUPTED, dashboard, output::notice};
 
 /// The run that a signal stops; without one, a signal ends the program.
 static RUN: Mutex<Option<Interrupter>> = Mutex::new(None);
@@ -36,7 +36,7 @@ pub(crate) fn install() -> Result<()> {
                     _ => "Ctrl-C",
                 }));
                 if !dashboard::is_on_screen() {
-                    eprintln!("stopping after this step; once more to leave at once");
+                    notice("stopping after this step; once more to leave at once");
                 }
             }
         })

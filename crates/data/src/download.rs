@@ -13,6 +13,9 @@ use tempfile::NamedTempFile;
 
 use crate::DataError;
 
+/// Larger than any file of the set: a source that goes on past it is broken.
+const MOST_BYTES: usize = 1 << 27;
+
 /// How the names of unfinished downloads begin.
 const TEMPORARY: &str = ".download-";
 
@@ -220,23 +223,42 @@ fn land(
         .suffix(&format!("-{name}"))
         .tempfile_in(directory)
         .map_err(|error| local(directory, error))?;
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Failure::Source(format!("{name}: {error}"))),
-        };
-        file.write_all(&buffer[..count]).map_err(|error| local(&directory.join(name), error))?;
-        report(FetchEvent::Received(count as u64));
-    }
+    copy(reader, &mut file, report).map_err(|failure| match failure {
+        Copying::Read(error) => Failure::Source(format!("{name}: {error}")),
+        Copying::Written(error) => local(&directory.join(name), error),
+    })?;
     file.as_file().sync_all().map_err(|error| local(&directory.join(name), error))?;
     (sources.verify)(name, file.path()).map_err(|error| Failure::Source(error.to_string()))?;
     let path = directory.join(name);
     file.persist(&path).map_err(|error| local(&path, error.error))?;
     report(FetchEvent::Finished(path));
     Ok(())
+}
+
+/// Which end of a copy failed.
+#[derive(Debug)]
+enum Copying {
+    Read(io::Error),
+    Written(io::Error),
+}
+
+fn copy(reader: &mut dyn Read, writer: &mut dyn Write, report: &mut dyn FnMut(FetchEvent)) -> Result<(), Copying> {
+    let mut buffer = vec![0; 1 << 16];
+    let mut total = 0;
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Copying::Read(error)),
+        };
+        total += count;
+        if total > MOST_BYTES {
+            return Err(Copying::Read(io::Error::other(format!("more than {MOST_BYTES} bytes and no end"))));
+        }
+        writer.write_all(&buffer[..count]).map_err(Copying::Written)?;
+        report(FetchEvent::Received(count as u64));
+    }
 }
 
 fn local(path: &Path, error: io::Error) -> Failure {
@@ -282,9 +304,9 @@ mod tests {
 
     const QUICK: Limits = Limits {
         connect: Duration::from_secs(2),
-        stall: Duration::from_millis(200),
-        file: Duration::from_secs(5),
-        package_manager: Duration::from_secs(5),
+        stall: Duration::from_secs(1),
+        file: Duration::from_secs(20),
+        package_manager: Duration::from_secs(20),
     };
 
     /// Answers one request for each response, then goes away. `None` in place of a response never answers.
@@ -302,7 +324,7 @@ mod tests {
                 // Kept open: closing would end a stall.
                 open.push(stream);
             }
-            thread::sleep(Duration::from_secs(5));
+            thread::sleep(Duration::from_secs(20));
         });
         url
     }
@@ -382,32 +404,30 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_is_the_machines_fault_and_ends_the_search() {
+    fn a_full_disk_is_told_apart_from_a_source_that_fails() {
         // /dev/full fails every write with "no space left on device".
-        struct Full;
-        impl Read for Full {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                buffer[0] = 1;
-                Ok(1)
-            }
-        }
         let mut full = File::options().write(true).open("/dev/full").unwrap();
-        let error = io::copy(&mut Full.take(1), &mut full).unwrap_err();
-        let Failure::Local(error) = local(Path::new("cache/a"), error) else { panic!("a full disk is local") };
-        assert!(error.to_string().starts_with("cache/a: No space left on device"), "{error}");
+        let failed = copy(&mut &b"good"[..], &mut full, &mut |_| ()).unwrap_err();
+        assert!(matches!(failed, Copying::Written(error) if error.kind() == io::ErrorKind::StorageFull));
+    }
+
+    #[test]
+    fn a_source_without_an_end_is_left() {
+        let failed = copy(&mut io::repeat(0), &mut io::sink(), &mut |_| ()).unwrap_err();
+        assert!(matches!(failed, Copying::Read(error) if error.to_string().contains("and no end")));
     }
 
     #[test]
     fn a_command_that_fails_or_hangs_is_reported() {
         let scratch = tempfile::tempdir().unwrap();
-        let shell = |script: &str| {
+        let shell = |script: &str, seconds| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
-            run(command, scratch.path(), Duration::from_millis(300))
+            run(command, scratch.path(), Duration::from_secs(seconds))
         };
-        assert_eq!(shell("true"), Ok(()));
-        assert_eq!(shell("echo first >&2; echo why >&2; exit 3"), Err("sh: why".to_owned()));
-        assert_eq!(shell("sleep 5"), Err("sh took longer than 0 s".to_owned()));
+        assert_eq!(shell("true", 60), Ok(()));
+        assert_eq!(shell("echo first >&2; echo why >&2; exit 3", 60), Err("sh: why".to_owned()));
+        assert_eq!(shell("sleep 60", 1), Err("sh took longer than 1 s".to_owned()));
         let absent = run(Command::new("no-such-program"), scratch.path(), Duration::from_secs(1));
         assert!(absent.unwrap_err().starts_with("no-such-program cannot be run"));
     }

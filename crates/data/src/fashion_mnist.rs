@@ -80,7 +80,7 @@ fn read(directory: &Path) -> Result<ImageData, DataError> {
     let (train, test) = (pair(0)?, pair(2)?);
     Ok(ImageData {
         name: "fashion-mnist",
-        source: Some(directory.to_path_buf()),
+        source: Some(std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())),
         classes: CLASSES.map(str::to_owned).to_vec(),
         sha256: fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice)),
         train: train.set,

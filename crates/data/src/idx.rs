@@ -37,14 +37,14 @@ pub(crate) struct Labels {
 
 /// Reads an images file, unpacking it if its name ends in `.gz`.
 pub(crate) fn read_images(path: &Path) -> Result<Images, DataError> {
-    let (header, pixels, sha256) = read(path, IMAGES_MAGIC, "images", 3)?;
+    let (header, pixels, sha256) = read(open(path)?, path, IMAGES_MAGIC, "images", 3)?;
     let [count, height, width] = header[..] else { unreachable!("read returns as many sizes as asked for") };
     Ok(Images { pixels, count, height, width, sha256 })
 }
 
 /// Reads a labels file, unpacking it if its name ends in `.gz`.
 pub(crate) fn read_labels(path: &Path) -> Result<Labels, DataError> {
-    let (_, labels, sha256) = read(path, LABELS_MAGIC, "labels", 1)?;
+    let (_, labels, sha256) = read(open(path)?, path, LABELS_MAGIC, "labels", 1)?;
     Ok(Labels { labels, sha256 })
 }
 
@@ -52,11 +52,9 @@ pub(crate) fn read_labels(path: &Path) -> Result<Labels, DataError> {
 type Content = (Vec<usize>, Vec<u8>, [u8; 32]);
 
 /// Reads a header of `rank` sizes and exactly as many bytes as they announce.
-fn read(path: &Path, magic: u32, what: &str, rank: usize) -> Result<Content, DataError> {
+fn read(mut reader: Box<dyn Read>, path: &Path, magic: u32, what: &str, rank: usize) -> Result<Content, DataError> {
     const AGAIN: &str = "delete the file and get it again";
     let malformed = |message: String| DataError::malformed(path, message);
-    let mut reader = open(path)?;
-
     let mut header = vec![0; 4 * (1 + rank)];
     let found = read_up_to(&mut *reader, &mut header)
         .map_err(|error| malformed(format!("expected a header of {} bytes: {error} ({AGAIN})", header.len())))?;
@@ -124,7 +122,7 @@ fn read_up_to(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::{fs, io::Write, path::PathBuf};
+    use std::{cell::Cell, fs, io::Write, path::PathBuf, rc::Rc};
 
     use flate2::{Compression, write::GzEncoder};
     use proptest::prelude::*;
@@ -178,14 +176,26 @@ pub(crate) mod tests {
 
     #[test]
     fn a_gzip_that_unpacks_to_far_more_than_its_header_says_is_not_unpacked() {
-        // 1 GiB of zeros in 4 MB of gzip would take the test's memory if it were read.
+        struct Counting<R>(R, Rc<Cell<usize>>);
+        impl<R: Read> Read for Counting<R> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let count = self.0.read(buffer)?;
+                self.1.set(self.1.get() + count);
+                Ok(count)
+            }
+        }
+        // 64 MiB of zeros behind a header that says 4 bytes.
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(&idx(IMAGES_MAGIC, &[1, 2, 2], &[])).unwrap();
-        let zeros = vec![0; 1 << 20];
         for _ in 0..64 {
-            encoder.write_all(&zeros).unwrap();
+            encoder.write_all(&vec![0; 1 << 20]).unwrap();
         }
-        check("bomb.gz", &encoder.finish().unwrap(), "found more bytes than the header announces");
+        let bomb = io::Cursor::new(encoder.finish().unwrap());
+        let unpacked = Rc::new(Cell::new(0));
+        let reader = Box::new(Counting(GzDecoder::new(bomb), unpacked.clone()));
+        let error = read(reader, Path::new("bomb.gz"), IMAGES_MAGIC, "images", 3).unwrap_err().to_string();
+        assert!(error.contains("found more bytes than the header announces"), "{error}");
+        assert!(unpacked.get() < 1 << 10, "{} bytes were unpacked", unpacked.get());
     }
 
     proptest! {

@@ -38,7 +38,7 @@ pub fn load(directory: &Path, transpose: bool) -> Result<ImageData, DataError> {
     let turned = |set: ImageSet| if transpose { set.transposed() } else { set };
     Ok(ImageData {
         name: "idx",
-        source: Some(directory.to_path_buf()),
+        source: Some(std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())),
         classes,
         sha256: fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice)),
         train: turned(train.set),

@@ -141,7 +141,7 @@ impl DataLoader<ImageBatch> for BatchLoader {
             let first = self.range.start;
             epoch_order(self.order, epoch, self.range.len()).iter().map(|index| (first + index) as i32).collect()
         });
-        Box::new(Batches { loader: self, indices, position: (skipped * self.batch_size).min(total), total })
+        Box::new(Batches { loader: self, indices, position: skipped.saturating_mul(self.batch_size).min(total), total })
     }
 
     fn num_items(&self) -> usize {

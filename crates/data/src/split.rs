@@ -1,6 +1,6 @@
 use rand::seq::SliceRandom;
 
-use crate::{ImageData, ImageSet, order::stream};
+use crate::{DataError, ImageData, ImageSet, order::stream};
 
 /// The share of the training images that `validated` sets aside: 5,000 of Fashion-MNIST's 60,000.
 const VALID_SHARE: usize = 12;
@@ -19,8 +19,10 @@ pub struct Splits {
 /// Sets one twelfth of the training images of each class aside for validation, chosen by `seed`.
 ///
 /// Both parts keep the order of the file.
-#[must_use]
-pub fn validated_splits(data: &ImageData, seed: u64) -> Splits {
+///
+/// # Errors
+/// When no class has an image to spare.
+pub fn validated_splits(data: &ImageData, seed: u64) -> Result<Splits, DataError> {
     let labels = data.train.labels();
     let mut is_valid = vec![false; labels.len()];
     for class in 0..data.classes.len() {
@@ -33,11 +35,15 @@ pub fn validated_splits(data: &ImageData, seed: u64) -> Splits {
         }
     }
     let (valid, train): (Vec<usize>, Vec<usize>) = (0..labels.len()).partition(|&index| is_valid[index]);
-    Splits {
-        train: data.train.select(&train),
-        valid: (!valid.is_empty()).then(|| data.train.select(&valid)),
-        test: data.test.clone(),
+    if valid.is_empty() {
+        return Err(DataError::Unusable(format!(
+            "expected two training images of some class, so that one can be held out for validation, found {} images \
+             of {} classes; use --protocol assignment",
+            labels.len(),
+            data.classes.len()
+        )));
     }
+    Ok(Splits { train: data.train.select(&train), valid: Some(data.train.select(&valid)), test: data.test.clone() })
 }
 
 /// Trains on all training images and evaluates on the test images, as the reference did.
@@ -58,7 +64,7 @@ mod tests {
     #[test]
     fn every_class_gives_a_twelfth_to_validation_and_no_image_is_lost_or_doubled() {
         let data = synthetic::draw();
-        let splits = validated_splits(&data, 42);
+        let splits = validated_splits(&data, 42).unwrap();
         let valid = splits.valid.unwrap();
         assert_eq!(class_counts(&valid), class_counts(&data.train).iter().map(|n| n / 12).collect::<Vec<_>>());
         assert_eq!(splits.train.count() + valid.count(), data.train.count());
@@ -71,9 +77,19 @@ mod tests {
     }
 
     #[test]
+    fn too_few_images_to_hold_any_out_are_an_error_with_the_way_on() {
+        let mut data = synthetic::draw();
+        let first = data.train.labels()[0];
+        let other = data.train.labels().iter().position(|&label| label != first).unwrap();
+        data.train = data.train.select(&[0, other]);
+        let message = validated_splits(&data, 1).unwrap_err().to_string();
+        assert!(message.contains("found 2 images") && message.contains("--protocol assignment"), "{message}");
+    }
+
+    #[test]
     fn the_seed_decides_which_images_are_held_out() {
         let data = synthetic::draw();
-        let held_out = |seed| validated_splits(&data, seed).valid.unwrap();
+        let held_out = |seed| validated_splits(&data, seed).unwrap().valid.unwrap();
         assert_eq!(held_out(1), held_out(1));
         assert_ne!(held_out(1), held_out(2));
     }

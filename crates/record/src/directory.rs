@@ -31,10 +31,7 @@ impl RunDirectory {
     /// # Errors
     /// When `name` cannot be part of a file name, or the directory cannot be made.
     pub fn create(runs_dir: &Path, name: &str) -> Result<Self, RecordError> {
-        let starts_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
-        if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-            return Err(RecordError::InvalidName { name: name.to_owned() });
-        }
+        Self::check_name(name)?;
         fs::create_dir_all(runs_dir).map_err(RecordError::io(runs_dir))?;
         let stamp = Timestamp::now().to_zoned(TimeZone::system()).strftime("%Y%m%d-%H%M%S").to_string();
         for attempt in 1.. {
@@ -47,6 +44,18 @@ impl RunDirectory {
             }
         }
         unreachable!("the loop above only ends by returning")
+    }
+
+    /// Whether `name` can be part of a run's name.
+    ///
+    /// # Errors
+    /// [`RecordError::InvalidName`] when it cannot.
+    pub fn check_name(name: &str) -> Result<(), RecordError> {
+        let starts_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+        if starts_well && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            return Ok(());
+        }
+        Err(RecordError::InvalidName { name: name.to_owned() })
     }
 
     /// Finds a run by its path, its id, or a prefix of its id that no other run in `runs_dir` has.

@@ -18,7 +18,8 @@ pub use atomic::{replace_file, sync_directory};
 pub use directory::{ListedRun, RunDirectory, RunLock, list_runs};
 pub use error::RecordError;
 pub use run::{
-    DatasetRecord, DivergenceRecord, EpochRecord, MachineRecord, RunRecord, RunStatus, SCHEMA, TestRecord, Timings,
+    DatasetRecord, DivergenceRecord, EpochRecord, MachineRecord, PartRecord, RunRecord, RunStatus, SCHEMA, TestRecord,
+    Timings,
 };
 pub use steps::{StepLog, StepRecord, read_steps};
 

@@ -19,11 +19,13 @@ pub struct RunRecord {
     pub status: RunStatus,
     /// When the run was first started, RFC 3339 in UTC.
     pub started: String,
+    /// The processes that trained it, one after the other.
+    pub parts: Vec<PartRecord>,
     /// The complete experiment config; `kindling train --config` takes it back.
     pub config: Map<String, Value>,
-    /// Name of the backend, as in `--backend`.
+    /// Name of the latest part's backend, as in `--backend`.
     pub backend: String,
-    /// The device as the backend describes it.
+    /// That part's device as the backend describes it.
     pub device: String,
     /// Versions of Kindling and of Burn.
     pub versions: BTreeMap<String, String>,
@@ -83,6 +85,17 @@ impl std::fmt::Display for RunStatus {
     }
 }
 
+/// One process's part of a run: the first, or a resume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// When it started, RFC 3339 in UTC.
+    pub started: String,
+    /// Name of the backend.
+    pub backend: String,
+    /// The device as the backend describes it.
+    pub device: String,
+}
+
 /// The machine a run ran on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRecord {
@@ -105,7 +118,7 @@ pub struct DatasetRecord {
     pub sha256: String,
     /// `validated` or `assignment`.
     pub protocol: String,
-    /// Training images in use.
+    /// Training images seen in an epoch; with `--limit-batches` and a shuffled order not the same ones in each.
     pub train: usize,
     /// Validation images in use.
     pub valid: usize,

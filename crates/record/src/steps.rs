@@ -26,7 +26,7 @@ pub struct StepRecord {
 
 /// The open `steps.jsonl` of a run.
 ///
-/// Lines are buffered; [`flush`](Self::flush) hands them to the system and tells how long the file is, so that a
+/// Lines are buffered; [`flush`](Self::flush) writes them and tells how long the file is, so that a
 /// checkpoint can say where it stands in it.
 pub struct StepLog {
     path: PathBuf,
@@ -68,12 +68,14 @@ impl StepLog {
         Ok(())
     }
 
-    /// Writes what is buffered and returns the length of the log in bytes.
+    /// Writes what is buffered, to the disk, and returns the length of the log in bytes.
     ///
     /// # Errors
     /// When the lines cannot be written.
     pub fn flush(&mut self) -> Result<u64, RecordError> {
         self.file.flush().map_err(RecordError::io(&self.path))?;
+        // A checkpoint is on the disk as well, and relies on these lines.
+        self.file.get_ref().sync_data().map_err(RecordError::io(&self.path))?;
         Ok(self.bytes)
     }
 }

@@ -116,10 +116,15 @@ pub(crate) fn load_latest(
     Ok(Some((state, load_weights(&place)?, optimizer)))
 }
 
-/// The weights of the best epoch, if there is one.
-pub(crate) fn load_best_weights(directory: &Path) -> Result<Option<ModuleRecord>, TrainingError> {
-    let best = read_index(directory)?.and_then(|index| index.best);
-    best.map(|name| load_weights(&directory.join(name))).transpose()
+/// The weights of the best epoch.
+pub(crate) fn load_best_weights(directory: &Path) -> Result<ModuleRecord, TrainingError> {
+    match read_index(directory)?.and_then(|index| index.best) {
+        Some(best) => load_weights(&directory.join(best)),
+        None => Err(TrainingError::Checkpoint {
+            path: directory.join(INDEX),
+            message: "expected the name of the best checkpoint, found none".to_owned(),
+        }),
+    }
 }
 
 fn load_weights(place: &Path) -> Result<ModuleRecord, TrainingError> {
@@ -145,9 +150,10 @@ fn remove_unused(directory: &Path, index: &Index) -> Result<(), TrainingError> {
     for entry in fs::read_dir(directory).map_err(io(directory))? {
         let path = entry.map_err(io(directory))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_used = *name == index.latest || index.best.as_deref() == Some(&*name);
-        if path.is_dir() && !is_used {
-            fs::remove_dir_all(&path).map_err(io(&path))?;
+        let is_used = *name == *INDEX || *name == index.latest || index.best.as_deref() == Some(&*name);
+        if !is_used {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(io(&path))?;
         }
     }
     Ok(())

@@ -38,7 +38,7 @@ pub struct ExperimentConfig {
     pub label_smoothing: f64,
     pub clip_norm: Option<f64>,
     pub early_stopping: Option<usize>,
-    pub early_stopping_metric: StoppingMetric,
+    pub early_stopping_metric: Option<StoppingMetric>,
 }
 
 /// Where the images come from.
@@ -150,7 +150,7 @@ impl Settings {
                 OptimizerName::Muon => 0.95,
                 _ => 0.9,
             }),
-            nesterov: self.nesterov.unwrap_or(optimizer == OptimizerName::Muon),
+            nesterov: self.nesterov.unwrap_or(false),
             beta_1: self.beta_1.unwrap_or(0.9),
             beta_2: self.beta_2.unwrap_or(0.999),
             epsilon: self.epsilon.unwrap_or(1e-8),
@@ -166,9 +166,10 @@ impl Settings {
             label_smoothing: self.label_smoothing.unwrap_or(0.0),
             clip_norm: self.clip_norm,
             early_stopping: self.early_stopping,
-            early_stopping_metric: self.early_stopping_metric.unwrap_or(match protocol {
-                Protocol::Validated => StoppingMetric::ValidLoss,
-                Protocol::Assignment => StoppingMetric::TestLoss,
+            early_stopping_metric: self.early_stopping_metric.or(match (self.early_stopping, protocol) {
+                (None, _) => None,
+                (Some(_), Protocol::Validated) => Some(StoppingMetric::ValidLoss),
+                (Some(_), Protocol::Assignment) => Some(StoppingMetric::TestLoss),
             }),
         };
         config.check()?;
@@ -218,8 +219,8 @@ impl ExperimentConfig {
         number("pixel_deviation", self.pixel_deviation, "a finite number above 0", positive)?;
         let needs =
             |field, wanted: &str, found: String| Err(ConfigError::Invalid { field, wanted: wanted.to_owned(), found });
-        if self.nesterov && !matches!(self.optimizer, OptimizerName::Momentum | OptimizerName::Muon) {
-            return needs("nesterov", "the optimizer `momentum` or `muon` with it", name_of(&self.optimizer));
+        if self.nesterov && self.optimizer != OptimizerName::Momentum {
+            return needs("nesterov", "the optimizer `momentum` with it", name_of(&self.optimizer));
         }
         if self.warm_up_epochs > 0 && self.schedule == ScheduleName::OneCycle {
             return needs(
@@ -238,13 +239,14 @@ impl ExperimentConfig {
         if self.transpose && self.dataset != DatasetName::Idx {
             return needs("transpose", "the data set `idx` with it", name_of(&self.dataset));
         }
-        let tests_each_epoch = self.early_stopping_metric == StoppingMetric::TestLoss;
-        if tests_each_epoch != (self.protocol == Protocol::Assignment) {
+        if let Some(metric) = self.early_stopping_metric
+            && (metric == StoppingMetric::TestLoss) != (self.protocol == Protocol::Assignment)
+        {
             let wanted = match self.protocol {
                 Protocol::Validated => "`valid_loss` or `valid_accuracy` with the protocol `validated`",
                 Protocol::Assignment => "`test_loss` with the protocol `assignment`",
             };
-            return needs("early_stopping_metric", wanted, name_of(&self.early_stopping_metric));
+            return needs("early_stopping_metric", wanted, name_of(&metric));
         }
         Ok(())
     }
@@ -311,10 +313,7 @@ mod tests {
                 "learning_rate: expected a finite number, zero or more, found -1",
             ),
             (r#"{"model": "mlp", "clip_norm": 0}"#, "clip_norm: expected a finite number above 0, found 0"),
-            (
-                r#"{"model": "mlp", "nesterov": true}"#,
-                "nesterov: expected the optimizer `momentum` or `muon` with it, found sgd",
-            ),
+            (r#"{"model": "mlp", "nesterov": true}"#, "nesterov: expected the optimizer `momentum` with it, found sgd"),
             (
                 r#"{"model": "mlp", "early_stopping_metric": "test_loss"}"#,
                 "early_stopping_metric: expected `valid_loss` or `valid_accuracy` with the protocol `validated`, found test_loss",
@@ -326,6 +325,18 @@ mod tests {
         ];
         for (json, expected) in checks {
             assert_eq!(resolved(json).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn flags_can_change_protocol_and_optimizer_of_any_recorded_config() {
+        for json in [r#"{"model": "mlp"}"#, r#"{"model": "mlp", "optimizer": "muon", "protocol": "assignment"}"#] {
+            let recorded = Settings::from_object(resolved(json).unwrap().to_object()).unwrap();
+            for protocol in [Protocol::Validated, Protocol::Assignment] {
+                let flags =
+                    Settings { protocol: Some(protocol), optimizer: Some(OptimizerName::Adamw), ..Settings::default() };
+                flags.or(recorded.clone()).resolve().unwrap();
+            }
         }
     }
 

@@ -16,7 +16,8 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<usize>>,
 }
 
-/// Evaluates `network`, which must be on a device without autodiff, on one epoch of `loader`.
+/// Evaluates `network`, which must be on a device without autodiff, on one epoch of `loader`; gives nothing if
+/// `should_stop` says so before the end.
 ///
 /// # Errors
 /// When the data or the device fails.
@@ -24,10 +25,14 @@ pub fn evaluate(
     network: &Network,
     loader: &dyn DataLoader<ImageBatch>,
     classes: usize,
-) -> Result<Evaluation, TrainingError> {
+    should_stop: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>, TrainingError> {
     let mut confusion = vec![vec![0; classes]; classes];
     let (mut loss_sum, mut images) = (0.0, 0);
     for batch in loader.iter() {
+        if should_stop() {
+            return Ok(None);
+        }
         let batch = batch.map_err(TrainingError::backend)?;
         let logits = network.forward(batch.images); // [batch, classes]
         let losses = cross_entropy(logits.clone(), batch.targets.clone(), 0.0).sum(); // [1]
@@ -44,7 +49,8 @@ pub fn evaluate(
         }
     }
     let correct: usize = (0..classes).map(|class| confusion[class][class]).sum();
-    Ok(Evaluation { loss: loss_sum / f64::from(images), accuracy: correct as f64 / f64::from(images), confusion })
+    let images = f64::from(images);
+    Ok(Some(Evaluation { loss: loss_sum / images, accuracy: correct as f64 / images, confusion }))
 }
 
 impl From<Evaluation> for TestRecord {

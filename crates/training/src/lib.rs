@@ -29,6 +29,6 @@ pub use config::{DatasetName, ExperimentConfig, OptimizerName, OrderName, Protoc
 pub use error::{ConfigError, TrainingError};
 pub use evaluation::{Evaluation, evaluate};
 pub use optimizer::{LearningRates, init_optimizer};
-pub use run::{Host, MakeRenderer, OnEpoch, resume, train};
+pub use run::{Host, MakeRenderer, OnEpoch, check, resume, train};
 pub use schedule::Schedule;
 pub use settings::Settings;

@@ -34,7 +34,7 @@ pub fn init_optimizer(config: &ExperimentConfig, model: &Classifier) -> ModuleOp
             // Burn keeps linear weights as [inputs, outputs], so the scaling has to be one that a transpose leaves as it is.
             let muon = MuonConfig::new()
                 .with_weight_decay(added_decay)
-                .with_momentum(momentum)
+                .with_momentum(MomentumConfig { nesterov: true, ..momentum })
                 .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
             adamw.init().with_group(hidden_matrices(model), muon.build(), None)
         }
@@ -109,5 +109,30 @@ impl ModuleVisitor for Parameters {
 
     fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
         self.found.push((self.path.join("."), D));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use kindling_models::{ImageShape, ModelName};
+
+    use super::*;
+
+    #[test]
+    fn muon_trains_the_matrices_between_the_first_layer_and_the_last() {
+        let hidden = |model: ModelName| {
+            let network = model.config(None).unwrap().init(ImageShape::MNIST, 1, &Device::flex()).unwrap();
+            let model = Classifier::new(network, 0.0);
+            let mut parameters = Parameters::default();
+            model.visit(&mut parameters);
+            let group = hidden_matrices(&model);
+            let id = burn::module::ParamId::new();
+            let matched = parameters.found.into_iter().filter(|(path, _)| group.matches(&id, Some(path)));
+            matched.map(|(path, _)| path).collect::<Vec<_>>()
+        };
+        assert_eq!(hidden(ModelName::Mlp), ["network.Mlp.layers.1.weight"]);
+        assert_eq!(hidden(ModelName::MlpDeep).len(), 3);
+        assert_eq!(hidden(ModelName::Cnn), ["network.Cnn.fc1.weight"]);
     }
 }

@@ -20,8 +20,8 @@ use kindling_data::{
 };
 use kindling_models::{ImageShape, trainable_parameters};
 use kindling_record::{
-    DatasetRecord, EpochRecord, MachineRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog, Timings, now,
-    replace_file,
+    DatasetRecord, EpochRecord, MachineRecord, PartRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog,
+    Timings, now, replace_file,
 };
 
 use crate::{
@@ -77,14 +77,16 @@ pub fn train(
     host: Host,
 ) -> Result<RunRecord, TrainingError> {
     let _lock = directory.lock()?;
-    let splits = splits(config, data);
+    let splits = splits(config, data)?;
     let shape = shape(data);
-    let limited = |set: &ImageSet| set.count().min(config.limit_batches.map_or(usize::MAX, |n| n * config.batch_size));
+    let limit = config.limit_batches.map_or(usize::MAX, |batches| batches.saturating_mul(config.batch_size));
+    let limited = |set: &ImageSet| set.count().min(limit);
     let record = RunRecord {
         schema: SCHEMA,
         id: directory.id(),
         status: RunStatus::Running,
         started: now(),
+        parts: vec![part(&host)],
         config: config.to_object(),
         backend: host.backend.clone(),
         device: host.device_name.clone(),
@@ -115,16 +117,20 @@ pub fn train(
     directory.write_record(&record)?;
     let state = Checkpoint::at_start(record);
     log::info!("started {} on {}", directory.id(), host.device_name);
-    settle(directory, run(config, splits, shape, state, None, directory, host))
+    guard(directory, || run(config, splits, shape, state, None, directory, host))
 }
 
 /// Goes on with the run in `directory` from its latest checkpoint, or from the start if it has none.
 ///
 /// # Errors
-/// As [`train`], and when the run is alive, has nothing left to do, or was begun on other data.
+/// As [`train`], and when another process writes the run, its checkpoints are gone, or it was begun on other data. A run
+/// that has nothing left to do is returned as it is.
 pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<RunRecord, TrainingError> {
     let _lock = directory.lock()?;
     let old = directory.read_record()?;
+    if matches!(old.status, RunStatus::Finished | RunStatus::Diverged) {
+        return Ok(old);
+    }
     let config = Settings::from_object(old.config.clone())?.resolve()?;
     if old.dataset.sha256 != data.sha256 {
         return Err(TrainingError::OtherData {
@@ -132,10 +138,15 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
             found: format!("{} with SHA-256 {}", data.name, data.sha256),
         });
     }
-    let (mut state, start) = checkpoint::load_latest(&directory.checkpoints())?.map_or_else(
-        || (Checkpoint::at_start(old), None),
-        |(state, weights, optimizer)| (state, Some((weights, optimizer))),
-    );
+    let (mut state, start) = match checkpoint::load_latest(&directory.checkpoints())? {
+        Some((state, weights, optimizer)) => (state, Some((weights, optimizer))),
+        None if old.epochs.is_empty() => (Checkpoint::at_start(old), None),
+        None => {
+            let message = format!("expected a checkpoint of the {} epochs in run.json, found none", old.epochs.len());
+            return Err(TrainingError::Checkpoint { path: directory.checkpoints(), message });
+        }
+    };
+    state.record.parts.push(part(&host));
     state.record = RunRecord {
         status: RunStatus::Running,
         backend: host.backend.clone(),
@@ -147,20 +158,42 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
     };
     directory.write_record(&state.record)?;
     log::info!("resumed {} on {} after step {}", directory.id(), host.device_name, state.step);
-    settle(directory, run(&config, splits(&config, data), shape(data), state, start, directory, host))
+    let splits = splits(&config, data)?;
+    guard(directory, || run(&config, splits, shape(data), state, start, directory, host))
 }
 
-/// Writes a failure into the record.
-fn settle(directory: &RunDirectory, outcome: Result<RunRecord, TrainingError>) -> Result<RunRecord, TrainingError> {
-    if let Err(error) = &outcome {
-        log::error!("{error}");
-        let failure = |record| RunRecord { status: RunStatus::Failed, error: Some(error.to_string()), ..record };
-        // Where this fails too, the first error is the one that tells.
-        if let Err(second) = directory.read_record().map(failure).and_then(|record| directory.write_record(&record)) {
-            log::error!("the record could not be brought up to date: {second}");
-        }
+/// Runs `training` so that nothing leaves it but a result, and writes a failure into the record.
+///
+/// Burn panics where a backend fails; this is the boundary that catches it.
+fn guard(
+    directory: &RunDirectory,
+    training: impl FnOnce() -> Result<RunRecord, TrainingError>,
+) -> Result<RunRecord, TrainingError> {
+    let error = match catch_unwind(AssertUnwindSafe(training)) {
+        Ok(Ok(record)) => return Ok(record),
+        Ok(Err(error)) => error,
+        Err(panic) => match message(&*panic) {
+            // By the dashboard's user: the last checkpoint holds what there is.
+            KILLED => {
+                let record = RunRecord { status: RunStatus::Interrupted, ..directory.read_record()? };
+                directory.write_record(&record)?;
+                return Ok(record);
+            }
+            message => TrainingError::Backend(message.to_owned()),
+        },
+    };
+    log::error!("{error}");
+    let failure = |record| RunRecord { status: RunStatus::Failed, error: Some(error.to_string()), ..record };
+    // Where this fails too, the first error is the one that tells.
+    if let Err(second) = directory.read_record().map(failure).and_then(|record| directory.write_record(&record)) {
+        log::error!("the record could not be brought up to date: {second}");
     }
-    outcome
+    Err(error)
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
 type Start = (burn::store::ModuleRecord, burn::optim::OptimizerRecord);
@@ -208,27 +241,14 @@ fn run(
         optimizer,
         state,
     };
-    let (session, model) = match launch(session, model, Arc::new(train), each_epoch, host.renderer, host.interrupter)? {
-        Launched::Ended(session, model) => (session, model),
-        Launched::Killed => {
-            let mut record = directory.read_record()?;
-            record.status = RunStatus::Interrupted;
-            directory.write_record(&record)?;
-            return Ok(record);
-        }
-    };
+    let interrupter = host.interrupter;
+    let (session, model) = launch(session, model, Arc::new(train), each_epoch, host.renderer, interrupter.clone())?;
     match session.end {
-        Some(Ok(End::Trained)) => finish(session, model, &*test, shape, directory),
+        Some(Ok(End::Trained)) => finish(session, model, &*test, shape, directory, &interrupter),
         Some(Ok(End::Interrupted | End::Diverged)) => Ok(session.state.record),
         Some(Err(error)) => Err(error),
         None => Err(TrainingError::Backend("the training loop was never entered".to_owned())),
     }
-}
-
-enum Launched {
-    Ended(Box<Session>, Box<Classifier>),
-    /// By the dashboard's user.
-    Killed,
 }
 
 /// Runs the session inside burn-train, up to its last epoch; the renderer is gone when this returns.
@@ -239,72 +259,54 @@ fn launch(
     each_epoch: Arc<dyn DataLoader<ImageBatch>>,
     renderer: MakeRenderer,
     interrupter: Interrupter,
-) -> Result<Launched, TrainingError> {
+) -> Result<(Session, Classifier), TrainingError> {
     let done = session.state.record.epochs.len();
-    let epochs = session.config.epochs;
-    let directory = session.directory.path().to_path_buf();
     // The session holds the optimizer that is used; burn-train's learner cannot be made without one.
     let learner = Learner::new(model, ModuleOptimizer::clone(&session.optimizer), session.config.learning_rate);
+    let mut training = SupervisedTraining::new(session.directory.path(), train, each_epoch)
+        .num_epochs(session.config.epochs)
+        .renderer(renderer(done))
+        .with_interrupter(interrupter)
+        .with_application_logger(None)
+        .with_metric_logger(NoMetricFiles)
+        .metric_train_numeric(ImageMean::loss())
+        .metric_valid_numeric(ImageMean::loss())
+        .metric_train_numeric(ImageMean::accuracy())
+        .metric_valid_numeric(ImageMean::accuracy())
+        .metric_train_numeric(ImageMean::learning_rate())
+        .metric_train_numeric(ImageMean::images_per_second());
+    if done > 0 {
+        // Only tells the renderer where to begin: without checkpointers burn-train loads nothing.
+        training = training.checkpoint(done);
+    }
     // burn-train takes its strategy in an `Arc` and runs it on the thread that launches.
     #[allow(clippy::arc_with_non_send_sync)]
     let strategy = Arc::new(Strategy(RefCell::new(Some(session))));
-    let shared = strategy.clone();
-    let outcome = catch_unwind(AssertUnwindSafe(move || {
-        let renderer = renderer(done);
-        let mut training = SupervisedTraining::new(directory, train, each_epoch)
-            .num_epochs(epochs)
-            .renderer(renderer)
-            .with_interrupter(interrupter)
-            .with_application_logger(None)
-            .with_metric_logger(NoMetricFiles)
-            .with_training_strategy(TrainingStrategy::Custom(shared))
-            .metric_train_numeric(ImageMean::loss())
-            .metric_valid_numeric(ImageMean::loss())
-            .metric_train_numeric(ImageMean::accuracy())
-            .metric_valid_numeric(ImageMean::accuracy())
-            .metric_train_numeric(ImageMean::learning_rate())
-            .metric_train_numeric(ImageMean::images_per_second());
-        if done > 0 {
-            // Only tells the renderer where to begin: without checkpointers burn-train loads nothing.
-            training = training.checkpoint(done);
-        }
-        training.launch(learner).model
-    }));
-    match outcome {
-        Ok(model) => match strategy.0.take() {
-            Some(session) => Ok(Launched::Ended(Box::new(session), Box::new(model))),
-            None => Err(TrainingError::Backend("the training loop lost its session".to_owned())),
-        },
-        Err(panic) => match message(&*panic) {
-            KILLED => Ok(Launched::Killed),
-            message => Err(TrainingError::Backend(message.to_owned())),
-        },
-    }
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
+    let model = training.with_training_strategy(TrainingStrategy::Custom(strategy.clone())).launch(learner).model;
+    let session = strategy.0.take();
+    session.map(|session| (session, model)).ok_or_else(|| TrainingError::backend("the training loop lost its session"))
 }
 
 /// Tests the weights that the protocol names, and writes them.
 fn finish(
-    mut session: Box<Session>,
-    last: Box<Classifier>,
+    mut session: Session,
+    last: Classifier,
     test: &dyn DataLoader<ImageBatch>,
     shape: ImageShape,
     directory: &RunDirectory,
+    interrupter: &Interrupter,
 ) -> Result<RunRecord, TrainingError> {
     let clock = Instant::now();
-    let best = match session.config.protocol {
-        Protocol::Validated => checkpoint::load_best_weights(&directory.checkpoints())?,
-        Protocol::Assignment => None,
+    let model = match session.config.protocol {
+        Protocol::Validated => load(last, checkpoint::load_best_weights(&directory.checkpoints())?, directory)?,
+        Protocol::Assignment => last,
     };
-    let model = match best {
-        Some(weights) => load(*last, weights, directory)?,
-        None => *last,
+    let Some(evaluation) = evaluate(&model.network, test, shape.classes, &|| interrupter.should_stop())? else {
+        // The last epoch's checkpoint holds everything already.
+        let record = RunRecord { status: RunStatus::Interrupted, ..session.state.record };
+        directory.write_record(&record)?;
+        return Ok(record);
     };
-    let evaluation = evaluate(&model.network, test, shape.classes)?;
     log::info!("test loss {:.4}, test accuracy {:.4}", evaluation.loss, evaluation.accuracy);
     replace_file(&directory.weights(), &model.network.to_safetensors()?)?;
     session.state.record.timings.evaluation_seconds += clock.elapsed().as_secs_f64();
@@ -333,11 +335,24 @@ fn loader(config: &ExperimentConfig, set: &ImageSet, order: Order, device: &Devi
     BatchLoader::new(split, config.batch_size, order, device).limited_to(config.limit_batches)
 }
 
-fn splits(config: &ExperimentConfig, data: &ImageData) -> Splits {
+/// Whether `data` can carry what `config` asks for: what [`train`] would say before its first step.
+///
+/// # Errors
+/// When the network cannot take the images, or there are too few of them to hold any out.
+pub fn check(config: &ExperimentConfig, data: &ImageData) -> Result<(), TrainingError> {
+    config.network()?.layers(shape(data))?;
+    splits(config, data).map(|_| ())
+}
+
+fn splits(config: &ExperimentConfig, data: &ImageData) -> Result<Splits, TrainingError> {
     match config.protocol {
-        Protocol::Validated => validated_splits(data, config.seed),
-        Protocol::Assignment => assignment_splits(data),
+        Protocol::Validated => Ok(validated_splits(data, config.seed)?),
+        Protocol::Assignment => Ok(assignment_splits(data)),
     }
+}
+
+fn part(host: &Host) -> PartRecord {
+    PartRecord { started: now(), backend: host.backend.clone(), device: host.device_name.clone() }
 }
 
 fn shape(data: &ImageData) -> ImageShape {

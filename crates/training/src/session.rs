@@ -71,7 +71,7 @@ impl SupervisedLearningStrategy<Classifier> for Strategy {
     ) -> (Classifier, Processor) {
         let mut processor = components.event_processor;
         let start = learner.model();
-        // The learner's copy goes, so that updates find no second owner of the weights and can reuse their memory.
+        // The learner's copy goes, so that after the first step the weights have one owner.
         drop(learner);
         let mut session = self.0.borrow_mut();
         let Some(session) = session.as_mut() else { return (start, processor) };
@@ -261,14 +261,14 @@ impl Session {
         let best = best_epoch(epochs, |epoch| epoch.valid_loss.or(epoch.test_loss).unwrap_or(f64::NAN));
         state.record.best_epoch = best;
         state.record.stopped_early = self.config.early_stopping.and_then(|patience| {
-            let metric = self.config.early_stopping_metric;
+            let metric = self.config.early_stopping_metric?;
             let best = best_epoch(epochs, |epoch| match metric {
                 StoppingMetric::ValidLoss => epoch.valid_loss.unwrap_or(f64::NAN),
                 StoppingMetric::ValidAccuracy => -epoch.valid_accuracy.unwrap_or(f64::NAN),
                 StoppingMetric::TestLoss => epoch.test_loss.unwrap_or(f64::NAN),
             })?;
             let metric = crate::config::name_of(&metric);
-            (epochs.len() - best >= patience)
+            (epochs.len() - best >= patience && epochs.len() < self.config.epochs)
                 .then(|| format!("{metric} has not improved for {patience} epochs, since epoch {best}"))
         });
         if let Some(reason) = &state.record.stopped_early {

@@ -62,7 +62,7 @@ settings! {
     learning_rate: f64,
     /// Momentum of `momentum` and `muon`.
     momentum: f64,
-    /// Whether `momentum` looks ahead.
+    /// Whether `momentum` looks ahead; `muon` always does.
     nesterov: bool,
     /// Decay of the first moment of `adam`, `adamw` and `muon`'s `AdamW`.
     beta_1: f64,

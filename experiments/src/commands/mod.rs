@@ -7,12 +7,19 @@ mod train;
 
 use std::process::ExitCode;
 
+use kindling_record::RecordError;
 use kindling_training::{ConfigError, TrainingError};
+use thiserror::Error;
 
 pub(crate) use self::{models::models, resume::resume, runs::runs, train::train};
 
 /// Exit code of a run that its user stopped, as shells have it for Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Arguments that make no sense together or here.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct Misuse(pub(crate) String);
 
 /// How a command ended, if no error ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +34,13 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// A config that makes no sense is a matter of arguments; everything else is a failure.
     pub(crate) fn of_error(error: &anyhow::Error) -> Self {
-        let is_config = error
-            .chain()
-            .any(|cause| cause.is::<ConfigError>() || matches!(cause.downcast_ref(), Some(TrainingError::Config(_))));
-        if is_config { Self::BadArguments } else { Self::Failed }
+        let is_misuse = error.chain().any(|cause| {
+            cause.is::<Misuse>()
+                || cause.is::<ConfigError>()
+                || matches!(cause.downcast_ref(), Some(TrainingError::Config(_)))
+                || matches!(cause.downcast_ref(), Some(RecordError::InvalidName { .. }))
+        });
+        if is_misuse { Self::BadArguments } else { Self::Failed }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     backend,
     commands::{Outcome, train::run_and_tell},
     dashboard, data,
-    output::print,
+    output::{notice, print},
     signals,
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
         RunStatus::Diverged => Some(Outcome::Diverged),
         RunStatus::Running | RunStatus::Interrupted | RunStatus::Failed => None,
     } {
-        eprintln!("{} is {}: there is nothing to resume", directory.id(), record.status);
+        notice(format_args!("{} is {}: there is nothing to resume", directory.id(), record.status));
         if host.json {
             print(serde_json::to_string_pretty(&record)?);
         } else {

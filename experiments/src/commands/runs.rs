@@ -3,7 +3,12 @@ use kindling_record::list_runs;
 use kindling_report::runs_table;
 use serde_json::json;
 
-use crate::{arguments::RunsArguments, commands::Outcome, dashboard::terminal_width, output::print};
+use crate::{
+    arguments::RunsArguments,
+    commands::Outcome,
+    dashboard::terminal_width,
+    output::{notice, print},
+};
 
 /// `kindling runs`
 pub(crate) fn runs(arguments: &RunsArguments) -> Result<Outcome> {
@@ -12,7 +17,7 @@ pub(crate) fn runs(arguments: &RunsArguments) -> Result<Outcome> {
     for (directory, record) in list_runs(runs_dir)? {
         match record {
             Ok(record) => rows.push((directory.status(&record), record)),
-            Err(error) => eprintln!("{error}"),
+            Err(error) => notice(error),
         }
     }
     if arguments.json {
@@ -35,7 +40,7 @@ pub(crate) fn runs(arguments: &RunsArguments) -> Result<Outcome> {
             .collect();
         print(serde_json::to_string_pretty(&rows)?);
     } else if rows.is_empty() {
-        eprintln!("no runs in {}; `kindling train mlp` makes one", runs_dir.display());
+        notice(format_args!("no runs in {}; `kindling train mlp` makes one", runs_dir.display()));
     } else {
         print(runs_table(&rows, terminal_width()));
     }

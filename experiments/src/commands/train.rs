@@ -11,7 +11,7 @@ use crate::{
     backend::{self, Backend},
     commands::Outcome,
     dashboard, data, log_file, machine,
-    output::print,
+    output::{notice, print},
     progress::Progress,
     signals,
 };
@@ -25,11 +25,13 @@ pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome
     }
     let config = settings.resolve()?;
     let host = arguments.host;
+    let name = arguments.name.unwrap_or_else(|| config.model.to_string());
+    RunDirectory::check_name(&name)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
     let backend = backend::open(host.backend.as_deref().unwrap_or(backend::default_name()))?;
     signals::install()?;
     let data = data::load(&config, host.data_dir.as_deref())?;
-    let name = arguments.name.unwrap_or_else(|| config.model.to_string());
+    kindling_training::check(&config, &data)?;
     let directory = RunDirectory::create(&host.runs_dir.path, &name)?;
     run_and_tell(&directory, &host, backend, shows_dashboard, start, |host| {
         kindling_training::train(&config, &data, &directory, host)
@@ -46,8 +48,8 @@ pub(crate) fn run_and_tell(
     training: impl FnOnce(Host) -> Result<RunRecord, TrainingError>,
 ) -> Result<Outcome> {
     log_file::open(&directory.log())?;
-    eprintln!("backend: {} on {}", backend.name, backend.device_name);
-    eprintln!("run: {}", directory.path().display());
+    notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
+    notice(format_args!("run: {}", directory.path().display()));
     let interrupter = Interrupter::new();
     signals::stop_gently(&interrupter);
     let progress = Progress::new();
@@ -82,7 +84,10 @@ pub(crate) fn run_and_tell(
     }
     Ok(match record.status {
         RunStatus::Interrupted => {
-            eprintln!("interrupted; go on with: kindling resume {}", directory.id());
+            notice(format_args!(
+                "interrupted; go on with: just resume {0}  (or: kindling resume {0})",
+                directory.path().display()
+            ));
             Outcome::Interrupted
         }
         RunStatus::Diverged => Outcome::Diverged,
