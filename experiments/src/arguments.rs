@@ -129,7 +129,7 @@ pub(crate) struct HostArguments {
     /// Backend to train on: flex (or cpu), ndarray [default: flex; when resuming, the run's]
     #[arg(long, value_name = "BACKEND")]
     pub(crate) backend: Option<String>,
-    /// Directory of the data set [default: the first of `KINDLING_DATA_DIR`, data/fashion-mnist, the system's copy and
+    /// Directory of the data set [default: the first of KINDLING_DATA_DIR, data/fashion-mnist, the system's copy and
     /// the user's cache that has it; else it is downloaded]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
