@@ -2,15 +2,17 @@ use std::{path::PathBuf, time::Instant};
 
 use anyhow::Result;
 use kindling_record::{RunDirectory, RunStatus};
-use kindling_report::summary;
 use kindling_training::Settings;
 
 use crate::{
     arguments::ResumeArguments,
     backend,
-    commands::{Outcome, train::run_and_tell},
+    commands::{
+        Outcome,
+        train::{print_result, run_and_tell},
+    },
     dashboard, data,
-    output::{notice, print},
+    output::notice,
     signals,
 };
 
@@ -26,12 +28,7 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
         RunStatus::Running | RunStatus::Interrupted | RunStatus::Failed => None,
     } {
         notice(format_args!("{} is {}: there is nothing to resume", directory.id(), record.status));
-        if host.json {
-            print(serde_json::to_string_pretty(&record)?);
-        } else {
-            print(summary(&record));
-            print(directory.path().display());
-        }
+        print_result(&record, &directory, host.json)?;
         return Ok(outcome);
     }
     let config = Settings::from_object(record.config.clone())?.resolve()?;

@@ -76,12 +76,7 @@ pub(crate) fn run_and_tell(
     dashboard::restore_terminal();
     let record = outcome.with_context(|| format!("run {} failed", directory.id()))?;
 
-    if arguments.json {
-        print(serde_json::to_string_pretty(&record)?);
-    } else {
-        print(summary(&record));
-        print(directory.path().display());
-    }
+    print_result(&record, directory, arguments.json)?;
     Ok(match record.status {
         RunStatus::Interrupted => {
             notice(format_args!(
@@ -93,4 +88,15 @@ pub(crate) fn run_and_tell(
         RunStatus::Diverged => Outcome::Diverged,
         _ => Outcome::Done,
     })
+}
+
+/// Prints what a run came to: its record, or a summary and its directory.
+pub(crate) fn print_result(record: &RunRecord, directory: &RunDirectory, json: bool) -> Result<()> {
+    if json {
+        print(serde_json::to_string_pretty(record)?);
+    } else {
+        print(summary(record));
+        print(directory.path().display());
+    }
+    Ok(())
 }
