@@ -29,9 +29,19 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../assets/golden").join(name)
 }
 
-#[allow(deprecated)] // ndarray: see the program's backends
-fn devices() -> [Device; 2] {
-    [Device::flex(), Device::ndarray()]
+/// A device of every backend of the build that needs no server; one that finds no device fails the tests.
+#[allow(deprecated)] // ndarray and libtorch: see the program's backends
+fn devices() -> Vec<(&'static str, Device)> {
+    vec![
+        #[cfg(feature = "flex")]
+        ("flex", Device::flex()),
+        #[cfg(feature = "ndarray")]
+        ("ndarray", Device::ndarray()),
+        #[cfg(feature = "wgpu")]
+        ("wgpu", Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "libtorch")]
+        ("libtorch", Device::libtorch()),
+    ]
 }
 
 impl Golden {
@@ -66,6 +76,7 @@ impl Golden {
             .map(|(pixels, targets)| ImageBatch {
                 images: Tensor::from_data(TensorData::new(pixels.to_vec(), [batch, 1, height, width]), &device),
                 targets: Tensor::<1, Int>::from_data(TensorData::new(targets.to_vec(), [batch]), &device),
+                whole: batch,
             })
             .collect()
     }
@@ -111,14 +122,15 @@ fn sgd() -> ExperimentConfig {
 
 #[test]
 fn logits_are_pytorchs_in_training_and_in_evaluation_mode() {
-    for device in devices() {
+    for (backend, device) in devices() {
         for name in ["mlp", "cnn"] {
             let golden = Golden::load(name, &device);
             let images = golden.batches().remove(0).images;
+            let what = format!("{name} on {backend}");
             // Evaluation first: a forward pass in training mode moves the running statistics.
             let evaluated = golden.network.valid().forward(images.clone().inner());
-            check(name, &values(evaluated), &golden.numbers("logits_evaluation"));
-            check(name, &values(golden.network.forward(images)), &golden.numbers("logits_train"));
+            check(&what, &values(evaluated), &golden.numbers("logits_evaluation"));
+            check(&what, &values(golden.network.forward(images)), &golden.numbers("logits_train"));
         }
     }
 }
@@ -127,6 +139,7 @@ fn logits_are_pytorchs_in_training_and_in_evaluation_mode() {
 fn gradients_are_pytorchs_for_every_parameter() {
     struct Check<'a> {
         golden: &'a Golden,
+        backend: &'a str,
         gradients: &'a GradientsParams,
         path: Vec<String>,
         checked: usize,
@@ -145,45 +158,50 @@ fn gradients_are_pytorchs_for_every_parameter() {
             let name = name.replace("beta", "bias");
             let is_linear = D == 2;
             let gradient = if is_linear { values(gradient.swap_dims(0, 1)) } else { values(gradient) };
-            check(&name, &gradient, &numbers(&self.golden.document["gradients"][&name]));
+            let what = format!("{name} on {}", self.backend);
+            check(&what, &gradient, &numbers(&self.golden.document["gradients"][&name]));
             self.checked += 1;
         }
     }
-    for device in devices() {
+    for (backend, device) in devices() {
         for (name, count) in [("mlp", 6), ("cnn", 12)] {
             let golden = Golden::load(name, &device);
             let model = Classifier::new(golden.network.clone(), 0.0);
             let output = TrainStep::step(&model, golden.batches().remove(0));
-            let mut visitor = Check { golden: &golden, gradients: &output.grads, path: Vec::new(), checked: 0 };
+            let path = Vec::new();
+            let mut visitor = Check { golden: &golden, backend, gradients: &output.grads, path, checked: 0 };
             model.visit(&mut visitor);
-            assert_eq!(visitor.checked, count, "{name}");
+            assert_eq!(visitor.checked, count, "{name} on {backend}");
         }
     }
 }
 
 #[test]
 fn twenty_steps_of_sgd_follow_pytorchs_losses_and_end_at_its_logits() {
-    for device in devices() {
+    for (backend, device) in devices() {
         for name in ["mlp", "cnn"] {
             let golden = Golden::load(name, &device);
+            let what = format!("{name} on {backend}");
             let (losses, model) = losses(&golden, &sgd());
-            check(name, &losses, &golden.numbers("losses"));
+            check(&what, &losses, &golden.numbers("losses"));
             let images = golden.batches().remove(0).images.inner();
             let logits = values(model.network.valid().forward(images));
-            check(name, &logits, &golden.numbers("logits_evaluation_after_training"));
+            check(&what, &logits, &golden.numbers("logits_evaluation_after_training"));
         }
     }
 }
 
 #[test]
 fn batch_norms_running_statistics_are_pytorchs() {
-    let golden = Golden::load("cnn", &Device::flex());
-    let (_, model) = losses(&golden, &sgd());
-    let bytes = model.network.valid().to_safetensors().unwrap();
-    let reference = golden.document["running"].as_object().unwrap();
-    assert_eq!(reference.len(), 4);
-    for (name, expected) in reference {
-        check(name, &tensor_of(&bytes, name), &numbers(expected));
+    for (backend, device) in devices() {
+        let golden = Golden::load("cnn", &device);
+        let (_, model) = losses(&golden, &sgd());
+        let bytes = model.network.valid().to_safetensors().unwrap();
+        let reference = golden.document["running"].as_object().unwrap();
+        assert_eq!(reference.len(), 4);
+        for (name, expected) in reference {
+            check(&format!("{name} on {backend}"), &tensor_of(&bytes, name), &numbers(expected));
+        }
     }
 }
 
@@ -204,12 +222,12 @@ fn optimizers_smoothing_and_clipping_follow_pytorchs_losses() {
     let document: Value = serde_json::from_str(&fs::read_to_string(path("variants.json")).unwrap()).unwrap();
     let variants = document["variants"].as_array().unwrap();
     assert_eq!(variants.len(), 8);
-    for device in devices() {
+    for (backend, device) in devices() {
         let golden = Golden::load("mlp", &device);
         for variant in variants {
             let config = Settings::from_json(&variant["config"].to_string()).unwrap().resolve().unwrap();
             let (losses, _) = losses(&golden, &config);
-            check(&variant["config"].to_string(), &losses, &numbers(&variant["losses"]));
+            check(&format!("{} on {backend}", variant["config"]), &losses, &numbers(&variant["losses"]));
         }
     }
 }

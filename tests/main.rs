@@ -3,8 +3,11 @@
 #![recursion_limit = "512"]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod backends;
 mod golden;
 mod program;
+#[cfg(feature = "remote")]
+mod remote;
 mod resume;
 mod terminal;
 mod training;

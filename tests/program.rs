@@ -183,8 +183,11 @@ fn a_loss_that_is_not_finite_ends_the_run_as_diverged_with_its_place() {
 fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("bad.json"), r#"{"model": "mlp", "learning-rate": 1}"#).unwrap();
-    let checks: [(&[&str], &str); 14] = [
-        (&["train", "mlp", "--backend", "tpu"], "backend `tpu` is not in this build; there are flex, ndarray"),
+    let checks: [(&[&str], &str); 17] = [
+        (&["train", "mlp", "--backend", "tpu"], "no backend `tpu`; there are flex, ndarray, wgpu, vulkan, libtorch"),
+        (&["train", "mlp", "--backend", "rocm"], "it comes with: cargo build --release --features rocm"),
+        (&["train", "mlp", "--backend", "ndarray", "--precision", "f16"], "ndarray on this device computes in f32;"),
+        (&["bench", "mlp", "--repeats", "0"], "--repeats: expected at least 1, found 0"),
         (&["train", "mlp", "--dataset", "idx"], "--dataset idx needs the directory of its files: --data-dir DIR"),
         (&["train", "mlp", "--dataset", "synthetic", "--data-dir", "."], "--dataset synthetic takes no --data-dir"),
         (&["train", "mlp", "--dashboard", "always"], "--dashboard always needs a terminal"),
@@ -292,7 +295,49 @@ fn help_and_models_read_as_they_should() {
     insta::assert_snapshot!("help", shown(&["--help"]));
     insta::assert_snapshot!("help-train", shown(&["train", "--help"]));
     insta::assert_snapshot!("help-resume", shown(&["resume", "--help"]));
+    insta::assert_snapshot!("help-evaluate", shown(&["evaluate", "--help"]));
+    insta::assert_snapshot!("help-bench", shown(&["bench", "--help"]));
+    insta::assert_snapshot!("help-serve", shown(&["serve", "--help"]));
     insta::assert_snapshot!("models", shown(&["models"]));
+}
+
+#[test]
+fn bench_times_every_contender_at_every_task() {
+    let place = tempfile::tempdir().unwrap();
+    let tasks = ["bench", "mlp", "--widths", "16", "--batch-sizes", "4,8", "--backends", "flex,ndarray"];
+    let arguments = with(&tasks, &["--repeats", "3", "--seconds", "0.001"]);
+    let output = kindling(place.path(), &with(&arguments, &["--json"]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let measurements = report["measurements"].as_array().unwrap();
+    // Two networks, two batch sizes, training and inference, two backends.
+    assert_eq!(measurements.len(), 16);
+    for found in measurements {
+        let speed = found["images_per_second"].as_f64().unwrap();
+        let [low, high] = [0, 1].map(|index| found["images_per_second_range"][index].as_f64().unwrap());
+        assert!(0.0 < low && low <= speed && speed <= high, "{found}");
+        assert_eq!(found["rounds"], 3);
+    }
+    assert!(report["command"].as_str().unwrap().starts_with("kindling bench mlp --widths 16"));
+    let markdown = text(&kindling(place.path(), &with(&arguments, &["--markdown"])).stdout);
+    assert!(
+        markdown.starts_with("| model | batch | mode | on | images/s | from | to | ratio |\n| --- | --: |"),
+        "{markdown}"
+    );
+}
+
+#[test]
+fn doctor_times_the_backends_of_the_build_and_recommends_one() {
+    let place = tempfile::tempdir().unwrap();
+    let output = kindling(place.path(), &["doctor", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for backend in findings["backends"].as_array().unwrap() {
+        let is_timed = backend["cnn_step_milliseconds"].as_f64().is_some_and(|step| step > 0.0);
+        let says_why_not = backend["missing"].as_str().is_some_and(|why| !why.is_empty());
+        assert!(is_timed != says_why_not, "{backend}");
+    }
+    assert!(findings["recommendation"]["why"].as_str().unwrap().starts_with("of those in this build"));
 }
 
 #[test]

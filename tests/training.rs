@@ -33,7 +33,7 @@ fn every_model_and_every_optimizer_overfits_one_batch() {
         let targets = Tensor::<1, Int>::from_data(TensorData::new((0..8).collect::<Vec<i32>>(), [8]), &device);
         let mut accuracy = 0.0;
         for _ in 0..150 {
-            let batch = ImageBatch { images: images.clone(), targets: targets.clone() };
+            let batch = ImageBatch { images: images.clone(), targets: targets.clone(), whole: 8 };
             let output = TrainStep::step(&classifier, batch);
             accuracy = output.item.read().unwrap().accuracy();
             classifier = optimizer.step(rates.scaled(1.0), classifier, output.grads);

@@ -8,6 +8,9 @@
 #![recursion_limit = "512"]
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, missing_docs)]
 
+#[path = "../src/output.rs"]
+#[allow(dead_code)]
+mod output;
 #[path = "../src/progress.rs"]
 #[allow(dead_code)]
 mod progress;
@@ -69,7 +72,7 @@ fn bare_loop(config: &ExperimentConfig, data: &ImageData, device: &Device) -> f6
     let mut model = Classifier::new(network, 0.0);
     let mut optimizer = init_optimizer(config, &model);
     let train = validated_splits(data, config.seed).unwrap().train;
-    let split = DeviceSplit::new(&train, Normalization::default(), &device);
+    let split = DeviceSplit::new(&train, Normalization::default(), &device, None);
     let loader = BatchLoader::new(split, config.batch_size, Order::Shuffled { seed: config.seed }, &device)
         .limited_to(config.limit_batches);
     let start = Instant::now();
@@ -88,13 +91,15 @@ fn training(config: &ExperimentConfig, data: &ImageData, device: &Device, runs: 
     let directory = RunDirectory::create(runs, "overhead").unwrap();
     let machine = MachineRecord { platform: String::new(), processor: None, threads: 0 };
     let host = Host {
-        device: device.clone(),
+        devices: vec![device.clone()],
+        largest_tensor: None,
+        compiles_kernels: false,
         backend: "flex".to_owned(),
         device_name: String::new(),
         machine,
         interrupter: Interrupter::new(),
         renderer: Box::new(|_| Box::new(progress::Progress::new()) as Box<dyn MetricsRenderer>),
-        on_epoch: Box::new(|_, _| ()),
+        on_event: Box::new(|_| ()),
         program_start: Instant::now(),
     };
     train(config, data, &directory, host).unwrap().epochs[0].images_per_second

@@ -1,14 +1,18 @@
 //! Arguments as typed. [`Settings`] are what they mean; [`Settings::resolve`] checks them.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use kindling_models::ModelName;
-use kindling_training::{DatasetName, OptimizerName, OrderName, Protocol, ScheduleName, Settings, StoppingMetric};
+use kindling_training::{
+    DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, Settings, StoppingMetric,
+};
 use serde_json::Value;
+
+use crate::backend::Request;
 
 /// Trains image classifiers on any backend of Burn, and keeps every run.
 #[derive(Parser)]
@@ -28,6 +32,14 @@ pub(crate) enum Command {
     Runs(RunsArguments),
     /// List the models with their layers, shapes and parameters
     Models(ModelsArguments),
+    /// Test a run's weights, on any backend
+    Evaluate(EvaluateArguments),
+    /// Compare the speed of models, backends and batch sizes, and of PyTorch
+    Bench(BenchArguments),
+    /// Say what this build and this machine have, measure it, and recommend a backend
+    Doctor(DoctorArguments),
+    /// Offer a device to `kindling train --backend remote` on this machine or another
+    Serve(ServeArguments),
 }
 
 #[derive(Args)]
@@ -59,6 +71,10 @@ pub(crate) struct TrainArguments {
     /// Widths of the hidden layers of mlp, such as 512,512 [default: 512,512]
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Training")]
     hidden: Option<Vec<usize>>,
+    /// Number type of the whole network: Burn does not mix them. Losses are in f32 all the same; there is no loss scaling
+    /// [default: f32]
+    #[arg(long, help_heading = "Training", value_parser = names(&["f32", "bf16", "f16"]).try_map(from_name::<Precision>))]
+    precision: Option<Precision>,
     /// Update rule; all but muon have PyTorch's semantics and defaults [default: sgd]
     #[arg(long, help_heading = "Training", value_parser = names(&["sgd", "momentum", "adam", "adamw", "muon"]).try_map(from_name::<OptimizerName>))]
     optimizer: Option<OptimizerName>,
@@ -126,9 +142,8 @@ pub(crate) struct TrainArguments {
 /// Where and how a run takes place: none of it is part of the config.
 #[derive(Args)]
 pub(crate) struct HostArguments {
-    /// Backend to train on: flex (or cpu), ndarray [default: flex; when resuming, the run's]
-    #[arg(long, value_name = "BACKEND")]
-    pub(crate) backend: Option<String>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
     /// Directory of the data set [default: the first of KINDLING_DATA_DIR, data/fashion-mnist, the system's copy and
     /// the user's cache that has it; else it is downloaded]
     #[arg(long, value_name = "DIR")]
@@ -141,6 +156,29 @@ pub(crate) struct HostArguments {
     /// Print the run's record as JSON instead of a summary
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where tensors live.
+#[derive(Args)]
+pub(crate) struct DeviceArguments {
+    /// Backend: flex (or cpu), ndarray, wgpu, vulkan, libtorch, libtorch-cuda, remote, cuda, metal or rocm, as far as the
+    /// build has it; GPUs can be named by index, as in libtorch-cuda:1 or wgpu:0,2 [default: flex, or the run's]
+    #[arg(long, value_name = "BACKEND")]
+    pub(crate) backend: Option<String>,
+    /// Share every batch among N devices of the backend; batch norms take their running statistics from the first
+    /// [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) devices: Option<usize>,
+    /// With --backend remote: where `kindling serve` listens, as in ws://127.0.0.1:3000
+    #[arg(long, value_name = "URL")]
+    pub(crate) remote: Option<String>,
+}
+
+impl DeviceArguments {
+    /// What they ask for, with the backend `default` where they name none.
+    pub(crate) fn request(&self, default: &str) -> anyhow::Result<Request> {
+        Request::new(self.backend.as_deref().unwrap_or(default), self.devices, self.remote.as_deref())
+    }
 }
 
 #[derive(Args)]
@@ -176,6 +214,109 @@ pub(crate) struct RunsArguments {
 }
 
 #[derive(Args)]
+pub(crate) struct EvaluateArguments {
+    /// The run: its id, a prefix that no other run has, or its path
+    pub(crate) run: String,
+    #[command(flatten)]
+    pub(crate) device: DeviceArguments,
+    /// Directory of the data set [default: where the run found it, then as for train]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) runs_dir: RunsDirectory,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct DoctorArguments {
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ServeArguments {
+    /// Backend to offer: flex (or cpu), ndarray, wgpu, vulkan [default: flex]
+    #[arg(long, value_name = "BACKEND")]
+    pub(crate) backend: Option<String>,
+    /// Offer N devices of the backend
+    #[arg(long, value_name = "N")]
+    pub(crate) devices: Option<usize>,
+    /// Where to listen; there is no authentication, so think before naming anything but loopback
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchArguments {
+    /// Models to time [default: mlp, mlp-deep, mlp-wide, cnn; none with --widths]
+    #[arg(value_parser = names(&ModelName::ALL.map(ModelName::as_str)).try_map(|name| name.parse::<ModelName>()))]
+    pub(crate) models: Vec<ModelName>,
+    /// Also time mlp with two hidden layers of each of these widths
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) widths: Vec<usize>,
+    /// Backends to time, as for train [default: all of the build that find a device, without remote]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) backends: Vec<String>,
+    /// With remote among the backends: where `kindling serve` listens
+    #[arg(long, value_name = "URL")]
+    pub(crate) remote: Option<String>,
+    /// Batch sizes
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "64")]
+    pub(crate) batch_sizes: Vec<usize>,
+    /// What to time
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum, default_value = "train,infer")]
+    pub(crate) modes: Vec<Mode>,
+    /// How batches are made: gathered as a shuffled epoch does, or sliced as file order does; the same on both sides
+    #[arg(long, value_enum, default_value = "gather")]
+    pub(crate) batches: Batches,
+    /// Number type of the whole network
+    #[arg(long, value_parser = names(&["f32", "bf16", "f16"]).try_map(from_name::<Precision>), default_value = "f32")]
+    pub(crate) precision: Precision,
+    /// How often each contender is timed, all taking turns
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub(crate) repeats: usize,
+    /// How long one timing takes, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    pub(crate) seconds: f64,
+    /// Time PyTorch in the same run, with this Python; ratios are against it
+    #[arg(long, value_name = "PYTHON")]
+    pub(crate) pytorch: Option<PathBuf>,
+    /// Where PyTorch computes: cpu or cuda [default: cuda where a backend runs on an NVIDIA GPU, else cpu]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) pytorch_device: Option<String>,
+    /// How PyTorch computes: eager, channels_last, compiled
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "eager")]
+    pub(crate) pytorch_variants: Vec<String>,
+    /// Print JSON instead of a table
+    #[arg(long, conflicts_with = "markdown")]
+    pub(crate) json: bool,
+    /// Print the table as Markdown
+    #[arg(long)]
+    pub(crate) markdown: bool,
+}
+
+/// What a timing covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Batch, forward, backward, optimizer step, reading the loss back
+    Train,
+    /// Batch, forward, reading the number of correct images back
+    Infer,
+}
+
+/// How batches are made from the data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Batches {
+    /// Rows in a shuffled order
+    Gather,
+    /// Neighbouring rows
+    Slice,
+}
+
+#[derive(Args)]
 pub(crate) struct ModelsArguments {
     /// Print JSON instead of tables
     #[arg(long)]
@@ -188,6 +329,7 @@ impl TrainArguments {
         Settings {
             model: self.model,
             hidden: self.hidden.clone(),
+            precision: self.precision,
             dataset: self.dataset,
             transpose: self.transpose,
             pixel_mean: self.pixel_mean,

@@ -1,6 +1,6 @@
 //! The machine the program runs on.
 
-use std::{env::consts, fs, thread};
+use std::{env::consts, fs, process::Command, thread};
 
 use kindling_record::MachineRecord;
 
@@ -13,6 +13,29 @@ pub(crate) fn describe() -> MachineRecord {
 fn threads() -> usize {
     let asked_for = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok());
     asked_for.filter(|&count| count > 0).unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// The memory in bytes, where the system tells it.
+pub(crate) fn memory_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// NVIDIA's GPUs with driver and memory, in the order of their indices, where its driver is installed.
+pub(crate) fn nvidia_gpus() -> Vec<String> {
+    let query = ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"];
+    let Ok(output) = Command::new("nvidia-smi").args(query).output() else { return Vec::new() };
+    if !output.status.success() {
+        return Vec::new();
+    }
+    let describe = |line: &str| {
+        let mut parts = line.split(", ");
+        let (name, driver, memory) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(format!("{name} (driver {driver}, {memory})"))
+    };
+    String::from_utf8_lossy(&output.stdout).lines().filter_map(describe).collect()
 }
 
 fn processor() -> Option<String> {

@@ -14,7 +14,10 @@ mod log_file;
 mod machine;
 mod output;
 mod progress;
+mod pytorch;
+mod relaunch;
 mod signals;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -29,11 +32,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let start = std::time::Instant::now();
     let arguments = arguments::Arguments::parse();
+    #[cfg(all(target_os = "linux", feature = "wgpu"))]
+    if let Err(error) = relaunch::with_runtime_directory() {
+        notice(format_args!("warning: XDG_RUNTIME_DIR could not be set: {error}"));
+    }
     let outcome = match arguments.command {
         Command::Train(arguments) => commands::train(*arguments, start),
         Command::Resume(arguments) => commands::resume(&arguments, start),
         Command::Runs(arguments) => commands::runs(&arguments),
         Command::Models(arguments) => commands::models(&arguments),
+        Command::Evaluate(arguments) => commands::evaluate(&arguments),
+        Command::Bench(arguments) => commands::bench(&arguments),
+        Command::Doctor(arguments) => commands::doctor(&arguments),
+        Command::Serve(arguments) => commands::serve(&arguments),
     };
     match outcome {
         Ok(outcome) => outcome.into(),

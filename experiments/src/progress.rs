@@ -1,6 +1,9 @@
 //! What is shown where there is no dashboard: a progress bar on a terminal, and a line for each epoch everywhere.
 
-use std::io::{IsTerminal, Write, stderr};
+use std::{
+    io::{IsTerminal, Write, stderr},
+    time::Duration,
+};
 
 use burn::train::{
     LearnerSummary,
@@ -11,23 +14,42 @@ use burn::train::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kindling_record::EpochRecord;
 
+use crate::output::notice;
+
 /// A bar for the current epoch; hidden where standard error is no terminal.
 #[derive(Clone)]
 pub(crate) struct Progress {
     bar: ProgressBar,
+    compiling: ProgressBar,
     epoch: usize,
     epochs: usize,
 }
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(None, target);
+        let target =
+            || if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target());
         let template = "{prefix} {bar:30} {human_pos} of {human_len} images, {per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        Self { bar, epoch: 0, epochs: 0 }
+        Self { bar, compiling: ProgressBar::with_draw_target(None, target()), epoch: 0, epochs: 0 }
+    }
+
+    /// Shows that the backend compiles its kernels, for as long as it does.
+    pub(crate) fn start_compiling(&self) {
+        notice("compiling and tuning kernels: it takes its time once, and is remembered");
+        if let Ok(style) = ProgressStyle::with_template("{spinner} compiling and tuning kernels, {elapsed}") {
+            self.compiling.set_style(style);
+        }
+        self.compiling.enable_steady_tick(Duration::from_millis(100));
+    }
+
+    /// Shows that it has.
+    pub(crate) fn finish_compiling(&self, seconds: f64) {
+        self.compiling.finish_and_clear();
+        notice(format_args!("kernels are ready after {seconds:.1} s"));
     }
 
     /// Shows a finished epoch.

@@ -12,6 +12,8 @@ pub struct ImageBatch {
     pub images: Tensor<4>,
     /// Class indices, `[batch]`.
     pub targets: Tensor<1, Int>,
+    /// Images in the whole batch: more than there are here where several devices share it.
+    pub whole: usize,
 }
 
 /// How bytes become the numbers a network sees: `(byte / 255 - mean) / deviation`.
@@ -69,6 +71,7 @@ impl Batcher<ImageItem, ImageBatch> for ImageBatcher {
         ImageBatch {
             images: Tensor::from_data(TensorData::new(pixels, [count, 1, height, width]), device),
             targets: Tensor::from_data(TensorData::new(targets, [count]), device),
+            whole: count,
         }
     }
 }

@@ -16,34 +16,54 @@ use burn::{
 
 use crate::{ImageBatch, ImageSet, Normalization, Order, epoch_order};
 
-/// A whole split on a device: normalised once, gathered from for every batch.
+/// A whole split for a device: normalised and moved there once, and gathered from for every batch.
 ///
-/// 60,000 images of 28x28 take 188 MB as f32.
+/// 60,000 images of 28x28 take 188 MB as f32. Where that is more than the device takes in one piece, the images stay on
+/// the host, and every batch is normalised there and moved by itself: the same numbers, a little later.
 #[derive(Clone, Debug)]
 pub struct DeviceSplit {
-    /// `[count, height * width]`
-    images: Tensor<2>,
-    /// `[count]`
-    targets: Tensor<1, Int>,
+    images: Images,
     count: usize,
     size: [usize; 2],
 }
 
+// There is one for each split; a box would only add a hop to every batch.
+#[allow(clippy::large_enum_variant)]
+#[derive(Clone, Debug)]
+enum Images {
+    OnDevice {
+        /// `[count, height * width]`
+        images: Tensor<2>,
+        /// `[count]`
+        targets: Tensor<1, Int>,
+    },
+    OnHost {
+        set: Arc<ImageSet>,
+        /// The number for each byte.
+        table: Box<[f32; 256]>,
+        device: Device,
+    },
+}
+
 impl DeviceSplit {
-    /// Moves `set` to `device`.
+    /// Moves `set` to `device`, if `largest` bytes, the most that the device takes in one piece, are enough for it.
     #[must_use]
-    pub fn new(set: &ImageSet, normalization: Normalization, device: &Device) -> Self {
+    pub fn new(set: &ImageSet, normalization: Normalization, device: &Device, largest: Option<u64>) -> Self {
         let (count, size) = (set.count(), set.size());
         let table = normalization.table();
-        let pixels: Vec<f32> = set.pixels().iter().map(|&byte| table[usize::from(byte)]).collect();
-        let targets: Vec<i32> = set.labels().iter().map(|&label| i32::from(label)).collect();
         let device = device.clone().inner();
-        Self {
-            images: Tensor::from_data(TensorData::new(pixels, [count, size[0] * size[1]]), &device),
-            targets: Tensor::from_data(TensorData::new(targets, [count]), &device),
-            count,
-            size,
-        }
+        let bytes = (set.pixels().len() * size_of::<f32>()) as u64;
+        let images = if largest.is_some_and(|largest| bytes > largest) {
+            Images::OnHost { set: Arc::new(set.clone()), table: Box::new(table), device }
+        } else {
+            let pixels: Vec<f32> = set.pixels().iter().map(|&byte| table[usize::from(byte)]).collect();
+            let targets: Vec<i32> = set.labels().iter().map(|&label| i32::from(label)).collect();
+            Images::OnDevice {
+                images: Tensor::from_data(TensorData::new(pixels, [count, size[0] * size[1]]), &device),
+                targets: Tensor::from_data(TensorData::new(targets, [count]), &device),
+            }
+        };
+        Self { images, count, size }
     }
 
     /// Number of images.
@@ -54,12 +74,56 @@ impl DeviceSplit {
 
     fn to_device(&self, device: &Device) -> Self {
         let device = device.clone().inner();
-        Self {
-            images: self.images.clone().to_device(&device),
-            targets: self.targets.clone().to_device(&device),
-            ..*self
+        let images = match self.images.clone() {
+            Images::OnDevice { images, targets } => {
+                Images::OnDevice { images: images.to_device(&device), targets: targets.to_device(&device) }
+            }
+            Images::OnHost { set, table, .. } => Images::OnHost { set, table, device },
+        };
+        Self { images, ..*self }
+    }
+
+    /// The images with the given indices, or neighbouring ones: `[batch, height * width]` and `[batch]`.
+    fn batch(&self, rows: &Rows<'_>) -> (Tensor<2>, Tensor<1, Int>) {
+        match (&self.images, rows) {
+            (Images::OnDevice { images, targets }, Rows::Picked(indices)) => {
+                let picked = TensorData::new(indices.to_vec(), [indices.len()]);
+                let picked = Tensor::<1, Int>::from_data(picked, &images.device());
+                (images.clone().select(0, picked.clone()), targets.clone().select(0, picked))
+            }
+            (Images::OnDevice { images, targets }, Rows::Range(range)) => {
+                let (start, count) = (range.start, range.len());
+                (images.clone().narrow(0, start, count), targets.clone().narrow(0, start, count))
+            }
+            (Images::OnHost { set, table, device }, Rows::Picked(indices)) => {
+                on_host(set, table, indices.iter().map(|&index| index as usize), device)
+            }
+            (Images::OnHost { set, table, device }, Rows::Range(range)) => on_host(set, table, range.clone(), device),
         }
     }
+}
+
+/// Which images a batch has.
+enum Rows<'a> {
+    Picked(&'a [i32]),
+    Range(Range<usize>),
+}
+
+/// Normalises the images on the host and moves them.
+fn on_host(
+    set: &ImageSet,
+    table: &[f32; 256],
+    indices: impl ExactSizeIterator<Item = usize> + Clone,
+    device: &Device,
+) -> (Tensor<2>, Tensor<1, Int>) {
+    let (count, pixels) = (indices.len(), set.size()[0] * set.size()[1]);
+    let rows = indices.clone().map(|index| &set.pixels()[index * pixels..(index + 1) * pixels]);
+    let images: Vec<f32> = rows.flatten().map(|&byte| table[usize::from(byte)]).collect();
+    let targets: Vec<i32> = indices.map(|index| i32::from(set.labels()[index])).collect();
+    (
+        Tensor::from_data(TensorData::new(images, [count, pixels]), device),
+        Tensor::from_data(TensorData::new(targets, [count]), device),
+    )
 }
 
 /// Batches of a [`DeviceSplit`], behind Burn's `DataLoader`.
@@ -67,12 +131,15 @@ impl DeviceSplit {
 /// Each call of [`iter`](DataLoader::iter) is one epoch: the first is the one given to
 /// [`starting_at`](Self::starting_at), or epoch 1, and every further call is the next. The order of an epoch is
 /// [`epoch_order`], so the same loader made again gives the same batches. The last batch holds what is left.
+///
+/// A [`slice`](DataLoader::slice) is a device's share of every batch, rather than a part of the images: the slices
+/// together give the batches of the whole.
 #[derive(Debug)]
 pub struct BatchLoader {
     split: DeviceSplit,
     batch_size: usize,
     order: Order,
-    range: Range<usize>,
+    share: Share,
     limit_batches: Option<usize>,
     device: Device,
     next_epoch: AtomicUsize,
@@ -88,7 +155,7 @@ impl BatchLoader {
     pub fn new(split: DeviceSplit, batch_size: usize, order: Order, device: &Device) -> Self {
         assert!(batch_size > 0, "a batch holds at least one image");
         Self {
-            range: 0..split.count,
+            share: Share::WHOLE,
             split,
             batch_size,
             order,
@@ -105,24 +172,34 @@ impl BatchLoader {
         Self { limit_batches: batches, ..self }
     }
 
-    /// Starts at epoch `epoch` (from 1), after its first `batches` batches: where a resumed run left off.
+    /// The same batches from epoch `epoch` (from 1) on, after its first `batches`: where a resumed run left off.
     #[must_use]
-    pub fn starting_at(self, epoch: usize, batches: usize) -> Self {
-        Self { next_epoch: AtomicUsize::new(epoch), skipped_batches: AtomicUsize::new(batches), ..self }
+    pub fn starting_at(&self, epoch: usize, batches: usize) -> Self {
+        Self {
+            next_epoch: AtomicUsize::new(epoch),
+            skipped_batches: AtomicUsize::new(batches),
+            ..self.with(self.split.clone(), self.share, self.device.clone())
+        }
     }
 
     /// Number of batches in an epoch.
     #[must_use]
     pub fn batches(&self) -> usize {
-        self.num_items().div_ceil(self.batch_size)
+        self.total().div_ceil(self.batch_size)
     }
 
-    fn with(&self, split: DeviceSplit, range: Range<usize>, device: Device) -> Self {
+    /// Images of an epoch, of which this loader may serve a share.
+    fn total(&self) -> usize {
+        let limit = self.limit_batches.map_or(usize::MAX, |batches| batches.saturating_mul(self.batch_size));
+        self.split.count.min(limit)
+    }
+
+    fn with(&self, split: DeviceSplit, share: Share, device: Device) -> Self {
         Self {
             split,
             batch_size: self.batch_size,
             order: self.order,
-            range,
+            share,
             limit_batches: self.limit_batches,
             device,
             next_epoch: AtomicUsize::new(self.next_epoch.load(Ordering::Relaxed)),
@@ -131,32 +208,53 @@ impl BatchLoader {
     }
 }
 
+/// A fraction of every batch: what lies between `start / of` and `end / of`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    start: usize,
+    end: usize,
+    of: usize,
+}
+
+impl Share {
+    const WHOLE: Self = Self { start: 0, end: 1, of: 1 };
+
+    /// The positions within a batch of `count` images. Neighbouring shares meet, and the first gets the odd image.
+    fn positions(self, count: usize) -> Range<usize> {
+        (count * self.start).div_ceil(self.of)..(count * self.end).div_ceil(self.of)
+    }
+
+    /// What `start..end` of `of` is of this share.
+    fn part(self, start: usize, end: usize, of: usize) -> Self {
+        let size = self.end - self.start;
+        Self { start: self.start * of + start * size, end: self.start * of + end * size, of: self.of * of }
+    }
+}
+
 impl DataLoader<ImageBatch> for BatchLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<ImageBatch> + 'a> {
         let epoch = self.next_epoch.fetch_add(1, Ordering::Relaxed);
         let skipped = self.skipped_batches.swap(0, Ordering::Relaxed);
-        let total = self.num_items();
+        let total = self.total();
         // File order needs no gather: its batches are slices.
-        let indices = (self.order != Order::File).then(|| {
-            let first = self.range.start;
-            epoch_order(self.order, epoch, self.range.len()).iter().map(|index| (first + index) as i32).collect()
-        });
+        let indices = (self.order != Order::File)
+            .then(|| epoch_order(self.order, epoch, self.split.count).iter().map(|&index| index as i32).collect());
         Box::new(Batches { loader: self, indices, position: skipped.saturating_mul(self.batch_size).min(total), total })
     }
 
     fn num_items(&self) -> usize {
-        let limit = self.limit_batches.map_or(usize::MAX, |batches| batches.saturating_mul(self.batch_size));
-        self.range.len().min(limit)
+        let (full, rest) = (self.total() / self.batch_size, self.total() % self.batch_size);
+        full * self.share.positions(self.batch_size).len() + self.share.positions(rest).len()
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<ImageBatch>> {
-        Arc::new(self.with(self.split.to_device(device), self.range.clone(), device.clone()))
+        Arc::new(self.with(self.split.to_device(device), self.share, device.clone()))
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<ImageBatch>> {
-        let first = self.range.start;
-        let range = (first + start).min(self.range.end)..(first + end).min(self.range.end);
-        Arc::new(self.with(self.split.clone(), range, self.device.clone()))
+        let items = self.num_items().max(1);
+        let share = self.share.part(start.min(items), end.min(items), items);
+        Arc::new(self.with(self.split.clone(), share, self.device.clone()))
     }
 }
 
@@ -165,6 +263,7 @@ struct Batches<'a> {
     loader: &'a BatchLoader,
     /// The epoch's order, unless it is the file's.
     indices: Option<Vec<i32>>,
+    /// Images of the whole that are done.
     position: usize,
     total: usize,
 }
@@ -174,26 +273,25 @@ impl Iterator for Batches<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let loader = self.loader;
-        let count = loader.batch_size.min(self.total - self.position);
+        let whole = loader.batch_size.min(self.total - self.position);
+        let share = loader.share.positions(whole);
+        let (start, count) = (self.position + share.start, share.len());
+        // Nothing is left, or too little for every share to get something.
         if count == 0 {
             return None;
         }
-        let (images, targets) = (loader.split.images.clone(), loader.split.targets.clone());
-        let (images, targets) = if let Some(indices) = &self.indices {
-            let picked = indices[self.position..self.position + count].to_vec();
-            let picked = Tensor::<1, Int>::from_data(TensorData::new(picked, [count]), &images.device());
-            (images.select(0, picked.clone()), targets.select(0, picked))
-        } else {
-            let start = loader.range.start + self.position;
-            (images.narrow(0, start, count), targets.narrow(0, start, count))
+        self.position += whole;
+        let rows = match &self.indices {
+            Some(indices) => Rows::Picked(&indices[start..start + count]),
+            None => Rows::Range(start..start + count),
         };
-        self.position += count;
+        let (images, targets) = loader.split.batch(&rows);
         let [height, width] = loader.split.size;
         let images = images.reshape([count, 1, height, width]); // [batch, 1, height, width]
         Some(Ok(if loader.device.is_autodiff() {
-            ImageBatch { images: images.autodiff(), targets: targets.autodiff() }
+            ImageBatch { images: images.autodiff(), targets: targets.autodiff(), whole }
         } else {
-            ImageBatch { images, targets }
+            ImageBatch { images, targets, whole }
         }))
     }
 }
@@ -222,7 +320,7 @@ mod tests {
     fn loader(count: usize, batch_size: usize, order: Order) -> BatchLoader {
         let device = Device::flex();
         BatchLoader::new(
-            DeviceSplit::new(&numbered(count), Normalization::default(), &device),
+            DeviceSplit::new(&numbered(count), Normalization::default(), &device, None),
             batch_size,
             order,
             &device,
@@ -279,14 +377,18 @@ mod tests {
         }
 
         #[test]
-        fn slices_share_the_images_among_them(count in 2_usize..200, batch_size in 1_usize..70, order in orders(), cut in 1_usize..199) {
-            let cut = cut.min(count - 1);
-            let whole = loader(count, batch_size, order);
-            let parts = [whole.slice(0, cut), whole.slice(cut, count)];
-            prop_assert_eq!([parts[0].num_items(), parts[1].num_items()], [cut, count - cut]);
-            let mut seen = [epoch(&*parts[0]).concat(), epoch(&*parts[1]).concat()].concat();
-            seen.sort_unstable();
-            prop_assert_eq!(seen, (0..count as i64).collect::<Vec<_>>());
+        fn equal_slices_share_every_batch_among_them(
+            shares in 1_usize..5, each in 1_usize..50, more in 0_usize..70, order in orders(), skip in 0_usize..3,
+        ) {
+            let (count, batch_size) = (shares * each, shares + more);
+            let whole = loader(count, batch_size, order).starting_at(2, skip);
+            let slices: Vec<_> = (0..shares).map(|share| whole.slice(share * each, (share + 1) * each)).collect();
+            prop_assert_eq!(slices.iter().map(|slice| slice.num_items()).sum::<usize>(), count);
+            let parts: Vec<_> = slices.iter().map(|slice| epoch(&**slice)).collect();
+            for (index, batch) in epoch(&whole).iter().enumerate() {
+                let shared: Vec<_> = parts.iter().filter_map(|part| part.get(index)).flatten().copied().collect();
+                prop_assert_eq!(&shared, batch);
+            }
         }
     }
 
@@ -299,9 +401,29 @@ mod tests {
     }
 
     #[test]
+    fn a_split_too_large_for_the_device_gives_the_same_batches_from_the_host() {
+        let device = Device::flex();
+        let (set, normalization) = (numbered(100), Normalization { mean: 0.1, deviation: 0.3 });
+        for order in [Order::File, Order::Shuffled { seed: 3 }] {
+            let batches = |largest| {
+                let split = DeviceSplit::new(&set, normalization, &device, largest);
+                assert_eq!(matches!(split.images, Images::OnHost { .. }), largest == Some(399));
+                let loader = BatchLoader::new(split, 32, order, &device);
+                let batches: Vec<_> = loader.iter().map(Result::unwrap).collect();
+                batches
+                    .into_iter()
+                    .map(|batch| (batch.images.into_data(), batch.targets.into_data()))
+                    .collect::<Vec<_>>()
+            };
+            // A hundred images of one pixel take 400 bytes.
+            assert_eq!(batches(Some(399)), batches(Some(400)));
+        }
+    }
+
+    #[test]
     fn batches_for_training_carry_autodiff_and_the_others_do_not() {
         let device = Device::flex();
-        let split = DeviceSplit::new(&numbered(4), Normalization::default(), &device);
+        let split = DeviceSplit::new(&numbered(4), Normalization::default(), &device, None);
         let tracked = BatchLoader::new(split.clone(), 2, Order::File, &device.clone().autodiff());
         let plain = BatchLoader::new(split, 2, Order::File, &device);
         assert!(tracked.iter().next().unwrap().unwrap().images.device().is_autodiff());
@@ -315,7 +437,7 @@ mod tests {
         let normalization = Normalization { mean: 0.25, deviation: 0.5 };
         let items = (0..5).map(|index| set.get(index).unwrap()).collect();
         let batched = ImageBatcher::new(normalization).batch(items, &device);
-        let split = DeviceSplit::new(&set, normalization, &device);
+        let split = DeviceSplit::new(&set, normalization, &device, None);
         let loaded = BatchLoader::new(split, 5, Order::File, &device).iter().next().unwrap().unwrap();
         assert_eq!(batched.images.into_data(), loaded.images.into_data());
         assert_eq!(batched.targets.into_data(), loaded.targets.into_data());

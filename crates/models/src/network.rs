@@ -1,7 +1,9 @@
 use burn::{
     module::Module,
-    store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore},
-    tensor::{Device, Tensor},
+    store::{
+        BurnToPyTorchAdapter, FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore,
+    },
+    tensor::{DType, Device, FloatDType, Tensor},
 };
 use thiserror::Error;
 
@@ -108,7 +110,7 @@ impl Network {
         }
     }
 
-    /// The weights as a safetensors file with PyTorch's names and layout.
+    /// The weights as a safetensors file with PyTorch's names and layout, in f32 whatever the network computes in.
     ///
     /// # Errors
     /// When a tensor cannot be read back from the device.
@@ -118,7 +120,7 @@ impl Network {
         let mut store = SafetensorsStore::from_bytes(None)
             .clear_metadata()
             .metadata("format", "pt")
-            .with_to_adapter(BurnToPyTorchAdapter);
+            .with_to_adapter(BurnToPyTorchAdapter.chain(FloatCastAdapter::to(DType::F32)));
         match self {
             Self::Mlp(mlp) => mlp.save_into(&mut store),
             Self::Cnn(cnn) => cnn.save_into(&mut store),
@@ -127,12 +129,14 @@ impl Network {
         .map_err(|error| ModelError::Weights(error.to_string()))
     }
 
-    /// The network with weights from a safetensors file with PyTorch's names and layout.
+    /// The network with weights from a safetensors file with PyTorch's names and layout, in the device's own precision.
     ///
     /// # Errors
     /// When the file is none, or lacks a tensor, or holds one of another shape.
     pub fn with_safetensors(mut self, bytes: Vec<u8>) -> Result<Self, ModelError> {
-        let mut store = SafetensorsStore::from_bytes(Some(bytes)).with_from_adapter(PyTorchToBurnAdapter);
+        let precision = self.devices().first().map_or(FloatDType::F32, |device| device.settings().float_dtype);
+        let adapter = PyTorchToBurnAdapter.chain(FloatCastAdapter::to(precision.into()));
+        let mut store = SafetensorsStore::from_bytes(Some(bytes)).with_from_adapter(adapter);
         match &mut self {
             Self::Mlp(mlp) => mlp.load_from(&mut store),
             Self::Cnn(cnn) => cnn.load_from(&mut store),

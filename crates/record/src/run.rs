@@ -94,6 +94,14 @@ pub struct PartRecord {
     pub backend: String,
     /// The device as the backend describes it.
     pub device: String,
+    /// How many devices shared every batch.
+    #[serde(default = "one")]
+    pub devices: usize,
+}
+
+/// Before there could be several.
+fn one() -> usize {
+    1
 }
 
 /// The machine a run ran on.
@@ -192,6 +200,9 @@ pub struct TestRecord {
 pub struct Timings {
     /// From the start of the program's latest part to its first training step: data, model, checkpoint.
     pub start_up_seconds: f64,
+    /// Compiling and tuning the backend's kernels before the first step of each part.
+    #[serde(default)]
+    pub compilation_seconds: f64,
     /// Training steps.
     pub training_seconds: f64,
     /// Validation after epochs and the final test.

@@ -37,6 +37,17 @@ pub fn table(
     table.to_string()
 }
 
+/// The same in Markdown.
+#[must_use]
+pub fn markdown(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
+    let rule = (0..header.len()).map(|column| if right.contains(&column) { "--:" } else { "---" }.to_owned());
+    let mut lines = vec![line(header.iter().map(|&name| name.to_owned()).collect()), line(rule.collect())];
+    // A bar would begin another cell.
+    lines.extend(rows.into_iter().map(|row| line(row.iter().map(|cell| cell.replace('|', "\\|")).collect())));
+    lines.join("\n")
+}
+
 /// The runs, one a row, with the status to show for each and the test accuracy as `test`, folded to fit `width` columns if given.
 #[must_use]
 pub fn runs_table(runs: &[(RunStatus, RunRecord)], width: Option<u16>) -> String {

@@ -1,7 +1,7 @@
 use burn::{
     module::Module,
     optim::GradientsParams,
-    tensor::{Int, Tensor, TensorReadError, activation::log_softmax},
+    tensor::{FloatDType, Int, Tensor, TensorReadError, activation::log_softmax},
     train::{InferenceStep, ItemLazy, TrainOutput, TrainStep},
 };
 use kindling_data::ImageBatch;
@@ -24,7 +24,7 @@ impl Classifier {
     }
 }
 
-/// The cross entropy of each image, in nats: with smoothing `s`, `(1 - s)` of it against the target and `s` against
+/// The cross entropy of each image, in nats and in f32: with smoothing `s`, `(1 - s)` of it against the target and `s` against
 /// the even distribution, as PyTorch's `cross_entropy` has it.
 ///
 /// # Shapes
@@ -33,7 +33,8 @@ impl Classifier {
 /// - output: `[batch]`
 #[must_use]
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, label_smoothing: f64) -> Tensor<1> {
-    let log_probabilities = log_softmax(logits, 1); // [batch, classes]
+    // In f32 whatever the network computes in: half a type's range is soon too little for sums of exponentials.
+    let log_probabilities = log_softmax(logits.cast(FloatDType::F32), 1); // [batch, classes]
     let on_target = log_probabilities.clone().gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg(); // [batch]
     if label_smoothing == 0.0 {
         return on_target;
@@ -73,6 +74,13 @@ impl BatchFigures {
         self.loss_sum / self.images as f64
     }
 
+    /// Counts the images of `other` as well.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.images += other.images;
+        self.loss_sum += other.loss_sum;
+        self.correct += other.correct;
+    }
+
     /// Fraction of correct images.
     #[must_use]
     pub fn accuracy(&self) -> f64 {
@@ -84,7 +92,8 @@ impl BatchOutput {
     fn new(logits: Tensor<2>, targets: Tensor<1, Int>, losses: Tensor<1>) -> Self {
         let images = targets.dims()[0];
         let predicted = logits.argmax(1).squeeze_dim::<1>(1); // [batch]
-        let correct = predicted.equal(targets).float().sum(); // [1]
+        // Where `float` makes a half type, it would stop counting at 256.
+        let correct = predicted.equal(targets).float().cast(FloatDType::F32).sum(); // [1]
         Self::OnDevice(Tensor::cat(vec![losses.sum(), correct], 0), images)
     }
 
@@ -116,9 +125,16 @@ impl TrainStep for Classifier {
     type Output = BatchOutput;
 
     fn step(&self, batch: ImageBatch) -> TrainOutput<BatchOutput> {
+        let images = batch.targets.dims()[0];
         let logits = self.network.forward(batch.images); // [batch, classes]
         let losses = cross_entropy(logits.clone(), batch.targets.clone(), self.label_smoothing); // [batch]
-        let gradients = GradientsParams::from_grads(losses.clone().mean().backward(), self);
+        // The shares' gradients add up to those of the mean over the whole batch.
+        let objective = if images == batch.whole {
+            losses.clone().mean()
+        } else {
+            losses.clone().sum().div_scalar(batch.whole as f64)
+        };
+        let gradients = GradientsParams::from_grads(objective.backward(), self);
         let output = BatchOutput::new(logits.inner(), batch.targets.inner(), losses.inner());
         TrainOutput { grads: gradients, item: output }
     }

@@ -1,3 +1,6 @@
+use std::fmt;
+
+use burn::tensor::FloatDType;
 use kindling_models::{ModelName, NetworkConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -12,6 +15,7 @@ use crate::{ConfigError, Settings};
 pub struct ExperimentConfig {
     pub model: ModelName,
     pub hidden: Option<Vec<usize>>,
+    pub precision: Precision,
     pub dataset: DatasetName,
     pub transpose: bool,
     pub pixel_mean: f64,
@@ -39,6 +43,39 @@ pub struct ExperimentConfig {
     pub clip_norm: Option<f64>,
     pub early_stopping: Option<usize>,
     pub early_stopping_metric: Option<StoppingMetric>,
+}
+
+/// The number type of weights, activations, gradients and the optimizer's state; losses are always in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Single: 24 significant bits.
+    F32,
+    /// Google Brain's half: the range of f32 with 8 significant bits.
+    Bf16,
+    /// IEEE half: 11 significant bits, and nothing above 65,504.
+    F16,
+}
+
+impl Precision {
+    /// All of them, the widest first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+
+    /// As tensors have it.
+    #[must_use]
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+            Self::F16 => FloatDType::F16,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&name_of(self))
+    }
 }
 
 /// Where the images come from.
@@ -126,6 +163,7 @@ impl Settings {
         let config = ExperimentConfig {
             model: self.model.ok_or(ConfigError::NoModel)?,
             hidden: self.hidden,
+            precision: self.precision.unwrap_or(Precision::F32),
             dataset: self.dataset.unwrap_or(DatasetName::FashionMnist),
             transpose: self.transpose.unwrap_or(false),
             pixel_mean: self.pixel_mean.unwrap_or(0.0),

@@ -17,18 +17,22 @@ mod error;
 mod evaluation;
 mod metrics;
 mod optimizer;
+mod replicas;
 mod run;
 mod schedule;
 mod session;
 mod settings;
+mod warm_up;
 
 pub use checkpoint::Checkpoint;
 pub use classifier::{BatchFigures, BatchOutput, Classifier, cross_entropy};
 pub use clip::clip_by_global_norm;
-pub use config::{DatasetName, ExperimentConfig, OptimizerName, OrderName, Protocol, ScheduleName, StoppingMetric};
+pub use config::{
+    DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric,
+};
 pub use error::{ConfigError, TrainingError};
 pub use evaluation::{Evaluation, evaluate};
 pub use optimizer::{LearningRates, init_optimizer};
-pub use run::{Host, MakeRenderer, OnEpoch, check, resume, train};
+pub use run::{BURN_VERSION, Event, Host, MakeRenderer, OnEvent, check, resume, test, train};
 pub use schedule::Schedule;
 pub use settings::Settings;

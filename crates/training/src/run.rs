@@ -2,6 +2,7 @@ use std::{
     any::Any,
     cell::RefCell,
     collections::BTreeMap,
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
@@ -20,34 +21,61 @@ use kindling_data::{
 };
 use kindling_models::{ImageShape, trainable_parameters};
 use kindling_record::{
-    DatasetRecord, EpochRecord, MachineRecord, PartRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog,
-    Timings, now, replace_file,
+    DatasetRecord, EpochRecord, MachineRecord, PartRecord, RecordError, RunDirectory, RunRecord, RunStatus, SCHEMA,
+    StepLog, Timings, now, replace_file,
 };
 
 use crate::{
-    Checkpoint, Classifier, ExperimentConfig, LearningRates, OrderName, Protocol, Schedule, Settings, TrainingError,
-    checkpoint,
+    Checkpoint, Classifier, ConfigError, Evaluation, ExperimentConfig, LearningRates, OrderName, Protocol, Schedule,
+    Settings, TrainingError, checkpoint,
     config::name_of,
     evaluate, init_optimizer,
     metrics::{ImageMean, NoMetricFiles},
+    replicas::Replicas,
     session::{End, Session, Strategy},
+    warm_up::warm_up,
 };
 
 /// The version of Burn that the workspace pins.
-const BURN_VERSION: &str = "0.22.1";
+pub const BURN_VERSION: &str = "0.22.1";
 /// What burn-train's dashboard panics with when its user chooses to kill the training.
 const KILLED: &str = "Killing training from user input.";
 
 /// Makes the renderer that a run reports to, given the epoch it starts after.
 pub type MakeRenderer = Box<dyn FnOnce(usize) -> Box<dyn MetricsRenderer>>;
 
-/// Is told of each finished epoch.
-pub type OnEpoch = Box<dyn FnMut(&EpochRecord, usize)>;
+/// What a run tells its caller while it goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// The backend compiles and tunes the kernels of the steps to come.
+    Compiling,
+    /// It has done so.
+    Compiled {
+        /// How long it took.
+        seconds: f64,
+    },
+    /// An epoch is finished.
+    Epoch {
+        /// Its figures.
+        record: &'a EpochRecord,
+        /// Number of epochs planned.
+        epochs: usize,
+    },
+}
 
-/// What the caller decides about a run: none of it changes the result, given the backend.
+/// Is told of what goes on.
+pub type OnEvent = Box<dyn FnMut(Event<'_>)>;
+
+/// What the caller decides about a run: given the backend, none of it changes the result but the number of devices,
+/// and that only by rounding and by the batch norms' statistics.
 pub struct Host {
-    /// Where to train, without autodiff.
-    pub device: Device,
+    /// Where to train, without autodiff and with the config's precision for their default: one device, or several of
+    /// one backend that share every batch.
+    pub devices: Vec<Device>,
+    /// The most bytes that a device takes in one piece, where the backend knows a limit.
+    pub largest_tensor: Option<u64>,
+    /// Whether the backend compiles its kernels when it first needs them: they are then made before the first step.
+    pub compiles_kernels: bool,
     /// Name of the backend.
     pub backend: String,
     /// The device as the backend describes it.
@@ -58,8 +86,8 @@ pub struct Host {
     pub interrupter: Interrupter,
     /// Shows what goes on.
     pub renderer: MakeRenderer,
-    /// Called after each epoch with its figures and the number of epochs planned.
-    pub on_epoch: OnEpoch,
+    /// Told of what goes on.
+    pub on_event: OnEvent,
     /// When the program started.
     pub program_start: Instant,
 }
@@ -132,12 +160,7 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
         return Ok(old);
     }
     let config = Settings::from_object(old.config.clone())?.resolve()?;
-    if old.dataset.sha256 != data.sha256 {
-        return Err(TrainingError::OtherData {
-            wanted: format!("{} with SHA-256 {}", old.dataset.name, old.dataset.sha256),
-            found: format!("{} with SHA-256 {}", data.name, data.sha256),
-        });
-    }
+    check_data(&old, data)?;
     let (mut state, start) = match checkpoint::load_latest(&directory.checkpoints())? {
         Some((state, weights, optimizer)) => (state, Some((weights, optimizer))),
         None if old.epochs.is_empty() => (Checkpoint::at_start(old), None),
@@ -160,6 +183,43 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
     log::info!("resumed {} on {} after step {}", directory.id(), host.device_name, state.step);
     let splits = splits(&config, data)?;
     guard(directory, || run(&config, splits, shape(data), state, start, directory, host))
+}
+
+/// Tests the weights of the finished run in `directory` on `device`, which has no autodiff and takes `largest` bytes in
+/// one piece, as the run itself did at its end.
+///
+/// # Errors
+/// When the weights cannot be read, the run was tested on other data, or the device fails.
+pub fn test(
+    data: &ImageData,
+    directory: &RunDirectory,
+    device: &Device,
+    largest: Option<u64>,
+) -> Result<Evaluation, TrainingError> {
+    let record = directory.read_record()?;
+    check_data(&record, data)?;
+    let config = Settings::from_object(record.config)?.resolve()?;
+    let path = directory.weights();
+    let weights = fs::read(&path).map_err(|source| RecordError::Io { path, source })?;
+    let fallible = || {
+        let network = config.network()?.init(shape(data), config.seed, device)?.with_safetensors(weights)?;
+        let test = loader(&config, &splits(&config, data)?.test, Order::File, (device, largest));
+        evaluate(&network, &test, data.classes.len(), &|| false)
+    };
+    // Burn panics where a backend fails.
+    let outcome = catch_unwind(AssertUnwindSafe(fallible));
+    let evaluation = outcome.map_err(|panic| TrainingError::backend(message(&*panic)))??;
+    evaluation.ok_or_else(|| TrainingError::backend("the evaluation was stopped"))
+}
+
+fn check_data(record: &RunRecord, data: &ImageData) -> Result<(), TrainingError> {
+    if record.dataset.sha256 == data.sha256 {
+        return Ok(());
+    }
+    Err(TrainingError::OtherData {
+        wanted: format!("{} with SHA-256 {}", record.dataset.name, record.dataset.sha256),
+        found: format!("{} with SHA-256 {}", data.name, data.sha256),
+    })
 }
 
 /// Runs `training` so that nothing leaves it but a result, and writes a failure into the record.
@@ -191,7 +251,8 @@ fn guard(
     Err(error)
 }
 
-fn message(panic: &(dyn Any + Send)) -> &str {
+/// What a panic said.
+pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
@@ -205,9 +266,10 @@ fn run(
     state: Checkpoint,
     start: Option<Start>,
     directory: &RunDirectory,
-    host: Host,
+    mut host: Host,
 ) -> Result<RunRecord, TrainingError> {
-    let tracked = host.device.clone().autodiff();
+    let device = main_device(&host, config)?;
+    let tracked = device.clone().autodiff();
     let mut model = Classifier::new(config.network()?.init(shape, config.seed, &tracked)?, config.label_smoothing);
     let mut optimizer = init_optimizer(config, &model);
     if let Some((weights, moments)) = start {
@@ -218,18 +280,36 @@ fn run(
         OrderName::File => Order::File,
         OrderName::Shuffled => Order::Shuffled { seed: config.seed },
     };
-    let train = loader(config, &splits.train, order, &tracked).starting_at(state.record.epochs.len() + 1, state.batch);
-    let test = loader(config, &splits.test, Order::File, &host.device);
-    let each_epoch = splits.valid.as_ref().map(|valid| loader(config, valid, Order::File, &host.device));
+    let largest = host.largest_tensor;
+    let train = loader(config, &splits.train, order, (&tracked, largest))
+        .starting_at(state.record.epochs.len() + 1, state.batch);
+    let test = loader(config, &splits.test, Order::File, (&device, largest));
+    let each_epoch = splits.valid.as_ref().map(|valid| loader(config, valid, Order::File, (&device, largest)));
     // On the device from here on.
     drop(splits);
+    let devices: Vec<_> = host.devices.iter().map(|device| device.clone().autodiff()).collect();
+    let replicas = Replicas::new(tracked.clone(), &devices[1..]);
+    let rates = LearningRates::new(config, &model);
+    let mut state = state;
+    if host.compiles_kernels {
+        (host.on_event)(Event::Compiling);
+        let clock = Instant::now();
+        let loaders = [&train, each_epoch.as_ref().unwrap_or(&test)];
+        warm_up(config, shape, loaders, &devices, &replicas, (&optimizer, &rates))?;
+        let seconds = clock.elapsed().as_secs_f64();
+        state.record.timings.compilation_seconds += seconds;
+        // Start-up is what lies before the first step, but for this.
+        host.program_start += clock.elapsed();
+        log::info!("compiled and tuned kernels in {seconds:.1} s");
+        (host.on_event)(Event::Compiled { seconds });
+    }
     let test: Arc<dyn DataLoader<ImageBatch>> = Arc::new(test);
     let each_epoch: Arc<dyn DataLoader<ImageBatch>> =
         each_epoch.map_or_else(|| test.clone(), |valid| Arc::new(valid) as _);
 
     let session = Session {
         schedule: Schedule::new(config, train.batches()),
-        rates: LearningRates::new(config, &model),
+        rates,
         step_log: StepLog::open(&directory.steps(), state.steps_bytes)?,
         config: config.clone(),
         directory: directory.clone(),
@@ -237,7 +317,9 @@ fn run(
         started: Instant::now(),
         program_start: Some(host.program_start),
         end: None,
-        on_epoch: host.on_epoch,
+        on_event: host.on_event,
+        devices,
+        replicas,
         optimizer,
         state,
     };
@@ -328,10 +410,16 @@ fn load(
         .map_err(|error| TrainingError::Checkpoint { path: directory.checkpoints(), message: error.to_string() })
 }
 
-fn loader(config: &ExperimentConfig, set: &ImageSet, order: Order, device: &Device) -> BatchLoader {
+/// A loader for a device that takes so many bytes in one piece.
+fn loader(
+    config: &ExperimentConfig,
+    set: &ImageSet,
+    order: Order,
+    (device, largest): (&Device, Option<u64>),
+) -> BatchLoader {
     // Pixels are f32 on every device.
     let normalization = Normalization { mean: config.pixel_mean as f32, deviation: config.pixel_deviation as f32 };
-    let split = DeviceSplit::new(set, normalization, device);
+    let split = DeviceSplit::new(set, normalization, device, largest);
     BatchLoader::new(split, config.batch_size, order, device).limited_to(config.limit_batches)
 }
 
@@ -351,8 +439,34 @@ fn splits(config: &ExperimentConfig, data: &ImageData) -> Result<Splits, Trainin
     }
 }
 
+/// The first device, if all of them can do what `config` asks for.
+fn main_device(host: &Host, config: &ExperimentConfig) -> Result<Device, TrainingError> {
+    let Some(device) = host.devices.first() else { return Err(TrainingError::backend("a run needs a device")) };
+    if config.batch_size < host.devices.len() {
+        return Err(ConfigError::Invalid {
+            field: "batch_size",
+            wanted: format!("an image for each of the {} devices at least", host.devices.len()),
+            found: config.batch_size.to_string(),
+        }
+        .into());
+    }
+    for device in &host.devices {
+        let found = device.settings().float_dtype;
+        if found != config.precision.dtype() {
+            let wanted = config.precision;
+            return Err(TrainingError::Backend(format!("expected a device set up for {wanted}, found {found:?}")));
+        }
+    }
+    Ok(device.clone())
+}
+
 fn part(host: &Host) -> PartRecord {
-    PartRecord { started: now(), backend: host.backend.clone(), device: host.device_name.clone() }
+    PartRecord {
+        started: now(),
+        backend: host.backend.clone(),
+        device: host.device_name.clone(),
+        devices: host.devices.len(),
+    }
 }
 
 fn shape(data: &ImageData) -> ImageShape {

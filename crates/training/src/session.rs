@@ -7,12 +7,13 @@
 use std::{cell::RefCell, time::Instant};
 
 use burn::{
-    data::dataloader::{DataLoader, Progress},
+    data::dataloader::{DataLoader, Progress, split::split_dataloader},
     module::Module,
     optim::ModuleOptimizer,
+    tensor::Device,
     train::{
         EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
-        SupervisedTrainingEventProcessor, TrainLoader, TrainStep, TrainingComponents, TrainingItem, ValidLoader,
+        SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
     },
 };
 use kindling_data::ImageBatch;
@@ -20,7 +21,9 @@ use kindling_record::{EpochRecord, RunDirectory, RunStatus, StepLog, StepRecord}
 
 use crate::{
     BatchFigures, BatchOutput, Checkpoint, Classifier, ExperimentConfig, LearningRates, Protocol, Schedule,
-    StoppingMetric, TrainingError, checkpoint, clip_by_global_norm, divergence, run::OnEpoch,
+    StoppingMetric, TrainingError, checkpoint, clip_by_global_norm, divergence,
+    replicas::{Replicas, Step},
+    run::{Event, OnEvent},
 };
 
 type Processor = SupervisedTrainingEventProcessor<Classifier>;
@@ -46,8 +49,11 @@ pub(crate) struct Session {
     pub(crate) rates: LearningRates,
     pub(crate) schedule: Schedule,
     pub(crate) step_log: StepLog,
+    /// Where to train, with autodiff: each has its share of every batch.
+    pub(crate) devices: Vec<Device>,
+    pub(crate) replicas: Replicas,
     /// Told of each finished epoch.
-    pub(crate) on_epoch: OnEpoch,
+    pub(crate) on_event: OnEvent,
     /// Set by the loop.
     pub(crate) end: Option<Result<End, TrainingError>>,
     /// When the program started; taken by the first step.
@@ -75,7 +81,8 @@ impl SupervisedLearningStrategy<Classifier> for Strategy {
         drop(learner);
         let mut session = self.0.borrow_mut();
         let Some(session) = session.as_mut() else { return (start, processor) };
-        let outcome = session.run(start.clone(), &mut processor, &*train, &*valid, &components.interrupter);
+        let train = split_dataloader(train, &session.devices);
+        let outcome = session.run(start.clone(), &mut processor, &train, &*valid, &components.interrupter);
         let (model, end) = match outcome {
             Ok((model, end)) => (model, Ok(end)),
             Err(error) => (start, Err(error)),
@@ -98,7 +105,7 @@ impl Session {
         &mut self,
         mut model: Classifier,
         processor: &mut Processor,
-        train: &dyn DataLoader<ImageBatch>,
+        train: &[TrainLoader<Classifier>],
         valid: &dyn DataLoader<ImageBatch>,
         interrupter: &Interrupter,
     ) -> Result<(Classifier, End), TrainingError> {
@@ -124,7 +131,7 @@ impl Session {
             self.save(&model, is_best)?;
             self.directory.write_record(&self.state.record)?;
             if let Some(epoch) = self.state.record.epochs.last() {
-                (self.on_epoch)(epoch, self.config.epochs);
+                (self.on_event)(Event::Epoch { record: epoch, epochs: self.config.epochs });
             }
             report(interrupter, processor.process_train(LearnerEvent::EndEpoch(self.state.record.epochs.len())))?;
         }
@@ -136,11 +143,11 @@ impl Session {
         &mut self,
         mut model: Classifier,
         processor: &mut Processor,
-        loader: &dyn DataLoader<ImageBatch>,
+        loaders: &[TrainLoader<Classifier>],
         interrupter: &Interrupter,
     ) -> Result<(Classifier, Steps), TrainingError> {
         let epoch = self.epoch();
-        let total_items = loader.num_items();
+        let total_items = loaders.iter().map(|loader| loader.num_items()).sum();
         report(interrupter, processor.process_train(LearnerEvent::StartSplit { epoch_number: epoch, total_items }))?;
         let (images_before, seconds_before) = (self.state.images, self.state.epoch_seconds);
         if let Some(start) = self.program_start.take() {
@@ -148,23 +155,25 @@ impl Session {
         }
         let clock = Instant::now();
         let mut outcome = Steps::Done;
-        let mut iterator = loader.iter();
-        while let Some(batch) = iterator.next() {
-            let batch = batch.map_err(TrainingError::backend)?;
+        let mut iterators: Vec<_> = loaders.iter().map(|loader| loader.iter()).collect();
+        loop {
+            let batches = Replicas::next_batches(&mut iterators)?;
+            if batches.is_empty() {
+                break;
+            }
             let step = self.state.step + 1;
-            let output = TrainStep::step(&model, batch);
-            let mut figures = output.item.read().map_err(TrainingError::backend)?;
+            let Step { gradients, mut figures } = self.replicas.step(&model, batches)?;
             let factor = self.schedule.factor(step);
             let learning_rate = self.rates.base(factor);
             self.step_log.append(&StepRecord { step, epoch, loss: figures.loss(), learning_rate })?;
             if !figures.loss_sum.is_finite() {
-                self.state.record.diverged = Some(divergence::locate(&model, Some(&output.grads), step));
+                self.state.record.diverged = Some(divergence::locate(&model, Some(&gradients), step));
                 outcome = Steps::Diverged;
                 break;
             }
             let gradients = match self.config.clip_norm {
-                Some(limit) => clip_by_global_norm(&model, output.grads, limit),
-                None => output.grads,
+                Some(limit) => clip_by_global_norm(&model, gradients, limit),
+                None => gradients,
             };
             model = self.optimizer.step(self.rates.scaled(factor), model, gradients);
             self.advance(step, &figures);
@@ -173,7 +182,8 @@ impl Session {
             figures.images_per_second = seen as f64 / clock.elapsed().as_secs_f64();
             let item = TrainingItem::new(
                 BatchOutput::Read(figures),
-                iterator.progress(),
+                // The first device's share goes on to the end of every batch.
+                iterators[0].progress(),
                 Some(step),
                 Some(learning_rate.into()),
             );
@@ -207,9 +217,7 @@ impl Session {
         while let Some(batch) = iterator.next() {
             let batch = batch.map_err(TrainingError::backend)?;
             let figures = InferenceStep::step(&model, batch).read().map_err(TrainingError::backend)?;
-            sums.images += figures.images;
-            sums.loss_sum += figures.loss_sum;
-            sums.correct += figures.correct;
+            sums.add(&figures);
             let progress: Progress = iterator.progress();
             let item = TrainingItem::new(BatchOutput::Read(figures), progress, None, None);
             report(interrupter, processor.process_valid(LearnerEvent::ProcessedItem(item)))?;

@@ -3,7 +3,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     ConfigError,
-    config::{DatasetName, OptimizerName, OrderName, Protocol, ScheduleName, StoppingMetric},
+    config::{DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric},
 };
 use kindling_models::ModelName;
 
@@ -36,6 +36,8 @@ settings! {
     model: ModelName,
     /// Widths of the hidden layers, for the model `mlp`.
     hidden: Vec<usize>,
+    /// The number type of weights, activations and gradients.
+    precision: Precision,
     /// What to train on.
     dataset: DatasetName,
     /// Whether rows and columns of the images are swapped, as EMNIST needs.

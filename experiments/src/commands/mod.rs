@@ -1,8 +1,12 @@
 //! One file for each command.
 
+mod bench;
+mod doctor;
+mod evaluate;
 mod models;
 mod resume;
 mod runs;
+mod serve;
 mod train;
 
 use std::process::ExitCode;
@@ -11,7 +15,10 @@ use kindling_record::RecordError;
 use kindling_training::{ConfigError, TrainingError};
 use thiserror::Error;
 
-pub(crate) use self::{models::models, resume::resume, runs::runs, train::train};
+pub(crate) use self::{
+    bench::bench, doctor::doctor, evaluate::evaluate, models::models, resume::resume, runs::runs, serve::serve,
+    train::train,
+};
 
 /// Exit code of a run that its user stopped, as shells have it for Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;

@@ -6,14 +6,13 @@ use kindling_training::Settings;
 
 use crate::{
     arguments::ResumeArguments,
-    backend,
     commands::{
         Outcome,
         train::{print_result, run_and_tell},
     },
     dashboard, data,
     output::notice,
-    signals,
+    relaunch, signals,
 };
 
 /// `kindling resume`
@@ -33,7 +32,9 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
     }
     let config = Settings::from_object(record.config.clone())?.resolve()?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
-    let backend = backend::open(host.backend.as_deref().unwrap_or(&record.backend))?;
+    let request = host.device.request(&record.backend)?;
+    relaunch::with_default_device(&request)?;
+    let backend = request.open(config.precision)?;
     signals::install()?;
     // Where the run found its data is the best guess where it still is, if it still is.
     let known = record.dataset.source.map(PathBuf::from).filter(|path| path.exists());

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use burn::train::Interrupter;
 use kindling_record::{RunDirectory, RunRecord, RunStatus};
 use kindling_report::summary;
-use kindling_training::{Host, Settings, TrainingError};
+use kindling_training::{Event, Host, Settings, TrainingError};
 
 use crate::{
     arguments::{HostArguments, TrainArguments},
@@ -28,7 +28,7 @@ pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome
     let name = arguments.name.unwrap_or_else(|| config.model.to_string());
     RunDirectory::check_name(&name)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
-    let backend = backend::open(host.backend.as_deref().unwrap_or(backend::default_name()))?;
+    let backend = host.device.request(backend::default_name())?.open(config.precision)?;
     signals::install()?;
     let data = data::load(&config, host.data_dir.as_deref())?;
     kindling_training::check(&config, &data)?;
@@ -49,14 +49,19 @@ pub(crate) fn run_and_tell(
 ) -> Result<Outcome> {
     log_file::open(&directory.log())?;
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
+    if let Some(advice) = &backend.advice {
+        notice(advice);
+    }
     notice(format_args!("run: {}", directory.path().display()));
     let interrupter = Interrupter::new();
     signals::stop_gently(&interrupter);
     let progress = Progress::new();
-    let lines = (!shows_dashboard).then(|| progress.clone());
+    let lines = progress.clone();
     let stop = interrupter.clone();
     let outcome = training(Host {
-        device: backend.device,
+        devices: backend.devices,
+        largest_tensor: backend.largest_tensor,
+        compiles_kernels: backend.compiles_kernels,
         backend: backend.name.to_owned(),
         device_name: backend.device_name,
         machine: machine::describe(),
@@ -66,14 +71,21 @@ pub(crate) fn run_and_tell(
                 if shows_dashboard { dashboard::start(stop, epochs) } else { Box::new(progress) }
             },
         ),
-        on_epoch: Box::new(move |epoch, epochs| {
-            if let Some(lines) = &lines {
-                lines.show_epoch(epoch, epochs);
-            }
+        on_event: Box::new(move |event| match event {
+            Event::Compiling => lines.start_compiling(),
+            Event::Compiled { seconds } => lines.finish_compiling(seconds),
+            Event::Epoch { record, epochs } if !shows_dashboard => lines.show_epoch(record, epochs),
+            Event::Epoch { .. } => {}
         }),
         program_start: start,
     });
     dashboard::restore_terminal();
+    if outcome.is_err() && directory.checkpoints().join("index.json").exists() {
+        notice(format_args!(
+            "the run's last checkpoint is kept; go on with: kindling resume {}  (on another backend: --backend flex)",
+            directory.path().display()
+        ));
+    }
     let record = outcome.with_context(|| format!("run {} failed", directory.id()))?;
 
     print_result(&record, directory, arguments.json)?;

@@ -1,0 +1,108 @@
+//! Data-parallel training: every device computes the gradients of its share of a batch.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+};
+
+use burn::{
+    data::dataloader::DataLoaderIterator,
+    module::Module,
+    optim::GradientsAccumulator,
+    tensor::Device,
+    train::{TrainOutput, TrainStep},
+};
+use kindling_data::ImageBatch;
+
+use crate::{BatchFigures, BatchOutput, Classifier, TrainingError, run::message};
+
+/// The devices beside the first, each with a thread of its own that lives as long as the training.
+///
+/// Burn's own multi-device step gives back what the devices computed in the order in which they finished, so that
+/// sums come out differently from run to run, and lets their batch norms write into the same running statistics. Here
+/// the order is the devices', and the running statistics are those of the first device, as in PyTorch's
+/// `DistributedDataParallel`.
+pub(crate) struct Replicas {
+    main: Device,
+    others: Vec<Replica>,
+}
+
+struct Replica {
+    work: Sender<(Classifier, ImageBatch)>,
+    results: Receiver<Result<TrainOutput<BatchOutput>, String>>,
+    device: Device,
+}
+
+/// One step's gradients and figures.
+pub(crate) struct Step {
+    /// Of the mean loss over the whole batch, on the first device.
+    pub(crate) gradients: burn::optim::GradientsParams,
+    pub(crate) figures: BatchFigures,
+}
+
+impl Replicas {
+    /// `others` with a thread for each; all have autodiff.
+    pub(crate) fn new(main: Device, others: &[Device]) -> Self {
+        Self { main, others: others.iter().map(Replica::new).collect() }
+    }
+
+    /// The next batch of every loader, the first device's first; nothing when the epoch is over.
+    pub(crate) fn next_batches(
+        iterators: &mut [Box<dyn DataLoaderIterator<ImageBatch> + '_>],
+    ) -> Result<Vec<ImageBatch>, TrainingError> {
+        // A last batch with fewer images than devices leaves the later ones without any.
+        iterators.iter_mut().map_while(Iterator::next).map(|batch| batch.map_err(TrainingError::backend)).collect()
+    }
+
+    /// Gradients and figures of `batches`, which are one batch shared among the devices.
+    pub(crate) fn step(&self, model: &Classifier, batches: Vec<ImageBatch>) -> Result<Step, TrainingError> {
+        let mut batches = batches.into_iter();
+        let Some(first) = batches.next() else { return Err(TrainingError::backend("a step without a batch")) };
+        let busy: Vec<_> =
+            self.others.iter().zip(batches).map(|(replica, batch)| replica.start(model, batch)).collect();
+        let output = TrainStep::step(model, first);
+        let mut figures = output.item.read().map_err(TrainingError::backend)?;
+        if busy.is_empty() {
+            return Ok(Step { gradients: output.grads, figures });
+        }
+        let mut sum = GradientsAccumulator::new();
+        sum.accumulate(model, output.grads);
+        for replica in busy {
+            let output = replica.finish()?;
+            figures.add(&output.item.read().map_err(TrainingError::backend)?);
+            sum.accumulate(model, output.grads.to_device(&self.main, model));
+        }
+        Ok(Step { gradients: sum.grads(), figures })
+    }
+}
+
+impl Replica {
+    fn new(device: &Device) -> Self {
+        let (work, tasks) = channel::<(Classifier, ImageBatch)>();
+        let (sender, results) = channel();
+        thread::spawn(move || {
+            while let Ok((model, batch)) = tasks.recv() {
+                // Burn panics where a backend fails; the thread that trains turns it into an error of the run.
+                let output = catch_unwind(AssertUnwindSafe(|| TrainStep::step(&model, batch)));
+                if sender.send(output.map_err(|panic| message(&*panic).to_owned())).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { work, results, device: device.clone() }
+    }
+
+    fn start(&self, model: &Classifier, batch: ImageBatch) -> &Self {
+        // A copy with running statistics of its own: `fork` alone would share them.
+        let copy = model.valid().train().fork(&self.device);
+        // Where the thread is gone, `finish` says so.
+        let _ = self.work.send((copy, batch));
+        self
+    }
+
+    fn finish(&self) -> Result<TrainOutput<BatchOutput>, TrainingError> {
+        let output = self.results.recv().map_err(TrainingError::backend)?;
+        output.map_err(|message| TrainingError::Backend(format!("on {:?}: {message}", self.device)))
+    }
+}

@@ -1,0 +1,64 @@
+//! The first steps on a backend that compiles its kernels when it first needs them.
+
+use std::sync::Arc;
+
+use burn::{
+    data::dataloader::{DataLoader, split::split_dataloader},
+    module::Module,
+    optim::ModuleOptimizer,
+    tensor::Device,
+    train::InferenceStep,
+};
+use kindling_data::BatchLoader;
+use kindling_models::ImageShape;
+
+use crate::{
+    Classifier, ExperimentConfig, LearningRates, TrainingError, clip_by_global_norm,
+    replicas::{Replicas, Step},
+};
+
+/// Takes a training and an evaluation step with weights that are thrown away, for every size in which batches come, so
+/// that kernels are compiled and tuned before the clock of the first epoch runs.
+///
+/// `loaders` are those of training and of the evaluation after each epoch.
+pub(crate) fn warm_up(
+    config: &ExperimentConfig,
+    shape: ImageShape,
+    loaders: [&BatchLoader; 2],
+    devices: &[Device],
+    replicas: &Replicas,
+    (optimizer, rates): (&ModuleOptimizer, &LearningRates),
+) -> Result<(), TrainingError> {
+    let [train, evaluation] = loaders;
+    let Some(device) = devices.first() else { return Ok(()) };
+    let mut optimizer = ModuleOptimizer::clone(optimizer);
+    let mut model = Classifier::new(config.network()?.init(shape, config.seed, device)?, config.label_smoothing);
+    for first in first_and_last(train) {
+        let slices = split_dataloader(Arc::new(train.starting_at(1, first)) as Arc<dyn DataLoader<_>>, devices);
+        let mut iterators: Vec<_> = slices.iter().map(|slice| slice.iter()).collect();
+        let batches = Replicas::next_batches(&mut iterators)?;
+        let Step { gradients, .. } = replicas.step(&model, batches)?;
+        let gradients = match config.clip_norm {
+            Some(limit) => clip_by_global_norm(&model, gradients, limit),
+            None => gradients,
+        };
+        model = optimizer.step(rates.scaled(1.0), model, gradients);
+    }
+    let model = model.valid();
+    for first in first_and_last(evaluation) {
+        if let Some(batch) = evaluation.starting_at(1, first).iter().next() {
+            let batch = batch.map_err(TrainingError::backend)?;
+            InferenceStep::step(&model, batch).read().map_err(TrainingError::backend)?;
+        }
+    }
+    Ok(())
+}
+
+/// The batches that stand for all: those in between have the size of the first.
+fn first_and_last(loader: &BatchLoader) -> Vec<usize> {
+    match loader.batches() {
+        0 => Vec::new(),
+        1 => vec![0],
+        count => vec![0, count - 1],
+    }
+}

@@ -1,0 +1,316 @@
+//! The backends of this build: the one place that names them.
+
+#[cfg(feature = "wgpu")]
+pub(crate) mod gpu;
+#[cfg(feature = "libtorch")]
+pub(crate) mod libtorch;
+#[cfg(feature = "remote")]
+mod remote;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use kindling_training::Precision;
+
+use crate::{commands::Misuse, machine};
+
+/// A backend that people can ask for.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// As in `--backend` and in records.
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) is_compiled_in: bool,
+    /// How to get a build that has it.
+    pub(crate) way: &'static str,
+    /// What `BURN_DEVICE` calls it, or one that is as good as a default.
+    burn_name: &'static str,
+}
+
+/// Every backend, the portable ones first.
+pub(crate) const KNOWN: &[Known] = &[
+    Known {
+        name: "flex",
+        what: "pure Rust on the CPU",
+        is_compiled_in: cfg!(feature = "flex"),
+        way: "just train-cpu",
+        burn_name: "flex",
+    },
+    Known {
+        name: "ndarray",
+        what: "Burn's first CPU backend",
+        is_compiled_in: cfg!(feature = "ndarray"),
+        way: "just train-ndarray",
+        burn_name: "ndarray",
+    },
+    Known {
+        name: "wgpu",
+        what: "any GPU, through the graphics API it has",
+        is_compiled_in: cfg!(feature = "wgpu"),
+        way: "just train-wgpu",
+        burn_name: "wgpu",
+    },
+    Known {
+        name: "vulkan",
+        what: "any GPU with a Vulkan driver",
+        is_compiled_in: cfg!(feature = "wgpu"),
+        way: "just train-vulkan",
+        burn_name: if cfg!(feature = "vulkan") { "vulkan" } else { "wgpu" },
+    },
+    Known {
+        name: "libtorch",
+        what: "PyTorch's kernels on the CPU",
+        is_compiled_in: cfg!(feature = "libtorch"),
+        way: "just train-libtorch",
+        burn_name: "tch",
+    },
+    Known {
+        name: "libtorch-cuda",
+        what: "PyTorch's kernels on NVIDIA GPUs",
+        is_compiled_in: cfg!(feature = "libtorch"),
+        way: "just train-cuda",
+        burn_name: "tch",
+    },
+    Known {
+        name: "remote",
+        what: "a device that `kindling serve` offers",
+        is_compiled_in: cfg!(feature = "remote"),
+        way: "cargo build --release --features remote",
+        // Burn would look for a server of its own accord.
+        burn_name: "flex",
+    },
+    Known {
+        name: "cuda",
+        what: "Burn's own kernels on NVIDIA GPUs",
+        is_compiled_in: cfg!(feature = "cuda"),
+        way: "cargo build --release --features cuda",
+        burn_name: "cuda",
+    },
+    Known {
+        name: "metal",
+        what: "Burn's own kernels on Apple's GPUs",
+        is_compiled_in: cfg!(feature = "metal"),
+        way: "cargo build --release --features metal",
+        burn_name: "metal",
+    },
+    Known {
+        name: "rocm",
+        what: "Burn's own kernels on AMD's GPUs",
+        is_compiled_in: cfg!(feature = "rocm"),
+        way: "cargo build --release --features rocm",
+        burn_name: "rocm",
+    },
+];
+
+/// Which backend, and which of its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// One of [`KNOWN`].
+    pub(crate) name: &'static str,
+    /// Indices of devices, where they were named.
+    indices: Vec<usize>,
+    /// Number of devices, where none were named.
+    count: usize,
+    /// The server of a remote device.
+    server: Option<String>,
+}
+
+/// A backend that is ready to train.
+pub(crate) struct Backend {
+    pub(crate) name: &'static str,
+    /// Those that share every batch; the first holds the weights.
+    pub(crate) devices: Vec<Device>,
+    /// The device in words.
+    pub(crate) device_name: String,
+    /// The most bytes that a device takes in one piece, where there is a known limit.
+    pub(crate) largest_tensor: Option<u64>,
+    /// Whether kernels are compiled when they are first needed.
+    pub(crate) compiles_kernels: bool,
+    /// What its user should know before choosing it again.
+    pub(crate) advice: Option<String>,
+}
+
+impl Request {
+    /// Understands `NAME` or `NAME:INDEX[,INDEX...]`, with the number of devices and the server that flags name.
+    pub(crate) fn new(text: &str, count: Option<usize>, server: Option<&str>) -> Result<Self> {
+        let (name, indices) = text.split_once(':').map_or((text, None), |(name, indices)| (name, Some(indices)));
+        let name = if name == "cpu" { "flex" } else { name };
+        let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
+            let names: Vec<_> = KNOWN.iter().map(|known| known.name).collect();
+            bail!(Misuse(format!("no backend `{name}`; there are {}", names.join(", "))));
+        };
+        if !known.is_compiled_in {
+            bail!(Misuse(format!(
+                "backend `{name}` is not in this build, which has {}; it comes with: {}",
+                compiled_in().map(|known| known.name).collect::<Vec<_>>().join(", "),
+                known.way
+            )));
+        }
+        let indices = match indices {
+            None => Vec::new(),
+            Some(_) if matches!(name, "flex" | "ndarray" | "libtorch") => {
+                bail!(Misuse(format!("backend `{name}` has one device, the CPU; found `{text}`")))
+            }
+            Some(list) => list
+                .split(',')
+                .map(str::parse)
+                .collect::<Result<Vec<usize>, _>>()
+                .map_err(|_| Misuse(format!("expected {name}:INDEX or {name}:INDEX,INDEX, found `{text}`")))?,
+        };
+        if let Some(count) = count.filter(|&count| !indices.is_empty() && count != indices.len()) {
+            bail!(Misuse(format!("--devices {count} and `{text}` do not name the same number of devices")));
+        }
+        if count == Some(0) {
+            bail!(Misuse("--devices: expected at least 1, found 0".to_owned()));
+        }
+        if (name == "remote") != server.is_some() {
+            bail!(Misuse("--backend remote and --remote ws://HOST:PORT go together".to_owned()));
+        }
+        let count = count.unwrap_or(indices.len().max(1));
+        // Burn makes tensors of its own on the device that this variable names, and panics where there is none.
+        if let Some(other) = std::env::var_os("BURN_DEVICE").filter(|other| *other != known.burn_name) {
+            let other = other.display();
+            bail!(Misuse(format!(
+                "BURN_DEVICE is {other} and the backend is {name}; unset BURN_DEVICE, --backend decides"
+            )));
+        }
+        Ok(Self { name: known.name, indices, count, server: server.map(str::to_owned) })
+    }
+
+    /// What Burn's variable `BURN_DEVICE` calls the backend.
+    pub(crate) fn burn_name(&self) -> Option<&'static str> {
+        KNOWN.iter().find(|known| known.name == self.name).map(|known| known.burn_name)
+    }
+
+    /// Indices of the devices on a backend that numbers them.
+    #[allow(dead_code)] // not in a build with CPU backends alone
+    fn indices(&self) -> Vec<usize> {
+        if self.indices.is_empty() { (0..self.count).collect() } else { self.indices.clone() }
+    }
+
+    /// The same device as often as it was asked for: on a CPU, devices are shares of one batch and nothing more.
+    fn copies(&self, device: &Device) -> Vec<Device> {
+        vec![device.clone(); self.count]
+    }
+
+    /// Opens the devices and sets them up for `precision`.
+    pub(crate) fn open(&self, precision: Precision) -> Result<Backend> {
+        let mut backend = self.find().with_context(|| format!("backend `{}`", self.name))?;
+        if backend.devices.len() > 1 {
+            backend.device_name = format!("{} devices: {}", backend.devices.len(), backend.device_name);
+        }
+        for device in &mut backend.devices {
+            set_up(self.name, device, precision)?;
+        }
+        Ok(backend)
+    }
+
+    fn find(&self) -> Result<Backend> {
+        match self.name {
+            #[cfg(feature = "flex")]
+            "flex" => Ok(cpu("flex", self.copies(&Device::flex()), Some(machine::simd()))),
+            // Deprecated in Burn, and still what people have and compare with.
+            #[cfg(feature = "ndarray")]
+            #[allow(deprecated)]
+            "ndarray" => Ok(cpu("ndarray", self.copies(&Device::ndarray()), None)),
+            #[cfg(feature = "wgpu")]
+            "wgpu" | "vulkan" => gpu::open(self),
+            #[cfg(feature = "libtorch")]
+            #[allow(deprecated)]
+            "libtorch" => Ok(cpu("libtorch", self.copies(&Device::libtorch()), None)),
+            #[cfg(feature = "libtorch")]
+            "libtorch-cuda" => libtorch::open_cuda(self),
+            #[cfg(feature = "remote")]
+            "remote" => remote::open(self),
+            #[cfg(feature = "cuda")]
+            "cuda" => Ok(own_kernels("cuda", self.indices().into_iter().map(Device::cuda))),
+            #[cfg(feature = "metal")]
+            "metal" => Ok(own_kernels("metal", [Device::metal(burn::tensor::DeviceKind::DefaultDevice)])),
+            #[cfg(feature = "rocm")]
+            "rocm" => Ok(own_kernels("rocm", self.indices().into_iter().map(Device::rocm))),
+            name => bail!(Misuse(format!("backend `{name}` is not in this build"))),
+        }
+    }
+}
+
+/// The backend to use where none is asked for.
+pub(crate) fn default_name() -> &'static str {
+    compiled_in().next().map_or("flex", |known| known.name)
+}
+
+/// What this build has.
+pub(crate) fn compiled_in() -> impl Iterator<Item = &'static Known> {
+    KNOWN.iter().filter(|known| known.is_compiled_in)
+}
+
+/// Makes `precision` the type of `device`'s tensors.
+fn set_up(name: &str, device: &mut Device, precision: Precision) -> Result<()> {
+    if device.settings().float_dtype == precision.dtype() {
+        return Ok(());
+    }
+    let supported: Vec<_> = Precision::ALL
+        .iter()
+        .filter(|precision| device.supports_dtype(precision.dtype()))
+        .map(ToString::to_string)
+        .collect();
+    if !device.supports_dtype(precision.dtype()) {
+        bail!(Misuse(format!(
+            "--precision {precision}: {name} on this device computes in {}; choose one of them",
+            supported.join(", ")
+        )));
+    }
+    device.configure(precision.dtype()).with_context(|| format!("{name} cannot be set up for {precision}"))
+}
+
+fn cpu(name: &'static str, devices: Vec<Device>, simd: Option<&str>) -> Backend {
+    let machine = machine::describe();
+    let processor = machine.processor.unwrap_or(machine.platform);
+    let simd = simd.map_or_else(String::new, |simd| format!(", {simd}"));
+    let device_name = format!("{processor}, {} threads{simd}", machine.threads);
+    Backend { name, devices, device_name, largest_tensor: None, compiles_kernels: false, advice: None }
+}
+
+/// A backend that Kindling passes on to Burn without knowing more of it.
+#[cfg(any(feature = "cuda", feature = "metal", feature = "rocm"))]
+fn own_kernels(name: &'static str, devices: impl IntoIterator<Item = Device>) -> Backend {
+    let devices: Vec<_> = devices.into_iter().collect();
+    let device_name =
+        devices.first().and_then(Device::identity).map_or_else(|| name.to_owned(), |identity| identity.name);
+    Backend { name, devices, device_name, largest_tensor: None, compiles_kernels: true, advice: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str, count: Option<usize>, server: Option<&str>) -> String {
+        Request::new(text, count, server).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn cpu_is_another_name_for_flex() {
+        let request = Request::new("cpu", None, None).unwrap();
+        assert_eq!((request.name, request.count), ("flex", 1));
+    }
+
+    #[test]
+    fn a_backend_that_is_not_there_is_refused_with_the_way_to_get_it() {
+        assert!(refusal("tpu", None, None).starts_with("no backend `tpu`; there are flex, ndarray, wgpu,"));
+        if !cfg!(feature = "rocm") {
+            assert!(refusal("rocm", None, None).ends_with("it comes with: cargo build --release --features rocm"));
+        }
+    }
+
+    #[test]
+    fn devices_that_make_no_sense_are_refused() {
+        assert_eq!(refusal("flex:1", None, None), "backend `flex` has one device, the CPU; found `flex:1`");
+        assert_eq!(refusal("flex", Some(0), None), "--devices: expected at least 1, found 0");
+        assert_eq!(refusal("flex", None, Some("ws://x:1")), "--backend remote and --remote ws://HOST:PORT go together");
+    }
+
+    #[test]
+    fn a_precision_that_a_backend_lacks_is_refused_with_those_it_has() {
+        let request = Request::new("ndarray", None, None).unwrap();
+        let error = request.open(Precision::Bf16).err().unwrap().to_string();
+        assert_eq!(error, "--precision bf16: ndarray on this device computes in f32; choose one of them");
+    }
+}

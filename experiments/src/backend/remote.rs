@@ -1,0 +1,34 @@
+//! A device that `kindling serve` offers, on this machine or another.
+
+use anyhow::{Result, bail};
+use burn::{remote::RemoteHost, tensor::Device};
+
+use super::{Backend, Request};
+use crate::commands::Misuse;
+
+pub(super) fn open(request: &Request) -> Result<Backend> {
+    let Some(server) = &request.server else { bail!(Misuse("--remote is missing".to_owned())) };
+    if !server.starts_with("ws://") {
+        bail!(Misuse(format!("--remote: expected ws://HOST:PORT, found {server}")));
+    }
+    let host = RemoteHost::websocket(server);
+    let mut devices = Vec::new();
+    for index in request.indices() {
+        match Device::remote_options(&host).device_index(index).init() {
+            Ok(device) => devices.push(device),
+            Err(error) => bail!(
+                "no device at {server}: {error}; is it running there?  kindling serve --listen {}",
+                server.trim_start_matches("ws://")
+            ),
+        }
+    }
+    // What it is, the server knows; it may compile kernels, and then the first steps take their time.
+    Ok(Backend {
+        name: "remote",
+        devices,
+        device_name: server.clone(),
+        largest_tensor: None,
+        compiles_kernels: true,
+        advice: None,
+    })
+}

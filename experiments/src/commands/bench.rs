@@ -1,0 +1,371 @@
+use std::{collections::BTreeMap, env, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use kindling_models::ModelName;
+use kindling_report::{grouped, markdown, table};
+use kindling_training::BURN_VERSION;
+use serde::Serialize;
+
+use crate::{
+    arguments::{BenchArguments, Mode},
+    backend::{self, Backend, Request},
+    commands::{Misuse, Outcome},
+    machine,
+    output::{notice, print},
+    pytorch::{Opened, PyTorch},
+    signals,
+    workload::{Task, Workload},
+};
+
+/// What is timed against the others: a backend, or a way in which PyTorch computes.
+struct Contender {
+    name: String,
+    work: Work,
+    /// Steps of one timing.
+    steps: usize,
+    /// Seconds a step took, in each round.
+    seconds: Vec<f64>,
+}
+
+enum Work {
+    Kindling(Box<Workload>),
+    PyTorch(Opened),
+}
+
+/// What came of one contender at one task.
+#[derive(Serialize)]
+struct Measurement {
+    model: String,
+    parameters: usize,
+    batch_size: usize,
+    mode: &'static str,
+    contender: String,
+    /// Median over the rounds.
+    images_per_second: f64,
+    /// The slowest and the fastest round.
+    images_per_second_range: [f64; 2],
+    rounds: usize,
+    steps_per_round: usize,
+    /// Median over the rounds of this contender's speed over PyTorch's eager one, where it took part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio_to_pytorch: Option<f64>,
+}
+
+/// Everything that a figure needs to be understood.
+#[derive(Serialize)]
+struct Report {
+    command: String,
+    machine: kindling_record::MachineRecord,
+    versions: BTreeMap<String, String>,
+    devices: BTreeMap<String, String>,
+    precision: String,
+    batches: &'static str,
+    measurements: Vec<Measurement>,
+}
+
+/// `kindling bench`
+pub(crate) fn bench(arguments: &BenchArguments) -> Result<Outcome> {
+    check(arguments)?;
+    signals::install()?;
+    let backends = open_backends(arguments)?;
+    let mut pytorch = match &arguments.pytorch {
+        Some(python) => {
+            let device = arguments.pytorch_device.as_deref().unwrap_or_else(|| default_device(&backends));
+            Some(PyTorch::start(python, device, machine::describe().threads)?)
+        }
+        None => None,
+    };
+    let mut measurements = Vec::new();
+    for task in tasks(arguments) {
+        notice(format_args!("{} …", describe(&task)));
+        let mut contenders = make_ready(&task, arguments, &backends, pytorch.as_mut());
+        for round in 0..arguments.repeats {
+            // Each round begins with another contender, so that none profits from its place.
+            let first = round % contenders.len().max(1);
+            for index in (first..contenders.len()).chain(0..first) {
+                contenders[index].time(pytorch.as_mut())?;
+            }
+        }
+        measurements.extend(measure(&task, &contenders)?);
+        for contender in contenders {
+            if let (Work::PyTorch(opened), Some(pytorch)) = (contender.work, &mut pytorch) {
+                pytorch.close(opened)?;
+            }
+        }
+    }
+    if measurements.is_empty() {
+        bail!("nothing could be timed; what stood in the way is above");
+    }
+    show(arguments, &report(arguments, &backends, pytorch.as_ref(), measurements))?;
+    Ok(Outcome::Done)
+}
+
+fn check(arguments: &BenchArguments) -> Result<()> {
+    if arguments.repeats == 0 {
+        bail!(Misuse("--repeats: expected at least 1, found 0".to_owned()));
+    }
+    if !(arguments.seconds > 0.0 && arguments.seconds.is_finite()) {
+        bail!(Misuse(format!("--seconds: expected a number above 0, found {}", arguments.seconds)));
+    }
+    if arguments.batch_sizes.contains(&0) || arguments.widths.contains(&0) {
+        bail!(Misuse("--batch-sizes, --widths: expected numbers above 0, found 0".to_owned()));
+    }
+    if let Some(other) =
+        arguments.pytorch_variants.iter().find(|name| !["eager", "channels_last", "compiled"].contains(&&***name))
+    {
+        bail!(Misuse(format!("--pytorch-variants: expected eager, channels_last or compiled, found {other}")));
+    }
+    Ok(())
+}
+
+fn open_backends(arguments: &BenchArguments) -> Result<Vec<Backend>> {
+    if !arguments.backends.is_empty() {
+        return arguments
+            .backends
+            .iter()
+            .map(|name| {
+                let server = arguments.remote.as_deref().filter(|_| name.starts_with("remote"));
+                Request::new(name, None, server)?.open(arguments.precision)
+            })
+            .collect();
+    }
+    let mut backends = Vec::new();
+    for known in backend::compiled_in().filter(|known| known.name != "remote") {
+        match Request::new(known.name, None, None)?.open(arguments.precision) {
+            Ok(backend) => backends.push(backend),
+            Err(error) => notice(format_args!("left out: {error:#}")),
+        }
+    }
+    Ok(backends)
+}
+
+/// PyTorch computes where the backends do.
+fn default_device(backends: &[Backend]) -> &'static str {
+    let is_on_nvidia = |backend: &Backend| backend.compiles_kernels && backend.device_name.contains("NVIDIA");
+    if backends.iter().any(is_on_nvidia) { "cuda" } else { "cpu" }
+}
+
+fn tasks(arguments: &BenchArguments) -> Vec<Task> {
+    let presets = if arguments.models.is_empty() && arguments.widths.is_empty() {
+        ModelName::ALL.to_vec()
+    } else {
+        arguments.models.clone()
+    };
+    let presets = presets.into_iter().map(|model| (model, None));
+    let widths = arguments.widths.iter().map(|&width| (ModelName::Mlp, Some(vec![width, width])));
+    let mut tasks = Vec::new();
+    for (model, hidden) in presets.chain(widths) {
+        for &batch in &arguments.batch_sizes {
+            for &mode in &arguments.modes {
+                tasks.push(Task { model, hidden: hidden.clone(), batch, mode, batches: arguments.batches });
+            }
+        }
+    }
+    tasks
+}
+
+/// Sets up everyone who can do `task`, warm and with the number of steps that a timing needs.
+fn make_ready(
+    task: &Task,
+    arguments: &BenchArguments,
+    backends: &[Backend],
+    mut pytorch: Option<&mut PyTorch>,
+) -> Vec<Contender> {
+    let mut contenders = Vec::new();
+    for backend in backends {
+        match Workload::new(task, &backend.devices[0]) {
+            Ok(workload) => {
+                contenders.push(Contender::new(backend.name.to_owned(), Work::Kindling(Box::new(workload))));
+            }
+            Err(error) => notice(format_args!("{}: left out: {error:#}", backend.name)),
+        }
+    }
+    if let Some(pytorch) = &mut pytorch {
+        for variant in &arguments.pytorch_variants {
+            match pytorch.open(task, variant, arguments.precision) {
+                Ok(opened) => contenders.push(Contender::new(format!("pytorch {variant}"), Work::PyTorch(opened))),
+                Err(error) => notice(format_args!("pytorch {variant}: left out: {error:#}")),
+            }
+        }
+    }
+    contenders.retain_mut(|contender| match contender.calibrate(arguments.seconds, pytorch.as_deref_mut()) {
+        Ok(()) => true,
+        Err(error) => {
+            notice(format_args!("{}: left out: {error:#}", contender.name));
+            false
+        }
+    });
+    contenders
+}
+
+impl Contender {
+    fn new(name: String, work: Work) -> Self {
+        Self { name, work, steps: 1, seconds: Vec::new() }
+    }
+
+    fn run(&mut self, steps: usize, pytorch: Option<&mut PyTorch>) -> Result<Duration> {
+        match (&mut self.work, pytorch) {
+            (Work::Kindling(workload), _) => workload.run(steps),
+            (Work::PyTorch(opened), Some(pytorch)) => pytorch.run(*opened, steps),
+            (Work::PyTorch(_), None) => bail!("PyTorch is not running"),
+        }
+    }
+
+    /// Warms up, and finds how many steps take `seconds`.
+    fn calibrate(&mut self, seconds: f64, mut pytorch: Option<&mut PyTorch>) -> Result<()> {
+        // Kernels are compiled, tuned and fused over the first few.
+        for _ in 0..3 {
+            self.run(1, pytorch.as_deref_mut())?;
+        }
+        let step = self.run(2, pytorch)?.as_secs_f64() / 2.0;
+        self.steps = (seconds / step).ceil().clamp(1.0, 1e6) as usize;
+        Ok(())
+    }
+
+    fn time(&mut self, pytorch: Option<&mut PyTorch>) -> Result<()> {
+        // The threads of the one before still spin for a moment.
+        std::thread::sleep(Duration::from_millis(20));
+        let steps = self.steps;
+        let duration = self.run(steps, pytorch).with_context(|| self.name.clone())?;
+        self.seconds.push(duration.as_secs_f64() / steps as f64);
+        Ok(())
+    }
+}
+
+fn measure(task: &Task, contenders: &[Contender]) -> Result<Vec<Measurement>> {
+    let peer = contenders.iter().find(|contender| contender.name == "pytorch eager");
+    let layers = task.model.config(task.hidden.as_deref())?.layers(kindling_models::ImageShape::MNIST)?;
+    let model = task.hidden.as_ref().map_or_else(
+        || task.model.to_string(),
+        |hidden| format!("{} {}", task.model, hidden.iter().map(usize::to_string).collect::<Vec<_>>().join("-")),
+    );
+    Ok(contenders
+        .iter()
+        .map(|contender| {
+            let speeds: Vec<_> = contender.seconds.iter().map(|seconds| task.batch as f64 / seconds).collect();
+            let ratio = peer.map(|peer| median(peer.seconds.iter().zip(&contender.seconds).map(|(a, b)| a / b)));
+            Measurement {
+                model: model.clone(),
+                parameters: kindling_models::trainable_parameters(&layers),
+                batch_size: task.batch,
+                mode: mode_name(task.mode),
+                contender: contender.name.clone(),
+                images_per_second: median(speeds.iter().copied()),
+                images_per_second_range: [
+                    speeds.iter().copied().fold(f64::INFINITY, f64::min),
+                    speeds.iter().copied().fold(0.0, f64::max),
+                ],
+                rounds: speeds.len(),
+                steps_per_round: contender.steps,
+                ratio_to_pytorch: ratio,
+            }
+        })
+        .collect())
+}
+
+/// The middle one; of an even number, the mean of the two in the middle.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        count if count % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
+        _ => values[middle],
+    }
+}
+
+fn report(
+    arguments: &BenchArguments,
+    backends: &[Backend],
+    pytorch: Option<&PyTorch>,
+    measurements: Vec<Measurement>,
+) -> Report {
+    let mut versions = BTreeMap::from([
+        ("kindling".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("burn".to_owned(), BURN_VERSION.to_owned()),
+    ]);
+    let mut devices: BTreeMap<_, _> =
+        backends.iter().map(|backend| (backend.name.to_owned(), backend.device_name.clone())).collect();
+    if let Some(pytorch) = pytorch {
+        let about = |key: &str| pytorch.about[key].as_str().unwrap_or("?").to_owned();
+        versions.insert("torch".to_owned(), about("torch"));
+        devices.insert("pytorch".to_owned(), about("device"));
+    }
+    let command = env::args().skip(1).map(|word| if word.contains(' ') { format!("'{word}'") } else { word });
+    Report {
+        command: format!("kindling {}", command.collect::<Vec<_>>().join(" ")),
+        machine: machine::describe(),
+        versions,
+        devices,
+        precision: arguments.precision.to_string(),
+        batches: match arguments.batches {
+            crate::arguments::Batches::Gather => "gathered in a shuffled order, on both sides",
+            crate::arguments::Batches::Slice => "slices in file order, on both sides",
+        },
+        measurements,
+    }
+}
+
+fn show(arguments: &BenchArguments, report: &Report) -> Result<()> {
+    if arguments.json {
+        print(serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
+    let header = ["model", "batch", "mode", "on", "images/s", "from", "to", "ratio"];
+    let rows = report.measurements.iter().map(|found| {
+        let speed = |speed: f64| grouped(speed.round() as usize);
+        let [low, high] = found.images_per_second_range;
+        vec![
+            found.model.clone(),
+            found.batch_size.to_string(),
+            found.mode.to_owned(),
+            found.contender.clone(),
+            speed(found.images_per_second),
+            speed(low),
+            speed(high),
+            found.ratio_to_pytorch.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+        ]
+    });
+    let right = [1, 4, 5, 6, 7];
+    print(if arguments.markdown { markdown(&header, &right, rows) } else { table(&header, &right, None, rows) });
+    let about = |things: &BTreeMap<String, String>, between: &str| {
+        things.iter().map(|(name, what)| format!("{name}{between}{what}")).collect::<Vec<_>>().join("; ")
+    };
+    print("");
+    print(format_args!(
+        "Median, slowest and fastest of {} rounds in which all took turns; ratio: median over the rounds of the speed \
+         over PyTorch's eager one. A step reads its loss back; batches are {}; {}.",
+        arguments.repeats, report.batches, report.precision
+    ));
+    print("");
+    print(format_args!("`{}`", report.command));
+    print("");
+    print(format_args!("{}; {}", about(&report.versions, " "), about(&report.devices, ": ")));
+    Ok(())
+}
+
+fn describe(task: &Task) -> String {
+    let hidden = task.hidden.as_ref().map_or_else(String::new, |hidden| format!(" {hidden:?}"));
+    format!("{}{hidden}, batch {}, {}", task.model, task.batch, mode_name(task.mode))
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Train => "train",
+        Mode::Infer => "infer",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_one_or_the_mean_of_two() {
+        let close = |found: f64, expected: f64| (found - expected).abs() < 1e-12;
+        assert!(close(median([3.0, 1.0, 2.0].into_iter()), 2.0));
+        assert!(close(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5));
+        assert!(median(std::iter::empty()).is_nan());
+    }
+}

@@ -1,0 +1,275 @@
+use std::{collections::BTreeSet, fmt::Write, time::Duration};
+
+use anyhow::Result;
+use kindling_data::fashion_mnist;
+use kindling_models::ModelName;
+use kindling_record::MachineRecord;
+use kindling_report::{grouped, table};
+use kindling_training::Precision;
+use serde::Serialize;
+
+use crate::{
+    arguments::{Batches, DoctorArguments, Mode},
+    backend::{self, Known, Request},
+    commands::Outcome,
+    dashboard::terminal_width,
+    machine,
+    output::{notice, print},
+    signals,
+    workload::{Task, Workload, matmul_gflops},
+};
+
+/// Rows and columns of the matrices whose product is timed.
+const MATRIX: usize = 1024;
+/// Batch size of the timed steps.
+const BATCH: usize = 64;
+
+/// What this build and this machine have.
+#[derive(Serialize)]
+struct Findings {
+    version: &'static str,
+    machine: MachineRecord,
+    memory_bytes: Option<u64>,
+    simd: &'static str,
+    allocator: &'static str,
+    backends: Vec<BackendFindings>,
+    adapters: Vec<AdapterFindings>,
+    nvidia_gpus: Vec<String>,
+    libtorch: LibtorchFindings,
+    data: DataFindings,
+    recommendation: Option<Recommendation>,
+}
+
+#[derive(Serialize)]
+struct BackendFindings {
+    name: &'static str,
+    what: &'static str,
+    is_compiled_in: bool,
+    /// The device it opens when none is named.
+    device: Option<String>,
+    matmul_gflops: Option<f64>,
+    /// A training step of the model with a batch of 64: forward, backward, update, reading the loss back.
+    mlp_step_milliseconds: Option<f64>,
+    cnn_step_milliseconds: Option<f64>,
+    /// Why it cannot be used, or the command that brings it.
+    missing: Option<String>,
+}
+
+#[derive(Serialize)]
+struct AdapterFindings {
+    name: String,
+    driver: String,
+    is_software: bool,
+}
+
+#[derive(Serialize)]
+struct LibtorchFindings {
+    version: Option<&'static str>,
+    directory: Option<&'static str>,
+    has_cuda: Option<bool>,
+    missing: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct DataFindings {
+    directory: Option<String>,
+    missing: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Recommendation {
+    backend: &'static str,
+    why: String,
+}
+
+/// `kindling doctor`
+pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Outcome> {
+    signals::install()?;
+    let backends: Vec<_> = backend::KNOWN.iter().map(examine).collect();
+    let findings = Findings {
+        version: env!("CARGO_PKG_VERSION"),
+        machine: machine::describe(),
+        memory_bytes: machine::memory_bytes(),
+        simd: machine::simd(),
+        allocator: "mimalloc",
+        adapters: adapters(),
+        nvidia_gpus: machine::nvidia_gpus(),
+        libtorch: libtorch(),
+        data: data(),
+        recommendation: recommend(&backends),
+        backends,
+    };
+    if arguments.json {
+        print(serde_json::to_string_pretty(&findings)?);
+    } else {
+        show(&findings);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Opens and times a backend, or says what is missing.
+fn examine(known: &'static Known) -> BackendFindings {
+    let mut findings = BackendFindings {
+        name: known.name,
+        what: known.what,
+        is_compiled_in: known.is_compiled_in,
+        device: None,
+        matmul_gflops: None,
+        mlp_step_milliseconds: None,
+        cnn_step_milliseconds: None,
+        missing: None,
+    };
+    if !known.is_compiled_in {
+        findings.missing = Some(format!("not in this build; it comes with: {}", known.way));
+        return findings;
+    }
+    if known.name == "remote" {
+        findings.missing = Some("needs a server: kindling serve".to_owned());
+        return findings;
+    }
+    notice(format_args!("timing {} …", known.name));
+    // A driver that fails must not end the examination of the others.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| time(known.name, &mut findings)));
+    findings.missing = match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("{error:#}")),
+        Err(_) => Some("it failed; what it said is above".to_owned()),
+    };
+    findings
+}
+
+fn time(name: &str, findings: &mut BackendFindings) -> Result<()> {
+    let backend = Request::new(name, None, None)?.open(Precision::F32)?;
+    findings.device = Some(backend.device_name);
+    let device = &backend.devices[0];
+    findings.matmul_gflops = Some(matmul_gflops(device, MATRIX, 5)?);
+    let step = |model| -> Result<f64> {
+        let task = Task { model, hidden: None, batch: BATCH, mode: Mode::Train, batches: Batches::Gather };
+        let mut workload = Workload::new(&task, device)?;
+        // The first compiles kernels, the second tunes what the first left.
+        workload.run(2)?;
+        let mut steps: Vec<Duration> = Vec::new();
+        while steps.len() < 3 || (steps.len() < 9 && steps.iter().sum::<Duration>() < Duration::from_secs(1)) {
+            steps.push(workload.run(1)?);
+        }
+        steps.sort();
+        Ok(steps[steps.len() / 2].as_secs_f64() * 1e3)
+    };
+    findings.mlp_step_milliseconds = Some(step(ModelName::Mlp)?);
+    findings.cnn_step_milliseconds = Some(step(ModelName::Cnn)?);
+    Ok(())
+}
+
+#[cfg(feature = "wgpu")]
+fn adapters() -> Vec<AdapterFindings> {
+    let all = backend::gpu::adapters().into_iter();
+    all.map(|backend::gpu::Adapter { name, driver, is_software }| AdapterFindings { name, driver, is_software })
+        .collect()
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn adapters() -> Vec<AdapterFindings> {
+    Vec::new()
+}
+
+#[cfg(feature = "libtorch")]
+fn libtorch() -> LibtorchFindings {
+    use backend::libtorch::{DIRECTORY, HAS_CUDA, VERSION};
+    LibtorchFindings { version: Some(VERSION), directory: Some(DIRECTORY), has_cuda: Some(HAS_CUDA), missing: None }
+}
+
+#[cfg(not(feature = "libtorch"))]
+fn libtorch() -> LibtorchFindings {
+    let missing = Some("not in this build; it comes with: just train-libtorch, and for NVIDIA GPUs: just train-cuda");
+    LibtorchFindings { version: None, directory: None, has_cuda: None, missing }
+}
+
+fn data() -> DataFindings {
+    match fashion_mnist::locate(None) {
+        Some(directory) => DataFindings { directory: Some(directory.display().to_string()), missing: None },
+        None => DataFindings {
+            directory: None,
+            missing: Some(
+                "Fashion-MNIST is not here; training fetches it by itself, and on Debian and Ubuntu so does: apt install \
+                 dataset-fashion-mnist"
+                    .to_owned(),
+            ),
+        },
+    }
+}
+
+/// The backend that trains both models fastest, taken together.
+fn recommend(backends: &[BackendFindings]) -> Option<Recommendation> {
+    let cost = |found: &BackendFindings| {
+        Some((found.mlp_step_milliseconds? * found.cnn_step_milliseconds?).sqrt()).filter(|cost| cost.is_finite())
+    };
+    let (best, lowest) =
+        backends.iter().filter_map(|found| Some((found, cost(found)?))).min_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let mut why = format!(
+        "of those in this build it takes the shortest steps: {:.1} ms for mlp, {:.1} ms for cnn",
+        best.mlp_step_milliseconds?, best.cnn_step_milliseconds?
+    );
+    let others = backends.iter().filter(|found| found.name != best.name);
+    let next = others.filter_map(|found| Some((found.name, cost(found)?))).min_by(|(_, a), (_, b)| a.total_cmp(b));
+    if let Some((name, second)) = next {
+        let _ = write!(why, ", {:.1} times as fast as {name}, the next", second / lowest);
+    }
+    Some(Recommendation { backend: best.name, why })
+}
+
+fn show(findings: &Findings) {
+    let machine = &findings.machine;
+    let processor = machine.processor.as_deref().unwrap_or("an unknown processor");
+    let memory = findings
+        .memory_bytes
+        .map_or_else(String::new, |bytes| format!(", {:.0} GiB of memory", bytes as f64 / f64::from(1_u32 << 30)));
+    print(format_args!("kindling {} on {}", findings.version, machine.platform));
+    print(format_args!(
+        "{processor}, {} threads, {}{memory}; allocator: {}",
+        machine.threads, findings.simd, findings.allocator
+    ));
+    print("");
+    let number =
+        |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
+    let rows = findings.backends.iter().map(|found| {
+        let gflops = found.matmul_gflops.map_or_else(|| "-".to_owned(), |rate| grouped(rate.round() as usize));
+        vec![
+            found.name.to_owned(),
+            gflops,
+            number(found.mlp_step_milliseconds, 1),
+            number(found.cnn_step_milliseconds, 1),
+            found.missing.clone().or_else(|| found.device.clone()).unwrap_or_else(|| found.what.to_owned()),
+        ]
+    });
+    let header = ["backend", "GFLOP/s", "mlp ms", "cnn ms", "device, or what is missing"];
+    print(table(&header, &[1, 2, 3], terminal_width(), rows));
+    print(format_args!(
+        "GFLOP/s: product of two {MATRIX}x{MATRIX} matrices of f32, the best of 5; ms: a training step with a batch of \
+         {BATCH}, median of 3 to 9."
+    ));
+    print("");
+    for adapter in &findings.adapters {
+        let kind = if adapter.is_software { " - no GPU: the CPU computes" } else { "" };
+        print(format_args!("adapter:   {} ({}){kind}", adapter.name, adapter.driver));
+    }
+    let unique: BTreeSet<_> = findings.nvidia_gpus.iter().collect();
+    for gpu in unique {
+        print(format_args!("GPU:       {gpu}"));
+    }
+    match &findings.libtorch {
+        LibtorchFindings { version: Some(version), directory: Some(directory), has_cuda, .. } => {
+            let cuda = if has_cuda == &Some(true) { "with CUDA" } else { "for the CPU alone" };
+            print(format_args!("libtorch:  {version}, {cuda}, in {directory}"));
+        }
+        other => print(format_args!("libtorch:  {}", other.missing.unwrap_or_default())),
+    }
+    match (&findings.data.directory, &findings.data.missing) {
+        (Some(directory), _) => print(format_args!("data:      Fashion-MNIST in {directory}")),
+        (None, missing) => print(format_args!("data:      {}", missing.as_deref().unwrap_or_default())),
+    }
+    print("");
+    match &findings.recommendation {
+        Some(Recommendation { backend, why }) => print(format_args!("Use {backend}: {why}.")),
+        None => print("No backend of this build works here; the table says what is missing."),
+    }
+}

@@ -1,0 +1,120 @@
+//! A device in another process: `kindling serve` and those who train on it.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Stdio},
+};
+
+use kindling_record::RunStatus;
+
+use crate::program::{command, only_run, record, text};
+
+/// A server that ends with the test.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(place: &Path) -> Self {
+        Self::start_at(place, "127.0.0.1:0").0
+    }
+
+    /// The server, and what it said before it served.
+    fn start_at(place: &Path, address: &str) -> (Self, Vec<String>) {
+        let mut child = command(place, &["serve", "--backend", "flex", "--listen", address])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let mut said = Vec::new();
+        let line = loop {
+            let line = lines.next().unwrap();
+            if line.starts_with("serving at ") {
+                break line;
+            }
+            said.push(line);
+        };
+        let url = line.trim_start_matches("serving at ").split(';').next().unwrap().to_owned();
+        // Whoever writes to a pipe that nobody reads waits.
+        std::thread::spawn(move || lines.for_each(drop));
+        (Self { child, url }, said)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const TRAIN: [&str; 10] =
+    ["train", "cnn", "--dataset", "synthetic", "--batch-size", "16", "--dashboard", "never", "--backend", "remote"];
+
+#[test]
+fn a_run_on_a_served_device_has_the_losses_of_a_local_one() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(place.path());
+    let short = ["--epochs", "1", "--limit-batches", "5"];
+    let arguments = [&TRAIN[..], &short, &["--remote", &server.url, "--runs-dir", "far/runs"]].concat();
+    let output = command(place.path(), &arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let arguments = [&TRAIN[..8], &short, &["--backend", "flex", "--runs-dir", "near/runs"]].concat();
+    assert!(command(place.path(), &arguments).output().unwrap().status.success());
+    let steps = |name: &str| std::fs::read(only_run(&place.path().join(name)).join("steps.jsonl")).unwrap();
+    // The server is flex: the same operations in the same order.
+    assert_eq!(text(&steps("far")), text(&steps("near")));
+    assert_eq!(record(&only_run(&place.path().join("far"))).device, server.url);
+}
+
+#[test]
+fn a_server_that_goes_away_fails_the_run_which_goes_on_elsewhere() {
+    let place = tempfile::tempdir().unwrap();
+    let mut server = Server::start(place.path());
+    let arguments = [&TRAIN[..], &["--epochs", "3", "--limit-batches", "20", "--remote", &server.url]].concat();
+    let child = command(place.path(), &arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let run = loop {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        if let Ok(mut runs) = std::fs::read_dir(place.path().join("runs"))
+            && let Some(Ok(run)) = runs.next()
+            && run.path().join("checkpoints/index.json").exists()
+        {
+            break run.path();
+        }
+    };
+    server.child.kill().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("error: run "), "{message}");
+    assert!(message.contains("last checkpoint is kept; go on with: kindling resume runs/cnn-"), "{message}");
+    let failed = record(&run);
+    assert_eq!(failed.status, RunStatus::Failed);
+    assert!(failed.error.is_some() && !failed.epochs.is_empty());
+
+    let output = command(place.path(), &["resume", run.to_str().unwrap(), "--backend", "flex"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let finished = record(&run);
+    assert_eq!((finished.status, finished.epochs.len(), finished.error), (RunStatus::Finished, 3, None));
+    assert_eq!(finished.parts.iter().map(|part| part.backend.as_str()).collect::<Vec<_>>(), ["remote", "flex"]);
+}
+
+#[test]
+fn a_server_that_others_can_reach_warns() {
+    let place = tempfile::tempdir().unwrap();
+    let warns = |address| Server::start_at(place.path(), address).1.iter().any(|line| line.starts_with("warning: "));
+    assert!(warns("0.0.0.0:0"));
+    assert!(!warns("127.0.0.1:0"));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let arguments = [&TRAIN[..], &["--remote", "ws://127.0.0.1:9"]].concat();
+    let output = command(place.path(), &arguments).output().unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("no device at ws://127.0.0.1:9"), "{message}");
+}
