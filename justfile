@@ -6,9 +6,9 @@ set positional-arguments
 default:
     @just --list --unsorted
 
-# Train MODEL (mlp, mlp-deep, mlp-wide, cnn) on BACKEND (flex, ndarray); ARGS as in `kindling train --help`
+# Train MODEL (mlp, mlp-deep, mlp-wide, cnn) on BACKEND (flex, ndarray, wgpu, ...); ARGS as in `kindling train --help`
 train BACKEND MODEL *ARGS:
-    @backend="$1"; shift; cargo run --release --locked --package kindling -- train --backend "$backend" "$@"
+    @backend="$1"; shift; scripts/kindling "$(just build-of "$backend")" train --backend "$backend" "$@"
 
 # Train on the CPU with flex, the fastest pure-Rust backend: just train-cpu mlp-deep --epochs 3
 train-cpu MODEL *ARGS:
@@ -18,28 +18,84 @@ train-cpu MODEL *ARGS:
 train-ndarray MODEL *ARGS:
     @just train ndarray "$@"
 
+# Train on any GPU through wgpu, or on Mesa's software Vulkan where there is none
+train-wgpu MODEL *ARGS:
+    @just train wgpu "$@"
+
+# Train on a GPU through Vulkan
+train-vulkan MODEL *ARGS:
+    @just train vulkan "$@"
+
+# Train on the CPU with PyTorch's kernels; finds libtorch or fetches it
+train-libtorch MODEL *ARGS:
+    @just train libtorch "$@"
+
+# Train on an NVIDIA GPU with PyTorch's kernels; finds libtorch or fetches it
+train-cuda MODEL *ARGS:
+    @just train libtorch-cuda "$@"
+
 # Go on with an interrupted run: just resume RUN
 resume RUN *ARGS:
-    cargo run --release --locked --package kindling -- resume "$@"
+    @just kindling cpu resume "$@"
+
+# Test a finished run's weights: just evaluate RUN
+evaluate RUN *ARGS:
+    @just kindling cpu evaluate "$@"
 
 # List the runs
 runs *ARGS:
-    cargo run --release --locked --package kindling -- runs "$@"
+    @just kindling cpu runs "$@"
 
 # List the models with their layers and parameters
 models *ARGS:
-    cargo run --release --locked --package kindling -- models "$@"
+    @just kindling cpu models "$@"
 
-# Run every test: the crates' own, and the program's on real data
+# Say what BUILD (cpu, gpu, libtorch, cuda) and this machine have, measure it, and recommend a backend
+doctor BUILD="cpu" *ARGS:
+    @build="${1:-cpu}"; shift $(($# > 0)); scripts/kindling "$build" doctor "$@"
+
+# Compare speeds in BUILD: just bench libtorch mlp cnn --pytorch python3
+bench BUILD *ARGS:
+    @build="$1"; shift; scripts/kindling "$build" bench "$@"
+
+# Offer a device to other programs and machines: just serve --backend wgpu
+serve *ARGS:
+    @just kindling gpu serve "$@"
+
+# Any command in any build: just kindling gpu resume RUN --backend vulkan
+kindling BUILD *ARGS:
+    @scripts/kindling "$@"
+
+# Run every test of the default build: the crates' own, and the program's on real data
 test:
     cargo test --release --locked --workspace
+
+# Test the other builds' backends: wgpu, vulkan and remote, then libtorch
+test-backends: test-gpu test-libtorch
+
+# Test wgpu, vulkan and remote, on Mesa's software Vulkan where there is no GPU
+test-gpu:
+    cargo test --release --locked --package kindling --features gpu -- golden backend remote
+    just train-wgpu cnn --limit-batches 20 --epochs 1 --runs-dir "$(mktemp -d)"
+    just train-vulkan mlp --limit-batches 20 --epochs 1 --runs-dir "$(mktemp -d)"
+
+# Test libtorch on the CPU
+test-libtorch:
+    scripts/with-libtorch cargo test --release --locked --package kindling --features libtorch -- golden backend
+    just train-libtorch cnn --limit-batches 100 --epochs 1 --runs-dir "$(mktemp -d)"
 
 # Check the format, clippy's lints and the documentation, with warnings as errors
 check:
     cargo fmt --all --check
-    cargo clippy --release --locked --workspace --all-targets --features flex,ndarray -- --deny warnings
+    cargo clippy --release --locked --workspace --all-targets -- --deny warnings
+    scripts/with-libtorch cargo clippy --release --locked --package kindling --all-targets --features gpu,libtorch -- --deny warnings
     RUSTDOCFLAGS="--deny warnings" cargo doc --release --locked --workspace --no-deps --document-private-items
 
 # Compare training as users run it with a bare loop: just bench-overhead cnn 7 5000
 bench-overhead *ARGS:
     cargo bench --locked --package kindling --bench overhead -- "$@"
+
+# The build that has BACKEND; indices as in wgpu:1 do not matter
+[private]
+build-of BACKEND:
+    @case "$1" in wgpu* | vulkan* | remote*) echo gpu ;; libtorch-cuda*) echo cuda ;; libtorch) echo libtorch ;; *) echo cpu ;; esac
