@@ -32,10 +32,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let start = std::time::Instant::now();
     let arguments = arguments::Arguments::parse();
-    #[cfg(all(target_os = "linux", feature = "wgpu"))]
-    if let Err(error) = relaunch::with_runtime_directory() {
-        notice(format_args!("warning: XDG_RUNTIME_DIR could not be set: {error}"));
-    }
     let outcome = match arguments.command {
         Command::Train(arguments) => commands::train(*arguments, start),
         Command::Resume(arguments) => commands::resume(&arguments, start),

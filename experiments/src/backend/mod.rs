@@ -176,9 +176,29 @@ impl Request {
         Ok(Self { name: known.name, indices, count, server: server.map(str::to_owned) })
     }
 
-    /// What Burn's variable `BURN_DEVICE` calls the backend.
-    pub(crate) fn burn_name(&self) -> Option<&'static str> {
-        KNOWN.iter().find(|known| known.name == self.name).map(|known| known.burn_name)
+    /// The variables that the backend's libraries should find, for [`relaunch`](crate::relaunch).
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        match self.name {
+            // Without it, Mesa's drivers complain on standard error, in the midst of the dashboard.
+            "wgpu" | "vulkan" if cfg!(target_os = "linux") => {
+                vec![("XDG_RUNTIME_DIR", std::env::temp_dir().display().to_string())]
+            }
+            // glibc would give libtorch's memory back to the system after every operation, only to ask for it again:
+            // a quarter of the time of the cnn. Older versions accept no more than 32 MiB for the second.
+            "libtorch" if cfg!(target_os = "linux") => {
+                let kept = [("MALLOC_TRIM_THRESHOLD_", 1 << 30), ("MALLOC_MMAP_THRESHOLD_", 1 << 25)];
+                kept.map(|(name, bytes): (_, u32)| (name, bytes.to_string())).to_vec()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Makes the backend Burn's default, where a build has a GPU backend that would be it instead: Burn reads the
+    /// optimizer's state back onto its default device, whether or not the machine has such a device.
+    pub(crate) fn as_default(&self) -> Option<(&'static str, String)> {
+        let known = KNOWN.iter().find(|known| known.name == self.name)?;
+        let would_be_a_gpu = cfg!(any(feature = "wgpu", feature = "cuda", feature = "rocm", feature = "metal"));
+        would_be_a_gpu.then(|| ("BURN_DEVICE", known.burn_name.to_owned()))
     }
 
     /// Indices of the devices on a backend that numbers them.

@@ -13,7 +13,7 @@ use crate::{
     machine,
     output::{notice, print},
     pytorch::{Opened, PyTorch},
-    signals,
+    relaunch, signals,
     workload::{Task, Workload},
 };
 
@@ -66,8 +66,10 @@ struct Report {
 /// `kindling bench`
 pub(crate) fn bench(arguments: &BenchArguments) -> Result<Outcome> {
     check(arguments)?;
+    let requests = requests(arguments)?;
+    relaunch::with(&requests.iter().flat_map(Request::environment).collect::<Vec<_>>())?;
     signals::install()?;
-    let backends = open_backends(arguments)?;
+    let backends = open_backends(arguments, &requests)?;
     let mut pytorch = match &arguments.pytorch {
         Some(python) => {
             let device = arguments.pytorch_device.as_deref().unwrap_or_else(|| default_device(&backends));
@@ -118,21 +120,26 @@ fn check(arguments: &BenchArguments) -> Result<()> {
     Ok(())
 }
 
-fn open_backends(arguments: &BenchArguments) -> Result<Vec<Backend>> {
-    if !arguments.backends.is_empty() {
-        return arguments
-            .backends
-            .iter()
-            .map(|name| {
-                let server = arguments.remote.as_deref().filter(|_| name.starts_with("remote"));
-                Request::new(name, None, server)?.open(arguments.precision)
-            })
-            .collect();
+/// The backends that were named, or all of the build that need no server.
+fn requests(arguments: &BenchArguments) -> Result<Vec<Request>> {
+    if arguments.backends.is_empty() {
+        let all = backend::compiled_in().filter(|known| known.name != "remote");
+        return all.map(|known| Request::new(known.name, None, None)).collect();
     }
+    let request = |name: &String| {
+        let server = arguments.remote.as_deref().filter(|_| name.starts_with("remote"));
+        Request::new(name, None, server)
+    };
+    arguments.backends.iter().map(request).collect()
+}
+
+fn open_backends(arguments: &BenchArguments, requests: &[Request]) -> Result<Vec<Backend>> {
     let mut backends = Vec::new();
-    for known in backend::compiled_in().filter(|known| known.name != "remote") {
-        match Request::new(known.name, None, None)?.open(arguments.precision) {
+    for request in requests {
+        match request.open(arguments.precision) {
             Ok(backend) => backends.push(backend),
+            // Who names a backend means it; of the others, those that work here.
+            Err(error) if !arguments.backends.is_empty() => return Err(error),
             Err(error) => notice(format_args!("left out: {error:#}")),
         }
     }

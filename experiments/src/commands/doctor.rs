@@ -15,7 +15,7 @@ use crate::{
     dashboard::terminal_width,
     machine,
     output::{notice, print},
-    signals,
+    relaunch, signals,
     workload::{Task, Workload, matmul_gflops},
 };
 
@@ -84,6 +84,8 @@ struct Recommendation {
 
 /// `kindling doctor`
 pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Outcome> {
+    let all = backend::compiled_in().filter_map(|known| Request::new(known.name, None, None).ok());
+    relaunch::with(&all.flat_map(|request| request.environment()).collect::<Vec<_>>())?;
     signals::install()?;
     let backends: Vec<_> = backend::KNOWN.iter().map(examine).collect();
     let findings = Findings {

@@ -11,7 +11,7 @@ use crate::{
     commands::{Misuse, Outcome},
     data,
     output::{notice, print},
-    signals,
+    relaunch, signals,
 };
 
 /// `kindling evaluate`
@@ -27,7 +27,9 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> Result<Outcome> {
         )));
     }
     let config = Settings::from_object(record.config.clone())?.resolve()?;
-    let backend = arguments.device.request(&record.backend)?.open(config.precision)?;
+    let request = arguments.device.request(&record.backend)?;
+    relaunch::with(&request.environment())?;
+    let backend = request.open(config.precision)?;
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     signals::install()?;
     let known = record.dataset.source.map(PathBuf::from).filter(|path| path.exists());

@@ -33,7 +33,7 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
     let config = Settings::from_object(record.config.clone())?.resolve()?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
     let request = host.device.request(&record.backend)?;
-    relaunch::with_default_device(&request)?;
+    relaunch::with(&request.environment().into_iter().chain(request.as_default()).collect::<Vec<_>>())?;
     let backend = request.open(config.precision)?;
     signals::install()?;
     // Where the run found its data is the best guess where it still is, if it still is.

@@ -8,7 +8,7 @@ use crate::{
     backend::{self, Request},
     commands::{Misuse, Outcome},
     output::notice,
-    signals,
+    relaunch, signals,
 };
 
 /// `kindling serve`
@@ -21,6 +21,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
             request.name
         )));
     }
+    relaunch::with(&request.environment())?;
     let backend = request.open(Precision::F32)?;
     let address = arguments.listen;
     let listener = TcpListener::bind(address)

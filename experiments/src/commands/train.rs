@@ -13,7 +13,7 @@ use crate::{
     dashboard, data, log_file, machine,
     output::{notice, print},
     progress::Progress,
-    signals,
+    relaunch, signals,
 };
 
 /// `kindling train`
@@ -28,7 +28,9 @@ pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome
     let name = arguments.name.unwrap_or_else(|| config.model.to_string());
     RunDirectory::check_name(&name)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
-    let backend = host.device.request(backend::default_name())?.open(config.precision)?;
+    let request = host.device.request(backend::default_name())?;
+    relaunch::with(&request.environment())?;
+    let backend = request.open(config.precision)?;
     signals::install()?;
     let data = data::load(&config, host.data_dir.as_deref())?;
     kindling_training::check(&config, &data)?;
