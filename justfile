@@ -75,7 +75,7 @@ test-backends: test-gpu test-libtorch
 
 # Test wgpu, vulkan and remote, on Mesa's software Vulkan where there is no GPU
 test-gpu:
-    cargo test --release --locked --package kindling --features gpu -- golden backend remote
+    cargo test --release --locked --package kindling --features "$(scripts/gpu-features)" -- golden backend remote
     just train-wgpu cnn --limit-batches 20 --epochs 1 --runs-dir "$(mktemp -d)"
     just train-vulkan mlp --limit-batches 20 --epochs 1 --runs-dir "$(mktemp -d)"
 

@@ -119,8 +119,8 @@ fn losses(run: &Path) -> Vec<f64> {
 fn check_losses(what: &str, found: &[f64], expected: &[f64]) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (step, (found, expected)) in found.iter().zip(expected).enumerate() {
-        // f32 rounds at 6e-8; a few dozen steps amplify it, and a wrong sum is off in the first digits.
-        assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{what}, step {}: {found}, {expected}", step + 1);
+        // f32 rounds at 6e-8; a few hundred steps amplify it, and a wrong sum is off in the first digits.
+        assert!((found - expected).abs() <= 1e-3 * expected.abs(), "{what}, step {}: {found}, {expected}", step + 1);
     }
 }
 
@@ -129,10 +129,10 @@ fn a_run_begun_on_one_backend_goes_on_on_another() {
     for &backend in BACKENDS {
         let other = if backend == "flex" { "ndarray" } else { "flex" };
         let place = tempfile::tempdir().unwrap();
-        // Interrupted after one of its two epochs, as by a machine that goes away.
-        let whole = [&SHAPES[..], &["--epochs", "2", "--backend", other, "--runs-dir", "whole/runs"]].concat();
+        // Killed long before its end, as by a machine that goes away.
+        let whole = [&SHAPES[..], &["--epochs", "40", "--backend", other, "--runs-dir", "whole/runs"]].concat();
         assert!(command(place.path(), &whole).output().unwrap().status.success());
-        let half = [&SHAPES[..], &["--epochs", "2", "--backend", backend]].concat();
+        let half = [&SHAPES[..], &["--epochs", "40", "--backend", backend]].concat();
         let quiet = Stdio::null;
         let mut child = command(place.path(), &half).stdout(quiet()).stderr(quiet()).spawn().unwrap();
         let run = wait_for_first_epoch(place.path());
@@ -144,13 +144,12 @@ fn a_run_begun_on_one_backend_goes_on_on_another() {
         let record = record(&run);
         assert_eq!(record.status, RunStatus::Finished);
         let parts: Vec<_> = record.parts.iter().map(|part| part.backend.as_str()).collect();
-        // A machine may be so fast that nothing was left to resume.
-        assert!(parts == [backend, other] || parts == [backend], "{parts:?}");
+        assert_eq!(parts, [backend, other]);
         check_losses(&format!("{backend} to {other}"), &losses(&run), &losses(&only_run(&place.path().join("whole"))));
     }
 }
 
-fn wait_for_first_epoch(place: &Path) -> std::path::PathBuf {
+pub(crate) fn wait_for_first_epoch(place: &Path) -> std::path::PathBuf {
     // Compiling kernels on a machine without a GPU takes its time.
     for _ in 0..6000 {
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -167,16 +166,17 @@ fn wait_for_first_epoch(place: &Path) -> std::path::PathBuf {
 #[test]
 fn devices_that_share_every_batch_follow_the_losses_of_one() {
     let place = tempfile::tempdir().unwrap();
-    for (name, devices) in [("one", "1"), ("two", "2"), ("three", "3")] {
-        // Batches of 64 and a last one of 16 do not divide by three.
-        let arguments = ["--epochs", "2", "--batch-size", "64", "--devices", devices, "--runs-dir"];
+    for (name, devices) in [("one", "1"), ("two", "2"), ("three", "3"), ("five", "5")] {
+        // 5,500 training images: a last batch of 3, of which the third and the fifth of five devices get nothing.
+        let arguments = ["--epochs", "2", "--batch-size", "239", "--devices", devices, "--runs-dir"];
         let runs = format!("{name}/runs");
-        let arguments = [&SHAPES[..], &arguments, &[runs.as_str()]].concat();
+        // All batches, to the last.
+        let arguments = [&SHAPES[..8], &SHAPES[10..], &arguments, &[runs.as_str()]].concat();
         let output = command(place.path(), &arguments).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
     let run = |name: &str| only_run(&place.path().join(name));
-    for (name, devices) in [("two", 2), ("three", 3)] {
+    for (name, devices) in [("two", 2), ("three", 3), ("five", 5)] {
         check_losses(name, &losses(&run(name)), &losses(&run("one")));
         let (record, one) = (record(&run(name)), record(&run("one")));
         assert_eq!(record.parts[0].devices, devices);
@@ -209,6 +209,7 @@ fn more_devices_than_images_in_a_batch_are_refused() {
     assert_eq!(output.status.code(), Some(2));
     let message = text(&output.stderr);
     assert!(message.contains("batch_size: expected an image for each of the 3 devices at least, found 2"), "{message}");
+    assert!(!place.path().join("runs").exists());
 }
 
 #[test]
@@ -249,7 +250,9 @@ fn cuda_that_is_not_there_is_an_error_and_never_the_cpu() {
     let output = command(place.path(), &arguments).output().unwrap();
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("expected a CUDA device with the index 63, found"), "{message}");
+    // The second where libtorch is the one that PyTorch publishes for the CPU.
+    let reasons = ["expected a CUDA device with the index 63, found", "built with a libtorch for the CPU alone"];
+    assert!(reasons.iter().any(|reason| message.contains(reason)), "{message}");
     assert!(!place.path().join("runs").exists());
 }
 
@@ -272,6 +275,7 @@ fn a_gpu_that_is_not_there_is_an_error_with_the_package_that_brings_one() {
     let output = command.output().unwrap();
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("error: backend `vulkan`: expected a GPU"), "{message}");
+    assert!(message.contains("error: backend `vulkan`: expected a GPU, found"), "{message}");
+    assert!(message.contains("apt install mesa-vulkan-drivers"), "{message}");
     assert!(!place.path().join("runs").exists());
 }

@@ -183,10 +183,16 @@ fn a_loss_that_is_not_finite_ends_the_run_as_diverged_with_its_place() {
 fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("bad.json"), r#"{"model": "mlp", "learning-rate": 1}"#).unwrap();
-    let checks: [(&[&str], &str); 17] = [
+    let checks: &[(&[&str], &str)] = &[
         (&["train", "mlp", "--backend", "tpu"], "no backend `tpu`; there are flex, ndarray, wgpu, vulkan, libtorch"),
         (&["train", "mlp", "--backend", "rocm"], "it comes with: cargo build --release --features rocm"),
-        (&["train", "mlp", "--backend", "ndarray", "--precision", "f16"], "ndarray on this device computes in f32;"),
+        (
+            &["train", "mlp", "--backend", "ndarray", "--precision", "f16"],
+            "precision f16: ndarray on this device computes in f32; choose one",
+        ),
+        (&["train", "mlp", "--precision", "f16", "--optimizer", "adam"], "precision: expected f32 or bf16 with the"),
+        #[cfg(not(feature = "remote"))]
+        (&["serve"], "this build cannot serve; one that can comes with: just serve"),
         (&["bench", "mlp", "--repeats", "0"], "--repeats: expected at least 1, found 0"),
         (&["train", "mlp", "--dataset", "idx"], "--dataset idx needs the directory of its files: --data-dir DIR"),
         (&["train", "mlp", "--dataset", "synthetic", "--data-dir", "."], "--dataset synthetic takes no --data-dir"),
@@ -202,7 +208,7 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
         (&["train", "--config", "bad.json"], "unknown key `learning-rate`; did you mean `learning_rate`?"),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
     ];
-    for (arguments, expected) in checks {
+    for &(arguments, expected) in checks {
         let output = kindling(place.path(), arguments);
         let stderr = text(&output.stderr);
         assert!(stderr.contains(expected), "{arguments:?}: {stderr}");

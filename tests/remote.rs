@@ -75,21 +75,13 @@ fn a_server_that_goes_away_fails_the_run_which_goes_on_elsewhere() {
     let mut server = Server::start(place.path());
     let arguments = [&TRAIN[..], &["--epochs", "3", "--limit-batches", "20", "--remote", &server.url]].concat();
     let child = command(place.path(), &arguments).stderr(Stdio::piped()).spawn().unwrap();
-    let run = loop {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        if let Ok(mut runs) = std::fs::read_dir(place.path().join("runs"))
-            && let Some(Ok(run)) = runs.next()
-            && run.path().join("checkpoints/index.json").exists()
-        {
-            break run.path();
-        }
-    };
+    let run = crate::backends::wait_for_first_epoch(place.path());
     server.child.kill().unwrap();
     let output = child.wait_with_output().unwrap();
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("error: run "), "{message}");
-    assert!(message.contains("last checkpoint is kept; go on with: kindling resume runs/cnn-"), "{message}");
+    assert!(message.contains("last checkpoint is kept; go on with: just kindling gpu resume runs/cnn-"), "{message}");
     let failed = record(&run);
     assert_eq!(failed.status, RunStatus::Failed);
     assert!(failed.error.is_some() && !failed.epochs.is_empty());

@@ -162,11 +162,11 @@ pub(crate) struct HostArguments {
 #[derive(Args)]
 pub(crate) struct DeviceArguments {
     /// Backend: flex (or cpu), ndarray, wgpu, vulkan, libtorch, libtorch-cuda, remote, cuda, metal or rocm, as far as the
-    /// build has it; GPUs can be named by index, as in libtorch-cuda:1 or wgpu:0,2 [default: flex, or the run's]
+    /// build has it; GPUs can be named by index, as in libtorch-cuda:1, or wgpu:0,2 for discrete ones [default: flex, or the run's]
     #[arg(long, value_name = "BACKEND")]
     pub(crate) backend: Option<String>,
     /// Share every batch among N devices of the backend; batch norms take their running statistics from the first
-    /// [default: 1]
+    /// [default: 1, or the run's]
     #[arg(long, value_name = "N")]
     pub(crate) devices: Option<usize>,
     /// With --backend remote: where `kindling serve` listens, as in ws://127.0.0.1:3000
@@ -175,9 +175,12 @@ pub(crate) struct DeviceArguments {
 }
 
 impl DeviceArguments {
-    /// What they ask for, with the backend `default` where they name none.
-    pub(crate) fn request(&self, default: &str) -> anyhow::Result<Request> {
-        Request::new(self.backend.as_deref().unwrap_or(default), self.devices, self.remote.as_deref())
+    /// What they ask for, with `default` where they name no backend: its name, and the number of its devices.
+    pub(crate) fn request(&self, default: (&str, Option<usize>)) -> anyhow::Result<Request> {
+        match &self.backend {
+            Some(backend) => Request::new(backend, self.devices, self.remote.as_deref()),
+            None => Request::new(default.0, self.devices.or(default.1), self.remote.as_deref()),
+        }
     }
 }
 
@@ -217,8 +220,12 @@ pub(crate) struct RunsArguments {
 pub(crate) struct EvaluateArguments {
     /// The run: its id, a prefix that no other run has, or its path
     pub(crate) run: String,
-    #[command(flatten)]
-    pub(crate) device: DeviceArguments,
+    /// Backend to evaluate on, as for train [default: the run's]
+    #[arg(long, value_name = "BACKEND")]
+    pub(crate) backend: Option<String>,
+    /// With --backend remote: where `kindling serve` listens
+    #[arg(long, value_name = "URL")]
+    pub(crate) remote: Option<String>,
     /// Directory of the data set [default: where the run found it, then as for train]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,

@@ -39,8 +39,8 @@ impl Progress {
 
     /// Shows that the backend compiles its kernels, for as long as it does.
     pub(crate) fn start_compiling(&self) {
-        notice("compiling and tuning kernels: it takes its time once, and is remembered");
-        if let Ok(style) = ProgressStyle::with_template("{spinner} compiling and tuning kernels, {elapsed}") {
+        notice("warming up: a few steps before the clock starts; compiling a GPU's kernels takes its time once");
+        if let Ok(style) = ProgressStyle::with_template("{spinner} warming up, {elapsed}") {
             self.compiling.set_style(style);
         }
         self.compiling.enable_steady_tick(Duration::from_millis(100));
@@ -49,7 +49,7 @@ impl Progress {
     /// Shows that it has.
     pub(crate) fn finish_compiling(&self, seconds: f64) {
         self.compiling.finish_and_clear();
-        notice(format_args!("kernels are ready after {seconds:.1} s"));
+        notice(format_args!("warm after {seconds:.1} s"));
     }
 
     /// Shows a finished epoch.

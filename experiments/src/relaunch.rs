@@ -2,7 +2,7 @@
 //!
 //! A program cannot change its own environment safely once threads may read it, so this one starts itself again.
 
-use std::{env, process::Command};
+use std::{env, os::unix::process::CommandExt, process::Command};
 
 use anyhow::Result;
 
@@ -17,18 +17,6 @@ pub(crate) fn with(variables: &[(&str, String)]) -> Result<()> {
     }
     let mut program = Command::new(env::current_exe()?);
     program.args(env::args_os().skip(1)).envs(missing);
-    run(program)
-}
-
-/// Takes this process's place, with its number and its terminal.
-#[cfg(unix)]
-fn run(mut program: Command) -> Result<()> {
-    use std::os::unix::process::CommandExt;
+    // Takes this process's place, with its number and its terminal; comes back only where that fails.
     Err(program.exec().into())
-}
-
-#[cfg(not(unix))]
-fn run(mut program: Command) -> Result<()> {
-    let status = program.status()?;
-    std::process::exit(status.code().unwrap_or(1))
 }

@@ -276,7 +276,7 @@ impl Iterator for Batches<'_> {
         let whole = loader.batch_size.min(self.total - self.position);
         let share = loader.share.positions(whole);
         let (start, count) = (self.position + share.start, share.len());
-        // Nothing is left, or too little for every share to get something.
+        // Nothing is left, or so little of the last batch that this share gets none of it.
         if count == 0 {
             return None;
         }

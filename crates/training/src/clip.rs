@@ -1,7 +1,7 @@
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
-    tensor::Tensor,
+    tensor::{FloatDType, Tensor},
 };
 
 /// Scales all gradients so that their norm, taken together, is at most `limit`.
@@ -27,7 +27,8 @@ struct SumOfSquares<'a> {
 impl ModuleVisitor for SumOfSquares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            let square = gradient.square().sum();
+            // A half type has neither the range nor the digits for a sum of squares.
+            let square = gradient.cast(FloatDType::F32).square().sum();
             self.sum = Some(match self.sum.take() {
                 Some(sum) => sum + square,
                 None => square,
@@ -44,7 +45,8 @@ struct Scaling<'a> {
 impl ModuleVisitor for Scaling<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            self.gradients.register(param.id, gradient * self.scale.clone().reshape([1; D]));
+            let scale = self.scale.clone().cast(gradient.dtype());
+            self.gradients.register(param.id, gradient * scale.reshape([1; D]));
         }
     }
 }

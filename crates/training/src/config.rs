@@ -274,6 +274,13 @@ impl ExperimentConfig {
                 self.warm_up_epochs.to_string(),
             );
         }
+        if self.precision == Precision::F16
+            && matches!(self.optimizer, OptimizerName::Adam | OptimizerName::Adamw | OptimizerName::Muon)
+        {
+            // Adam's epsilon of 1e-8 and the squares of most gradients are zero in f16, and so is what it divides by.
+            let wanted = "f32 or bf16 with the optimizers `adam`, `adamw` and `muon`";
+            return needs("precision", wanted, name_of(&self.precision));
+        }
         if self.transpose && self.dataset != DatasetName::Idx {
             return needs("transpose", "the data set `idx` with it", name_of(&self.dataset));
         }

@@ -34,6 +34,12 @@ struct Replica {
     device: Device,
 }
 
+/// One batch, shared among the devices in their order.
+pub(crate) struct Shares {
+    first: ImageBatch,
+    others: Vec<Option<ImageBatch>>,
+}
+
 /// One step's gradients and figures.
 pub(crate) struct Step {
     /// Of the mean loss over the whole batch, on the first device.
@@ -47,20 +53,21 @@ impl Replicas {
         Self { main, others: others.iter().map(Replica::new).collect() }
     }
 
-    /// The next batch of every loader, the first device's first; nothing when the epoch is over.
+    /// Every device's share of the next batch; nothing when the epoch is over.
+    ///
+    /// A last batch with fewer images than devices leaves some without a share, but never the first.
     pub(crate) fn next_batches(
         iterators: &mut [Box<dyn DataLoaderIterator<ImageBatch> + '_>],
-    ) -> Result<Vec<ImageBatch>, TrainingError> {
-        // A last batch with fewer images than devices leaves the later ones without any.
-        iterators.iter_mut().map_while(Iterator::next).map(|batch| batch.map_err(TrainingError::backend)).collect()
+    ) -> Result<Option<Shares>, TrainingError> {
+        let mut shares = iterators.iter_mut().map(|shares| shares.next().transpose().map_err(TrainingError::backend));
+        let Some(first) = shares.next().transpose()?.flatten() else { return Ok(None) };
+        Ok(Some(Shares { first, others: shares.collect::<Result<_, _>>()? }))
     }
 
-    /// Gradients and figures of `batches`, which are one batch shared among the devices.
-    pub(crate) fn step(&self, model: &Classifier, batches: Vec<ImageBatch>) -> Result<Step, TrainingError> {
-        let mut batches = batches.into_iter();
-        let Some(first) = batches.next() else { return Err(TrainingError::backend("a step without a batch")) };
-        let busy: Vec<_> =
-            self.others.iter().zip(batches).map(|(replica, batch)| replica.start(model, batch)).collect();
+    /// Gradients and figures of one batch.
+    pub(crate) fn step(&self, model: &Classifier, Shares { first, others }: Shares) -> Result<Step, TrainingError> {
+        let shares = self.others.iter().zip(others);
+        let busy: Vec<_> = shares.filter_map(|(replica, batch)| Some(replica.start(model, batch?))).collect();
         let output = TrainStep::step(model, first);
         let mut figures = output.item.read().map_err(TrainingError::backend)?;
         if busy.is_empty() {

@@ -105,6 +105,7 @@ pub fn train(
     host: Host,
 ) -> Result<RunRecord, TrainingError> {
     let _lock = directory.lock()?;
+    check_devices(config, &host.devices)?;
     let splits = splits(config, data)?;
     let shape = shape(data);
     let limit = config.limit_batches.map_or(usize::MAX, |batches| batches.saturating_mul(config.batch_size));
@@ -161,6 +162,7 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
     }
     let config = Settings::from_object(old.config.clone())?.resolve()?;
     check_data(&old, data)?;
+    check_devices(&config, &host.devices)?;
     let (mut state, start) = match checkpoint::load_latest(&directory.checkpoints())? {
         Some((state, weights, optimizer)) => (state, Some((weights, optimizer))),
         None if old.epochs.is_empty() => (Checkpoint::at_start(old), None),
@@ -268,7 +270,7 @@ fn run(
     directory: &RunDirectory,
     mut host: Host,
 ) -> Result<RunRecord, TrainingError> {
-    let device = main_device(&host, config)?;
+    let device = host.devices[0].clone();
     let tracked = device.clone().autodiff();
     let mut model = Classifier::new(config.network()?.init(shape, config.seed, &tracked)?, config.label_smoothing);
     let mut optimizer = init_optimizer(config, &model);
@@ -423,11 +425,13 @@ fn loader(
     BatchLoader::new(split, config.batch_size, order, device).limited_to(config.limit_batches)
 }
 
-/// Whether `data` can carry what `config` asks for: what [`train`] would say before its first step.
+/// Whether `data` and `devices` can carry what `config` asks for: what [`train`] would say before its first step.
 ///
 /// # Errors
-/// When the network cannot take the images, or there are too few of them to hold any out.
-pub fn check(config: &ExperimentConfig, data: &ImageData) -> Result<(), TrainingError> {
+/// When the network cannot take the images, there are too few of them to hold any out, or too few in a batch for every
+/// device to get one.
+pub fn check(config: &ExperimentConfig, data: &ImageData, devices: &[Device]) -> Result<(), TrainingError> {
+    check_devices(config, devices)?;
     config.network()?.layers(shape(data))?;
     splits(config, data).map(|_| ())
 }
@@ -439,25 +443,26 @@ fn splits(config: &ExperimentConfig, data: &ImageData) -> Result<Splits, Trainin
     }
 }
 
-/// The first device, if all of them can do what `config` asks for.
-fn main_device(host: &Host, config: &ExperimentConfig) -> Result<Device, TrainingError> {
-    let Some(device) = host.devices.first() else { return Err(TrainingError::backend("a run needs a device")) };
-    if config.batch_size < host.devices.len() {
+/// Whether the devices can do what `config` asks for.
+fn check_devices(config: &ExperimentConfig, devices: &[Device]) -> Result<(), TrainingError> {
+    if devices.is_empty() {
+        return Err(TrainingError::backend("expected a device to train on, found none"));
+    }
+    if config.batch_size < devices.len() {
         return Err(ConfigError::Invalid {
             field: "batch_size",
-            wanted: format!("an image for each of the {} devices at least", host.devices.len()),
+            wanted: format!("an image for each of the {} devices at least", devices.len()),
             found: config.batch_size.to_string(),
         }
         .into());
     }
-    for device in &host.devices {
-        let found = device.settings().float_dtype;
-        if found != config.precision.dtype() {
-            let wanted = config.precision;
+    for device in devices {
+        let (wanted, found) = (config.precision, device.settings().float_dtype);
+        if found != wanted.dtype() {
             return Err(TrainingError::Backend(format!("expected a device set up for {wanted}, found {found:?}")));
         }
     }
-    Ok(device.clone())
+    Ok(())
 }
 
 fn part(host: &Host) -> PartRecord {

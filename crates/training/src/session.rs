@@ -157,12 +157,9 @@ impl Session {
         let mut outcome = Steps::Done;
         let mut iterators: Vec<_> = loaders.iter().map(|loader| loader.iter()).collect();
         loop {
-            let batches = Replicas::next_batches(&mut iterators)?;
-            if batches.is_empty() {
-                break;
-            }
+            let Some(shares) = Replicas::next_batches(&mut iterators)? else { break };
             let step = self.state.step + 1;
-            let Step { gradients, mut figures } = self.replicas.step(&model, batches)?;
+            let Step { gradients, mut figures } = self.replicas.step(&model, shares)?;
             let factor = self.schedule.factor(step);
             let learning_rate = self.rates.base(factor);
             self.step_log.append(&StepRecord { step, epoch, loss: figures.loss(), learning_rate })?;

@@ -36,8 +36,8 @@ pub(crate) fn warm_up(
     for first in first_and_last(train) {
         let slices = split_dataloader(Arc::new(train.starting_at(1, first)) as Arc<dyn DataLoader<_>>, devices);
         let mut iterators: Vec<_> = slices.iter().map(|slice| slice.iter()).collect();
-        let batches = Replicas::next_batches(&mut iterators)?;
-        let Step { gradients, .. } = replicas.step(&model, batches)?;
+        let Some(shares) = Replicas::next_batches(&mut iterators)? else { continue };
+        let Step { gradients, .. } = replicas.step(&model, shares)?;
         let gradients = match config.clip_norm {
             Some(limit) => clip_by_global_norm(&model, gradients, limit),
             None => gradients,

@@ -14,6 +14,8 @@ use burn::{
     },
 };
 
+use kindling_training::Precision;
+
 use super::{Backend, Request};
 
 /// What brings a software adapter, where there is no GPU.
@@ -79,36 +81,41 @@ pub(super) fn open(request: &Request) -> Result<Backend> {
     if cfg!(feature = "vulkan") && adapters.iter().any(|adapter| adapter.is_software) {
         bail!(
             "expected a GPU, found {device_name}: this build compiles kernels to SPIR-V, and Mesa's software drivers \
-             crash on some of them; build without the feature `vulkan` (just kindling gpu ...), or use flex: just \
-             train-cpu"
+             crash on some of them; set KINDLING_GPU_FEATURES=gpu and build again, or use flex: just train-cpu"
         );
     }
     let advice = adapters.iter().any(|adapter| adapter.is_software).then(|| {
         format!("{name} found no GPU, only a driver that computes on the CPU; flex does so far faster: just train-cpu")
     });
     let largest_tensor = Some(largest_tensor);
-    Ok(Backend { name, devices, device_name, largest_tensor, compiles_kernels: true, advice })
+    Ok(Backend {
+        name,
+        devices,
+        device_name,
+        largest_tensor,
+        precision: Precision::F32,
+        compiles_kernels: true,
+        advice,
+    })
 }
 
 fn none_found(kind: &DeviceKind) -> Error {
-    let found: Vec<_> = self::adapters().into_iter().map(|adapter| adapter.name).collect();
     let wanted = match kind {
         DeviceKind::DiscreteGpu(index) => format!("a discrete GPU with the index {index}"),
         _ => "a GPU".to_owned(),
     };
-    if found.is_empty() {
-        anyhow!(
-            "expected {wanted}, found no driver for any; install the Vulkan driver of your GPU, or for trying it out \
-             without one: {SOFTWARE_DRIVER}"
-        )
-    } else {
-        anyhow!("expected {wanted}, found {}", found.join(", "))
-    }
+    let found: Vec<_> =
+        self::adapters().into_iter().map(|adapter| format!("{} ({})", adapter.name, adapter.driver)).collect();
+    let found = if found.is_empty() { "no driver for any".to_owned() } else { found.join(", ") };
+    anyhow!(
+        "expected {wanted}, found {found}; install the Vulkan driver of your GPU, or for trying it out without one: \
+         {SOFTWARE_DRIVER}"
+    )
 }
 
 /// Keeps compiled kernels and tuning results in the user's cache, and tunes little where the CPU plays the GPU.
 ///
-/// A `cubecl.toml` or `burn.toml` and the variables of `CubeCL` come first.
+/// What else a `cubecl.toml` or `burn.toml` and the variables of `CubeCL` say is kept.
 fn configure() {
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
     if matches!(config.environment.path, CacheConfig::Target) {

@@ -3,6 +3,8 @@
 use anyhow::{Result, bail};
 use burn::tensor::{Device, DeviceType};
 
+use kindling_training::Precision;
+
 use super::{Backend, Request};
 use crate::machine;
 
@@ -36,7 +38,11 @@ pub(super) fn open_cuda(request: &Request) -> Result<Backend> {
         };
         bail!("expected a CUDA device with the index {index}, found {found}; on the CPU: just train-libtorch");
     }
-    let names = machine::nvidia_gpus();
+    // `nvidia-smi` has its own order, and does not know of those that CUDA was told to leave out.
+    let all = machine::nvidia_gpus();
+    let is_certain =
+        std::env::var_os("CUDA_VISIBLE_DEVICES").is_none() && all.windows(2).all(|pair| pair[0] == pair[1]);
+    let names = if is_certain { all } else { Vec::new() };
     let device_name = wanted
         .iter()
         .map(|&index| names.get(index).map_or_else(|| format!("CUDA device {index}"), ToString::to_string))
@@ -49,6 +55,7 @@ pub(super) fn open_cuda(request: &Request) -> Result<Backend> {
         devices,
         device_name,
         largest_tensor: None,
+        precision: Precision::F32,
         compiles_kernels: true,
         advice: None,
     })

@@ -9,6 +9,7 @@ mod remote;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use kindling_record::RunDirectory;
 use kindling_training::Precision;
 
 use crate::{commands::Misuse, machine};
@@ -22,6 +23,8 @@ pub(crate) struct Known {
     pub(crate) is_compiled_in: bool,
     /// How to get a build that has it.
     pub(crate) way: &'static str,
+    /// That build, as in `just kindling BUILD`.
+    build: &'static str,
     /// What `BURN_DEVICE` calls it, or one that is as good as a default.
     burn_name: &'static str,
 }
@@ -33,6 +36,7 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "pure Rust on the CPU",
         is_compiled_in: cfg!(feature = "flex"),
         way: "just train-cpu",
+        build: "cpu",
         burn_name: "flex",
     },
     Known {
@@ -40,6 +44,7 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "Burn's first CPU backend",
         is_compiled_in: cfg!(feature = "ndarray"),
         way: "just train-ndarray",
+        build: "cpu",
         burn_name: "ndarray",
     },
     Known {
@@ -47,6 +52,7 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "any GPU, through the graphics API it has",
         is_compiled_in: cfg!(feature = "wgpu"),
         way: "just train-wgpu",
+        build: "gpu",
         burn_name: "wgpu",
     },
     Known {
@@ -54,6 +60,7 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "any GPU with a Vulkan driver",
         is_compiled_in: cfg!(feature = "wgpu"),
         way: "just train-vulkan",
+        build: "gpu",
         burn_name: if cfg!(feature = "vulkan") { "vulkan" } else { "wgpu" },
     },
     Known {
@@ -61,6 +68,7 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "PyTorch's kernels on the CPU",
         is_compiled_in: cfg!(feature = "libtorch"),
         way: "just train-libtorch",
+        build: "libtorch",
         burn_name: "tch",
     },
     Known {
@@ -68,13 +76,15 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "PyTorch's kernels on NVIDIA GPUs",
         is_compiled_in: cfg!(feature = "libtorch"),
         way: "just train-cuda",
+        build: "cuda",
         burn_name: "tch",
     },
     Known {
         name: "remote",
         what: "a device that `kindling serve` offers",
         is_compiled_in: cfg!(feature = "remote"),
-        way: "cargo build --release --features remote",
+        way: "just kindling gpu train MODEL --backend remote --remote URL",
+        build: "gpu",
         // Burn would look for a server of its own accord.
         burn_name: "flex",
     },
@@ -83,6 +93,7 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "Burn's own kernels on NVIDIA GPUs",
         is_compiled_in: cfg!(feature = "cuda"),
         way: "cargo build --release --features cuda",
+        build: "cuda",
         burn_name: "cuda",
     },
     Known {
@@ -90,6 +101,7 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "Burn's own kernels on Apple's GPUs",
         is_compiled_in: cfg!(feature = "metal"),
         way: "cargo build --release --features metal",
+        build: "gpu",
         burn_name: "metal",
     },
     Known {
@@ -97,6 +109,7 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "Burn's own kernels on AMD's GPUs",
         is_compiled_in: cfg!(feature = "rocm"),
         way: "cargo build --release --features rocm",
+        build: "gpu",
         burn_name: "rocm",
     },
 ];
@@ -123,10 +136,22 @@ pub(crate) struct Backend {
     pub(crate) device_name: String,
     /// The most bytes that a device takes in one piece, where there is a known limit.
     pub(crate) largest_tensor: Option<u64>,
+    /// What the devices compute in.
+    pub(crate) precision: Precision,
     /// Whether kernels are compiled when they are first needed.
     pub(crate) compiles_kernels: bool,
     /// What its user should know before choosing it again.
     pub(crate) advice: Option<String>,
+}
+
+impl Backend {
+    /// The command that goes on with a run.
+    pub(crate) fn way_on(&self, run: &RunDirectory) -> String {
+        let build = KNOWN.iter().find(|known| known.name == self.name).map_or("cpu", |known| known.build);
+        let program = if build == "cpu" { "just".to_owned() } else { format!("just kindling {build}") };
+        let server = if self.name == "remote" { format!(" --remote {}", self.device_name) } else { String::new() };
+        format!("{program} resume {}{server}", run.path().display())
+    }
 }
 
 impl Request {
@@ -181,7 +206,7 @@ impl Request {
         match self.name {
             // Without it, Mesa's drivers complain on standard error, in the midst of the dashboard.
             "wgpu" | "vulkan" if cfg!(target_os = "linux") => {
-                vec![("XDG_RUNTIME_DIR", std::env::temp_dir().display().to_string())]
+                dirs::cache_dir().map(|cache| ("XDG_RUNTIME_DIR", cache.display().to_string())).into_iter().collect()
             }
             // glibc would give libtorch's memory back to the system after every operation, only to ask for it again:
             // a quarter of the time of the cnn. Older versions accept no more than 32 MiB for the second.
@@ -214,13 +239,37 @@ impl Request {
 
     /// Opens the devices and sets them up for `precision`.
     pub(crate) fn open(&self, precision: Precision) -> Result<Backend> {
+        self.open_for(&[precision])
+    }
+
+    /// Opens the devices and sets them up for the first of `precisions` that they support.
+    pub(crate) fn open_for(&self, precisions: &[Precision]) -> Result<Backend> {
         let mut backend = self.find().with_context(|| format!("backend `{}`", self.name))?;
         if backend.devices.len() > 1 {
             backend.device_name = format!("{} devices: {}", backend.devices.len(), backend.device_name);
         }
+        let supports = |precision: Precision| {
+            let is_default = |device: &Device| device.settings().float_dtype == precision.dtype();
+            backend.devices.iter().all(|device| is_default(device) || device.supports_dtype(precision.dtype()))
+        };
+        let Some(&precision) = precisions.iter().find(|&&precision| supports(precision)) else {
+            let wanted: Vec<_> = precisions.iter().map(ToString::to_string).collect();
+            let found = Precision::ALL.into_iter().filter(|&precision| supports(precision));
+            bail!(Misuse(format!(
+                "precision {}: {} on this device computes in {}; choose one of them, or another backend",
+                wanted.join(", "),
+                self.name,
+                found.map(|precision| precision.to_string()).collect::<Vec<_>>().join(", ")
+            )));
+        };
         for device in &mut backend.devices {
-            set_up(self.name, device, precision)?;
+            // It can be set once, before the first tensor; copies of one device share it.
+            if device.settings().float_dtype != precision.dtype() {
+                let failed = || format!("{} cannot be set up for {precision}", self.name);
+                device.configure(precision.dtype()).with_context(failed)?;
+            }
         }
+        backend.precision = precision;
         Ok(backend)
     }
 
@@ -244,6 +293,10 @@ impl Request {
             #[cfg(feature = "cuda")]
             "cuda" => Ok(own_kernels("cuda", self.indices().into_iter().map(Device::cuda))),
             #[cfg(feature = "metal")]
+            "metal" if self.count > 1 || !self.indices.is_empty() => {
+                bail!(Misuse("metal has one device, the system's GPU".to_owned()))
+            }
+            #[cfg(feature = "metal")]
             "metal" => Ok(own_kernels("metal", [Device::metal(burn::tensor::DeviceKind::DefaultDevice)])),
             #[cfg(feature = "rocm")]
             "rocm" => Ok(own_kernels("rocm", self.indices().into_iter().map(Device::rocm))),
@@ -262,31 +315,20 @@ pub(crate) fn compiled_in() -> impl Iterator<Item = &'static Known> {
     KNOWN.iter().filter(|known| known.is_compiled_in)
 }
 
-/// Makes `precision` the type of `device`'s tensors.
-fn set_up(name: &str, device: &mut Device, precision: Precision) -> Result<()> {
-    if device.settings().float_dtype == precision.dtype() {
-        return Ok(());
-    }
-    let supported: Vec<_> = Precision::ALL
-        .iter()
-        .filter(|precision| device.supports_dtype(precision.dtype()))
-        .map(ToString::to_string)
-        .collect();
-    if !device.supports_dtype(precision.dtype()) {
-        bail!(Misuse(format!(
-            "--precision {precision}: {name} on this device computes in {}; choose one of them",
-            supported.join(", ")
-        )));
-    }
-    device.configure(precision.dtype()).with_context(|| format!("{name} cannot be set up for {precision}"))
-}
-
 fn cpu(name: &'static str, devices: Vec<Device>, simd: Option<&str>) -> Backend {
     let machine = machine::describe();
     let processor = machine.processor.unwrap_or(machine.platform);
     let simd = simd.map_or_else(String::new, |simd| format!(", {simd}"));
     let device_name = format!("{processor}, {} threads{simd}", machine.threads);
-    Backend { name, devices, device_name, largest_tensor: None, compiles_kernels: false, advice: None }
+    Backend {
+        name,
+        devices,
+        device_name,
+        largest_tensor: None,
+        precision: Precision::F32,
+        compiles_kernels: false,
+        advice: None,
+    }
 }
 
 /// A backend that Kindling passes on to Burn without knowing more of it.
@@ -295,7 +337,15 @@ fn own_kernels(name: &'static str, devices: impl IntoIterator<Item = Device>) ->
     let devices: Vec<_> = devices.into_iter().collect();
     let device_name =
         devices.first().and_then(Device::identity).map_or_else(|| name.to_owned(), |identity| identity.name);
-    Backend { name, devices, device_name, largest_tensor: None, compiles_kernels: true, advice: None }
+    Backend {
+        name,
+        devices,
+        device_name,
+        largest_tensor: None,
+        precision: Precision::F32,
+        compiles_kernels: true,
+        advice: None,
+    }
 }
 
 #[cfg(test)]
@@ -331,6 +381,7 @@ mod tests {
     fn a_precision_that_a_backend_lacks_is_refused_with_those_it_has() {
         let request = Request::new("ndarray", None, None).unwrap();
         let error = request.open(Precision::Bf16).err().unwrap().to_string();
-        assert_eq!(error, "--precision bf16: ndarray on this device computes in f32; choose one of them");
+        let expected = "precision bf16: ndarray on this device computes in f32; choose one of them, or another backend";
+        assert_eq!(error, expected);
     }
 }

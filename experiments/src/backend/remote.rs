@@ -3,6 +3,8 @@
 use anyhow::{Result, bail};
 use burn::{remote::RemoteHost, tensor::Device};
 
+use kindling_training::Precision;
+
 use super::{Backend, Request};
 use crate::commands::Misuse;
 
@@ -22,12 +24,15 @@ pub(super) fn open(request: &Request) -> Result<Backend> {
             ),
         }
     }
-    // What it is, the server knows; it may compile kernels, and then the first steps take their time.
+    // What it is, the server knows. It may be a GPU, which compiles kernels, and need not take more in one piece than
+    // every GPU does.
+    let largest_tensor = Some(128 << 20);
     Ok(Backend {
         name: "remote",
         devices,
         device_name: server.clone(),
-        largest_tensor: None,
+        largest_tensor,
+        precision: Precision::F32,
         compiles_kernels: true,
         advice: None,
     })

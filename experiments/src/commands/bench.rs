@@ -1,6 +1,11 @@
-use std::{collections::BTreeMap, env, time::Duration};
+use std::{
+    collections::BTreeMap,
+    env,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use kindling_models::ModelName;
 use kindling_report::{grouped, markdown, table};
 use kindling_training::BURN_VERSION;
@@ -85,9 +90,10 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<Outcome> {
             // Each round begins with another contender, so that none profits from its place.
             let first = round % contenders.len().max(1);
             for index in (first..contenders.len()).chain(0..first) {
-                contenders[index].time(pytorch.as_mut())?;
+                contenders[index].time(pytorch.as_mut());
             }
         }
+        contenders.retain(|contender| contender.seconds.len() == arguments.repeats);
         measurements.extend(measure(&task, &contenders)?);
         for contender in contenders {
             if let (Work::PyTorch(opened), Some(pytorch)) = (contender.work, &mut pytorch) {
@@ -180,7 +186,7 @@ fn make_ready(
 ) -> Vec<Contender> {
     let mut contenders = Vec::new();
     for backend in backends {
-        match Workload::new(task, &backend.devices[0]) {
+        match guarded(|| Workload::new(task, &backend.devices[0], backend.largest_tensor)) {
             Ok(workload) => {
                 contenders.push(Contender::new(backend.name.to_owned(), Work::Kindling(Box::new(workload))));
             }
@@ -212,7 +218,7 @@ impl Contender {
 
     fn run(&mut self, steps: usize, pytorch: Option<&mut PyTorch>) -> Result<Duration> {
         match (&mut self.work, pytorch) {
-            (Work::Kindling(workload), _) => workload.run(steps),
+            (Work::Kindling(workload), _) => guarded(|| workload.run(steps)),
             (Work::PyTorch(opened), Some(pytorch)) => pytorch.run(*opened, steps),
             (Work::PyTorch(_), None) => bail!("PyTorch is not running"),
         }
@@ -229,14 +235,21 @@ impl Contender {
         Ok(())
     }
 
-    fn time(&mut self, pytorch: Option<&mut PyTorch>) -> Result<()> {
+    /// Takes its turn; one that fails is left out of the result, and the others go on.
+    fn time(&mut self, pytorch: Option<&mut PyTorch>) {
         // The threads of the one before still spin for a moment.
         std::thread::sleep(Duration::from_millis(20));
         let steps = self.steps;
-        let duration = self.run(steps, pytorch).with_context(|| self.name.clone())?;
-        self.seconds.push(duration.as_secs_f64() / steps as f64);
-        Ok(())
+        match self.run(steps, pytorch) {
+            Ok(duration) => self.seconds.push(duration.as_secs_f64() / steps as f64),
+            Err(error) => notice(format_args!("{}: left out: {error:#}", self.name)),
+        }
     }
+}
+
+/// Makes an error of a panic: Burn panics where a backend fails, and the others' figures must not be lost with it.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| bail!("it failed; what it said is above"))
 }
 
 fn measure(task: &Task, contenders: &[Contender]) -> Result<Vec<Measurement>> {

@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, fmt::Write, time::Duration};
+use std::{fmt::Write, time::Duration};
 
 use anyhow::Result;
 use kindling_data::fashion_mnist;
@@ -147,7 +147,7 @@ fn time(name: &str, findings: &mut BackendFindings) -> Result<()> {
     findings.matmul_gflops = Some(matmul_gflops(device, MATRIX, 5)?);
     let step = |model| -> Result<f64> {
         let task = Task { model, hidden: None, batch: BATCH, mode: Mode::Train, batches: Batches::Gather };
-        let mut workload = Workload::new(&task, device)?;
+        let mut workload = Workload::new(&task, device, backend.largest_tensor)?;
         // The first compiles kernels, the second tunes what the first left.
         workload.run(2)?;
         let mut steps: Vec<Duration> = Vec::new();
@@ -254,8 +254,7 @@ fn show(findings: &Findings) {
         let kind = if adapter.is_software { " - no GPU: the CPU computes" } else { "" };
         print(format_args!("adapter:   {} ({}){kind}", adapter.name, adapter.driver));
     }
-    let unique: BTreeSet<_> = findings.nvidia_gpus.iter().collect();
-    for gpu in unique {
+    for gpu in &findings.nvidia_gpus {
         print(format_args!("GPU:       {gpu}"));
     }
     match &findings.libtorch {
@@ -270,6 +269,11 @@ fn show(findings: &Findings) {
         (None, missing) => print(format_args!("data:      {}", missing.as_deref().unwrap_or_default())),
     }
     print("");
+    let uses_gpus = |found: &&BackendFindings| found.name.ends_with("cuda") || ["wgpu", "vulkan"].contains(&found.name);
+    let is_gpu_timed = findings.backends.iter().filter(uses_gpus).any(|found| found.cnn_step_milliseconds.is_some());
+    if !findings.nvidia_gpus.is_empty() && !is_gpu_timed {
+        print("This build does not use the GPU; those that do: just doctor gpu, and just doctor cuda.");
+    }
     match &findings.recommendation {
         Some(Recommendation { backend, why }) => print(format_args!("Use {backend}: {why}.")),
         None => print("No backend of this build works here; the table says what is missing."),

@@ -3,11 +3,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use kindling_record::{RunDirectory, RunStatus};
 use kindling_report::percent;
-use kindling_training::Settings;
+use kindling_training::{Precision, Settings};
 use serde_json::json;
 
 use crate::{
     arguments::EvaluateArguments,
+    backend::Request,
     commands::{Misuse, Outcome},
     data,
     output::{notice, print},
@@ -27,10 +28,15 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> Result<Outcome> {
         )));
     }
     let config = Settings::from_object(record.config.clone())?.resolve()?;
-    let request = arguments.device.request(&record.backend)?;
+    let name = arguments.backend.as_deref().unwrap_or(&record.backend);
+    let request = Request::new(name, None, arguments.remote.as_deref())?;
     relaunch::with(&request.environment())?;
-    let backend = request.open(config.precision)?;
+    // The weights are in f32 on disk: a backend that lacks the run's type computes in that.
+    let backend = request.open_for(&[config.precision, Precision::F32])?;
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
+    if backend.precision != config.precision {
+        notice(format_args!("trained in {}, evaluated in {}", config.precision, backend.precision));
+    }
     signals::install()?;
     let known = record.dataset.source.map(PathBuf::from).filter(|path| path.exists());
     let data = data::load(&config, arguments.data_dir.clone().or(known).as_deref())?;

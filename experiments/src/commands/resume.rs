@@ -1,13 +1,13 @@
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use kindling_record::{RunDirectory, RunStatus};
 use kindling_training::Settings;
 
 use crate::{
     arguments::ResumeArguments,
     commands::{
-        Outcome,
+        Misuse, Outcome,
         train::{print_result, run_and_tell},
     },
     dashboard, data,
@@ -32,7 +32,14 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
     }
     let config = Settings::from_object(record.config.clone())?.resolve()?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
-    let request = host.device.request(&record.backend)?;
+    if record.backend == "remote" && host.device.backend.is_none() && host.device.remote.is_none() {
+        bail!(Misuse(format!(
+            "{} was trained on a remote device: name its server with --remote URL, or go on with --backend flex",
+            directory.id()
+        )));
+    }
+    let devices = record.parts.last().map(|part| part.devices);
+    let request = host.device.request((&record.backend, devices))?;
     relaunch::with(&request.environment().into_iter().chain(request.as_default()).collect::<Vec<_>>())?;
     let backend = request.open(config.precision)?;
     signals::install()?;

@@ -14,13 +14,18 @@ use crate::{
 /// `kindling serve`
 pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
     let name = arguments.backend.as_deref().unwrap_or(backend::default_name());
-    let request = Request::new(name, arguments.devices, None)?;
-    if request.name.starts_with("libtorch") {
+    if name.starts_with("libtorch") {
         bail!(Misuse(format!(
-            "{} cannot be served: Burn keeps libtorch's tensors to their own process; serve flex, ndarray or wgpu",
-            request.name
+            "{name} cannot be served: Burn keeps libtorch's tensors to their own process; serve flex, ndarray or wgpu"
         )));
     }
+    if name == "remote" {
+        bail!(Misuse("a served device cannot be served again; name the backend of this machine".to_owned()));
+    }
+    if cfg!(not(feature = "remote")) {
+        bail!(Misuse("this build cannot serve; one that can comes with: just serve".to_owned()));
+    }
+    let request = Request::new(name, arguments.devices, None)?;
     relaunch::with(&request.environment())?;
     let backend = request.open(Precision::F32)?;
     let address = arguments.listen;
@@ -40,6 +45,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
     notice(format_args!("serving at ws://{address}; train on it with:"));
     notice(format_args!("  kindling train MODEL --backend remote --remote ws://{address}"));
     signals::install()?;
+    #[cfg(feature = "remote")]
     run(backend.devices, listener)?;
     Ok(Outcome::Done)
 }
@@ -56,9 +62,4 @@ fn run(devices: Vec<burn::tensor::Device>, listener: TcpListener) -> Result<()> 
     // Burn's own `serve` logs to standard output and takes the signals.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(server.serve_async(WebSocketTransport::from_listener(listener))).context("the server failed")
-}
-
-#[cfg(not(feature = "remote"))]
-fn run(_: Vec<burn::tensor::Device>, _: TcpListener) -> Result<()> {
-    bail!(Misuse("this build cannot serve; it comes with: cargo build --release --features remote".to_owned()))
 }

@@ -18,6 +18,8 @@ use crate::{
 
 /// `kindling train`
 pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome> {
+    let request = arguments.host.device.request((backend::default_name(), None))?;
+    relaunch::with(&request.environment())?;
     let mut settings = arguments.settings();
     if let Some(path) = &arguments.config {
         let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
@@ -28,12 +30,10 @@ pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome
     let name = arguments.name.unwrap_or_else(|| config.model.to_string());
     RunDirectory::check_name(&name)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
-    let request = host.device.request(backend::default_name())?;
-    relaunch::with(&request.environment())?;
     let backend = request.open(config.precision)?;
     signals::install()?;
     let data = data::load(&config, host.data_dir.as_deref())?;
-    kindling_training::check(&config, &data)?;
+    kindling_training::check(&config, &data, &backend.devices)?;
     let directory = RunDirectory::create(&host.runs_dir.path, &name)?;
     run_and_tell(&directory, &host, backend, shows_dashboard, start, |host| {
         kindling_training::train(&config, &data, &directory, host)
@@ -50,6 +50,7 @@ pub(crate) fn run_and_tell(
     training: impl FnOnce(Host) -> Result<RunRecord, TrainingError>,
 ) -> Result<Outcome> {
     log_file::open(&directory.log())?;
+    let way_on = backend.way_on(directory);
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     if let Some(advice) = &backend.advice {
         notice(advice);
@@ -84,8 +85,7 @@ pub(crate) fn run_and_tell(
     dashboard::restore_terminal();
     if outcome.is_err() && directory.checkpoints().join("index.json").exists() {
         notice(format_args!(
-            "the run's last checkpoint is kept; go on with: kindling resume {}  (on another backend: --backend flex)",
-            directory.path().display()
+            "the run's last checkpoint is kept; go on with: {way_on}  (on another backend: --backend flex)"
         ));
     }
     let record = outcome.with_context(|| format!("run {} failed", directory.id()))?;
@@ -94,7 +94,7 @@ pub(crate) fn run_and_tell(
     Ok(match record.status {
         RunStatus::Interrupted => {
             notice(format_args!(
-                "interrupted; go on with: just resume {0}  (or: kindling resume {0})",
+                "interrupted; go on with: {way_on}  (or: kindling resume {})",
                 directory.path().display()
             ));
             Outcome::Interrupted
