@@ -130,9 +130,9 @@ fn a_run_begun_on_one_backend_goes_on_on_another() {
         let other = if backend == "flex" { "ndarray" } else { "flex" };
         let place = tempfile::tempdir().unwrap();
         // Killed long before its end, as by a machine that goes away.
-        let whole = [&SHAPES[..], &["--epochs", "40", "--backend", other, "--runs-dir", "whole/runs"]].concat();
+        let whole = [&SHAPES[..], &["--epochs", "150", "--backend", other, "--runs-dir", "whole/runs"]].concat();
         assert!(command(place.path(), &whole).output().unwrap().status.success());
-        let half = [&SHAPES[..], &["--epochs", "40", "--backend", backend]].concat();
+        let half = [&SHAPES[..], &["--epochs", "150", "--backend", backend]].concat();
         let quiet = Stdio::null;
         let mut child = command(place.path(), &half).stdout(quiet()).stderr(quiet()).spawn().unwrap();
         let run = wait_for_first_epoch(place.path());
@@ -145,13 +145,16 @@ fn a_run_begun_on_one_backend_goes_on_on_another() {
         assert_eq!(record.status, RunStatus::Finished);
         let parts: Vec<_> = record.parts.iter().map(|part| part.backend.as_str()).collect();
         assert_eq!(parts, [backend, other]);
-        check_losses(&format!("{backend} to {other}"), &losses(&run), &losses(&only_run(&place.path().join("whole"))));
+        let (found, expected) = (losses(&run), losses(&only_run(&place.path().join("whole"))));
+        assert_eq!(found.len(), expected.len());
+        // Later on, rounding that differs from backend to backend has grown too much for a comparison.
+        check_losses(&format!("{backend} to {other}"), &found[..120], &expected[..120]);
     }
 }
 
 pub(crate) fn wait_for_first_epoch(place: &Path) -> std::path::PathBuf {
     // Compiling kernels on a machine without a GPU takes its time.
-    for _ in 0..6000 {
+    for _ in 0..15_000 {
         std::thread::sleep(std::time::Duration::from_millis(20));
         if let Ok(mut runs) = std::fs::read_dir(place.join("runs"))
             && let Some(Ok(run)) = runs.next()
@@ -160,7 +163,7 @@ pub(crate) fn wait_for_first_epoch(place: &Path) -> std::path::PathBuf {
             return run.path();
         }
     }
-    panic!("no checkpoint after two minutes");
+    panic!("no checkpoint after five minutes");
 }
 
 #[test]
