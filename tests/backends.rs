@@ -8,7 +8,7 @@ use std::{path::Path, process::Stdio};
 use kindling_record::{RunRecord, RunStatus, StepRecord, read_steps};
 use serde_json::Value;
 
-use crate::program::{command, only_run, record, text};
+use crate::program::{command, in_workspace, only_run, only_run_in, record, text};
 
 /// The backends of this build that need no server. One that finds no device fails the tests.
 const BACKENDS: &[&str] = &[
@@ -41,17 +41,6 @@ const REAL: [&str; 14] = [
     "--dashboard",
     "never",
 ];
-
-/// Runs the program from the workspace, so that it finds the data that the user trains on.
-pub(crate) fn in_workspace(runs: &Path, arguments: &[&str]) -> std::process::Output {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut command = command(&workspace, arguments);
-    command.arg("--runs-dir").arg(runs);
-    if let Some(directory) = std::env::var_os("KINDLING_DATA_DIR") {
-        command.env("KINDLING_DATA_DIR", directory);
-    }
-    command.output().unwrap()
-}
 
 fn trained(runs: &Path, arguments: &[&str]) -> RunRecord {
     let output = in_workspace(runs, &[arguments, &["--json"]].concat());
@@ -86,12 +75,6 @@ fn every_backend_learns_real_data_as_flex_does_and_the_others_agree_on_its_weigh
             assert!((found - own).abs() <= 0.001, "{backend}'s weights on {other}: {found}, on itself: {own}");
         }
     }
-}
-
-fn only_run_in(runs: &Path) -> std::path::PathBuf {
-    let mut found: Vec<_> = std::fs::read_dir(runs).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    found.remove(0)
 }
 
 /// A run of `mlp` with a moving optimizer on drawn shapes.

@@ -30,11 +30,27 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// Runs the program from the workspace, so that it finds the data that the user trains on.
+pub(crate) fn in_workspace(runs: &Path, arguments: &[&str]) -> Output {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = command(&workspace, arguments);
+    command.arg("--runs-dir").arg(runs);
+    if let Some(directory) = std::env::var_os("KINDLING_DATA_DIR") {
+        command.env("KINDLING_DATA_DIR", directory);
+    }
+    command.output().unwrap()
+}
+
 /// The one run in `directory/runs`.
 pub(crate) fn only_run(directory: &Path) -> std::path::PathBuf {
-    let mut runs: Vec<_> = fs::read_dir(directory.join("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(runs.len(), 1, "{runs:?}");
-    runs.remove(0)
+    only_run_in(&directory.join("runs"))
+}
+
+/// The one run in `runs`.
+pub(crate) fn only_run_in(runs: &Path) -> std::path::PathBuf {
+    let mut found: Vec<_> = fs::read_dir(runs).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
 }
 
 pub(crate) fn record(run: &Path) -> RunRecord {

@@ -1,6 +1,6 @@
 //! What training must achieve.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use burn::{
     tensor::{Device, Int, Tensor, TensorData},
@@ -11,7 +11,7 @@ use kindling_models::{ImageShape, ModelName};
 use kindling_record::RunRecord;
 use kindling_training::{Classifier, OptimizerName, Settings, init_optimizer};
 
-use crate::program::{command, kindling, only_run, record, text};
+use crate::program::{in_workspace, kindling, only_run, record, text};
 
 #[test]
 fn every_model_and_every_optimizer_overfits_one_batch() {
@@ -47,14 +47,7 @@ fn every_model_and_every_optimizer_overfits_one_batch() {
 fn an_mlp_reaches_0_76_after_one_epoch_of_fashion_mnist_in_file_order() {
     let place = tempfile::tempdir().unwrap();
     let arguments = ["train", "mlp", "--epochs", "1", "--protocol", "assignment", "--seed", "1", "--json"];
-    // From the workspace and with the user's variable, so that it finds the data that the user trains on.
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut command = command(&workspace, &arguments);
-    command.arg("--runs-dir").arg(place.path());
-    if let Some(directory) = std::env::var_os("KINDLING_DATA_DIR") {
-        command.env("KINDLING_DATA_DIR", directory);
-    }
-    let output = command.output().unwrap();
+    let output = in_workspace(place.path(), &arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let record: RunRecord = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((record.dataset.train, record.dataset.test), (60_000, 10_000));

@@ -1,8 +1,11 @@
 //! Training and inference steps on random images, to be timed.
 
-use std::time::{Duration, Instant};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::{
     data::dataloader::DataLoader,
     optim::ModuleOptimizer,
@@ -111,6 +114,11 @@ impl Workload {
         anyhow::ensure!(f64::is_finite(loss), "expected finite losses, found {loss}");
         Ok(seconds)
     }
+}
+
+/// Makes an error of a panic: Burn panics where a backend fails, and the others' figures must not be lost with it.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| bail!("it failed; what it said is above"))
 }
 
 /// The rate of a product of two square matrices of f32 in GFLOP/s: the best of several.

@@ -14,8 +14,6 @@ use burn::{
     },
 };
 
-use kindling_training::Precision;
-
 use super::{Backend, Request};
 
 /// What brings a software adapter, where there is no GPU.
@@ -88,15 +86,7 @@ pub(super) fn open(request: &Request) -> Result<Backend> {
         format!("{name} found no GPU, only a driver that computes on the CPU; flex does so far faster: just train-cpu")
     });
     let largest_tensor = Some(largest_tensor);
-    Ok(Backend {
-        name,
-        devices,
-        device_name,
-        largest_tensor,
-        precision: Precision::F32,
-        compiles_kernels: true,
-        advice,
-    })
+    Ok(Backend { largest_tensor, compiles_kernels: true, advice, ..Backend::new(name, devices, device_name) })
 }
 
 fn none_found(kind: &DeviceKind) -> Error {

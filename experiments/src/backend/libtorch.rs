@@ -3,8 +3,6 @@
 use anyhow::{Result, bail};
 use burn::tensor::{Device, DeviceType};
 
-use kindling_training::Precision;
-
 use super::{Backend, Request};
 use crate::machine;
 
@@ -50,13 +48,5 @@ pub(super) fn open_cuda(request: &Request) -> Result<Backend> {
         .join(" and ");
     #[allow(deprecated)]
     let devices = wanted.into_iter().map(Device::libtorch_cuda).collect();
-    Ok(Backend {
-        name: "libtorch-cuda",
-        devices,
-        device_name,
-        largest_tensor: None,
-        precision: Precision::F32,
-        compiles_kernels: true,
-        advice: None,
-    })
+    Ok(Backend { compiles_kernels: true, ..Backend::new("libtorch-cuda", devices, device_name) })
 }

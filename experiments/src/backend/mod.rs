@@ -145,6 +145,19 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
+    /// A backend with ready kernels, no known limits, and nothing to say about it.
+    fn new(name: &'static str, devices: Vec<Device>, device_name: String) -> Self {
+        Self {
+            name,
+            devices,
+            device_name,
+            largest_tensor: None,
+            precision: Precision::F32,
+            compiles_kernels: false,
+            advice: None,
+        }
+    }
+
     /// The command that goes on with a run.
     pub(crate) fn way_on(&self, run: &RunDirectory) -> String {
         let build = KNOWN.iter().find(|known| known.name == self.name).map_or("cpu", |known| known.build);
@@ -320,15 +333,7 @@ fn cpu(name: &'static str, devices: Vec<Device>, simd: Option<&str>) -> Backend 
     let processor = machine.processor.unwrap_or(machine.platform);
     let simd = simd.map_or_else(String::new, |simd| format!(", {simd}"));
     let device_name = format!("{processor}, {} threads{simd}", machine.threads);
-    Backend {
-        name,
-        devices,
-        device_name,
-        largest_tensor: None,
-        precision: Precision::F32,
-        compiles_kernels: false,
-        advice: None,
-    }
+    Backend::new(name, devices, device_name)
 }
 
 /// A backend that Kindling passes on to Burn without knowing more of it.
@@ -337,15 +342,7 @@ fn own_kernels(name: &'static str, devices: impl IntoIterator<Item = Device>) ->
     let devices: Vec<_> = devices.into_iter().collect();
     let device_name =
         devices.first().and_then(Device::identity).map_or_else(|| name.to_owned(), |identity| identity.name);
-    Backend {
-        name,
-        devices,
-        device_name,
-        largest_tensor: None,
-        precision: Precision::F32,
-        compiles_kernels: true,
-        advice: None,
-    }
+    Backend { compiles_kernels: true, ..Backend::new(name, devices, device_name) }
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 use anyhow::{Result, bail};
 use burn::{remote::RemoteHost, tensor::Device};
 
-use kindling_training::Precision;
-
 use super::{Backend, Request};
 use crate::commands::Misuse;
 
@@ -27,13 +25,5 @@ pub(super) fn open(request: &Request) -> Result<Backend> {
     // What it is, the server knows. It may be a GPU, which compiles kernels, and need not take more in one piece than
     // every GPU does.
     let largest_tensor = Some(128 << 20);
-    Ok(Backend {
-        name: "remote",
-        devices,
-        device_name: server.clone(),
-        largest_tensor,
-        precision: Precision::F32,
-        compiles_kernels: true,
-        advice: None,
-    })
+    Ok(Backend { largest_tensor, compiles_kernels: true, ..Backend::new("remote", devices, server.clone()) })
 }

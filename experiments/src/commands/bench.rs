@@ -1,9 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    env,
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
-};
+use std::{collections::BTreeMap, env, time::Duration};
 
 use anyhow::{Result, bail};
 use kindling_models::ModelName;
@@ -19,7 +14,7 @@ use crate::{
     output::{notice, print},
     pytorch::{Opened, PyTorch},
     relaunch, signals,
-    workload::{Task, Workload},
+    workload::{Task, Workload, guarded},
 };
 
 /// What is timed against the others: a backend, or a way in which PyTorch computes.
@@ -245,11 +240,6 @@ impl Contender {
             Err(error) => notice(format_args!("{}: left out: {error:#}", self.name)),
         }
     }
-}
-
-/// Makes an error of a panic: Burn panics where a backend fails, and the others' figures must not be lost with it.
-fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| bail!("it failed; what it said is above"))
 }
 
 fn measure(task: &Task, contenders: &[Contender]) -> Result<Vec<Measurement>> {

@@ -16,7 +16,7 @@ use crate::{
     machine,
     output::{notice, print},
     relaunch, signals,
-    workload::{Task, Workload, matmul_gflops},
+    workload::{Task, Workload, guarded, matmul_gflops},
 };
 
 /// Rows and columns of the matrices whose product is timed.
@@ -130,13 +130,7 @@ fn examine(known: &'static Known) -> BackendFindings {
         return findings;
     }
     notice(format_args!("timing {} …", known.name));
-    // A driver that fails must not end the examination of the others.
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| time(known.name, &mut findings)));
-    findings.missing = match outcome {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(format!("{error:#}")),
-        Err(_) => Some("it failed; what it said is above".to_owned()),
-    };
+    findings.missing = guarded(|| time(known.name, &mut findings)).err().map(|error| format!("{error:#}"));
     findings
 }
 
