@@ -1,0 +1,183 @@
+//! Work shared among threads that wait by spinning.
+//!
+//! The operations of a training step take tens of microseconds each and follow one another at once. A thread that sleeps
+//! between them is woken too late to help, so the pool's threads spin for a while before they sleep.
+
+use std::{
+    hint,
+    marker::PhantomData,
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+/// How long a thread without work spins before it sleeps. Longer than what a training step does between operations.
+const PATIENCE: Duration = Duration::from_micros(200);
+
+/// A call of [`for_each`] that the helpers may join.
+struct Job<'a> {
+    work: &'a (dyn Fn(usize) + Sync),
+    tasks: usize,
+    next: AtomicUsize,
+}
+
+impl Job<'_> {
+    fn run(&self) {
+        loop {
+            let task = self.next.fetch_add(1, Ordering::Relaxed);
+            if task >= self.tasks {
+                return;
+            }
+            (self.work)(task);
+        }
+    }
+}
+
+struct Helper {
+    thread: Thread,
+    shared: &'static Mailbox,
+}
+
+/// Where a helper finds its job; null when it has none.
+#[derive(Default)]
+struct Mailbox {
+    job: AtomicPtr<Job<'static>>,
+    asleep: AtomicBool,
+    panicked: AtomicBool,
+}
+
+struct Pool {
+    helpers: Vec<Helper>,
+}
+
+impl Pool {
+    fn new(threads: usize) -> Self {
+        let helpers = (1..threads)
+            .filter_map(|index| {
+                let shared: &'static Mailbox = Box::leak(Box::default());
+                let builder = thread::Builder::new().name(format!("kernels-{index}"));
+                // Where the system refuses a thread, there is one less.
+                let handle = builder.spawn(move || help(shared)).ok()?;
+                Some(Helper { thread: handle.thread().clone(), shared })
+            })
+            .collect();
+        Self { helpers }
+    }
+}
+
+fn help(mailbox: &Mailbox) {
+    loop {
+        let mut since = Instant::now();
+        let mut spins = 0_u32;
+        let job = loop {
+            let job = mailbox.job.load(Ordering::Acquire);
+            if !job.is_null() {
+                break job;
+            }
+            hint::spin_loop();
+            spins += 1;
+            if spins % 64 == 0 && since.elapsed() > PATIENCE {
+                mailbox.asleep.store(true, Ordering::SeqCst);
+                if mailbox.job.load(Ordering::SeqCst).is_null() {
+                    thread::park();
+                }
+                mailbox.asleep.store(false, Ordering::SeqCst);
+                since = Instant::now();
+            }
+        };
+        // SAFETY: `for_each` keeps the job until this thread has emptied its mailbox.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| unsafe { (*job).run() }));
+        if done.is_err() {
+            mailbox.panicked.store(true, Ordering::Relaxed);
+        }
+        mailbox.job.store(std::ptr::null_mut(), Ordering::Release);
+    }
+}
+
+/// Runs `work` for every number below `tasks`, on this thread and on the pool's.
+///
+/// Which thread runs a task is not determined, so a task must not care. A call from within a task, or while another
+/// thread uses the pool, runs on its own thread alone.
+///
+/// # Panics
+/// When a task does.
+pub(crate) fn for_each(tasks: usize, work: impl Fn(usize) + Sync) {
+    static POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
+    let threads = || {
+        std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0).unwrap_or_else(|| {
+            thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        })
+    };
+    let pool = POOL.get_or_init(|| Mutex::new(Pool::new(threads())));
+    let pool = if tasks > 1 { pool.try_lock().ok() } else { None };
+    let Some(pool) = pool else {
+        (0..tasks).for_each(work);
+        return;
+    };
+    let job = Job { work: &work, tasks, next: AtomicUsize::new(0) };
+    let helpers = &pool.helpers[..pool.helpers.len().min(tasks - 1)];
+    let finish = Finish { helpers };
+    for helper in helpers {
+        let job: *const Job<'_> = &raw const job;
+        helper.shared.job.store(job.cast_mut().cast(), Ordering::SeqCst);
+        if helper.shared.asleep.load(Ordering::SeqCst) {
+            helper.thread.unpark();
+        }
+    }
+    job.run();
+    drop(finish);
+    let panicked = helpers.iter().any(|helper| helper.shared.panicked.swap(false, Ordering::Relaxed));
+    drop(pool);
+    assert!(!panicked, "a task panicked");
+}
+
+/// Waits until no helper has the job any more, also when a task on this thread panics.
+struct Finish<'a> {
+    helpers: &'a [Helper],
+}
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        for helper in self.helpers {
+            while !helper.shared.job.load(Ordering::Acquire).is_null() {
+                hint::spin_loop();
+            }
+        }
+    }
+}
+
+/// A slice that tasks write to in places that do not overlap.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    length: usize,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: whoever takes a part promises that nobody else has it.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), length: slice.len(), owner: PhantomData }
+    }
+
+    /// `length` elements from `start` on.
+    ///
+    /// # Safety
+    /// While the part is used, nobody else uses any of it.
+    ///
+    /// # Panics
+    /// When the slice does not have them.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn part(&self, start: usize, length: usize) -> &'a mut [T] {
+        assert!(start <= self.length && length <= self.length - start, "a part outside of its slice");
+        // SAFETY: it lies within the slice that `new` had exclusively, and by the caller's promise it is used once.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
+    }
+}

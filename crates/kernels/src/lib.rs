@@ -1,0 +1,1 @@
+//! Fused training operations for CPUs, as a backend extension of Burn.
