@@ -1,13 +1,8 @@
 use burn::{
     module::{Initializer, Module, Param, RunningState},
-    tensor::{
-        Device, Tensor,
-        module::{batch_norm, batch_norm_train},
-    },
+    tensor::{Device, Tensor},
 };
 
-/// PyTorch's default.
-const EPSILON: f64 = 1e-5;
 /// PyTorch's default: the share of the new batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
 
@@ -26,6 +21,9 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
+    /// What is added to the variance: PyTorch's default.
+    pub(crate) const EPSILON: f64 = 1e-5;
+
     /// A layer that changes nothing before it is trained.
     #[must_use]
     pub fn new(channels: usize, device: &Device) -> Self {
@@ -37,31 +35,23 @@ impl BatchNorm {
         }
     }
 
-    /// Normalises by the batch's statistics on a device with autodiff, and by the running ones elsewhere.
-    ///
-    /// # Shapes
-    /// - input and output: `[batch, channels, height, width]`
-    #[must_use]
-    pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        let device = input.device();
-        if !device.is_autodiff() {
-            let (mean, var) = (self.running_mean.value(), self.running_var.value());
-            return batch_norm(
-                input,
-                self.gamma.val(),
-                self.beta.val(),
-                mean.to_device(&device),
-                var.to_device(&device),
-                EPSILON,
-            );
-        }
-        let [batch, _, height, width] = input.dims();
-        let count = (batch * height * width) as f64;
-        let normalised = batch_norm_train(input, self.gamma.val(), self.beta.val(), EPSILON);
-        let population_var = normalised.variance.detach().mul_scalar(count / (count - 1.0).max(1.0));
-        update(&self.running_mean, normalised.mean.detach(), &device);
-        update(&self.running_var, population_var, &device);
-        normalised.output
+    /// Scale and shift, `[channels]` each.
+    pub(crate) fn learned(&self) -> (Tensor<1>, Tensor<1>) {
+        (self.gamma.val(), self.beta.val())
+    }
+
+    /// The running mean and variance, `[channels]` each.
+    pub(crate) fn running(&self, device: &Device) -> (Tensor<1>, Tensor<1>) {
+        (self.running_mean.value().to_device(device), self.running_var.value().to_device(device))
+    }
+
+    /// Takes a batch's statistics into the running ones: its mean, and its variance with `count` as the divisor, the
+    /// number of values that each channel had; `[channels]` each.
+    pub(crate) fn remember(&self, mean: Tensor<1>, variance: Tensor<1>, count: usize) {
+        let count = count as f64;
+        let device = mean.device();
+        update(&self.running_mean, mean.detach(), &device);
+        update(&self.running_var, variance.detach().mul_scalar(count / (count - 1.0).max(1.0)), &device);
     }
 }
 

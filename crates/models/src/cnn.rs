@@ -1,10 +1,10 @@
 use burn::{
     module::Module,
     nn::{Linear, conv::Conv2d},
-    tensor::{Device, Tensor, activation::relu, module::max_pool2d, ops::MaxPoolOptions},
+    tensor::{Device, Tensor},
 };
 
-use crate::{BatchNorm, ImageShape, LayerSummary, init::Initializer, layers};
+use crate::{BatchNorm, ImageShape, LayerSummary, fused, init::Initializer, layers};
 
 /// A convolutional network: two blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, then two linear
 /// layers with ReLU between them.
@@ -69,16 +69,10 @@ impl Cnn {
     /// - logits: `[batch, classes]`
     #[must_use]
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = block(images, &self.conv1, &self.bn1); // [batch, 32, 14, 14]
-        let x = block(x, &self.conv2, &self.bn2); // [batch, 64, 7, 7]
+        let x = fused::conv_block(images, &self.conv1, &self.bn1); // [batch, 32, 14, 14]
+        let x = fused::conv_block(x, &self.conv2, &self.bn2); // [batch, 64, 7, 7]
         let x = x.flatten::<2>(1, 3); // [batch, 3136]
-        let x = relu(self.fc1.forward(x)); // [batch, 128]
-        self.fc2.forward(x) // [batch, 10]
+        let x = fused::linear_relu(x, &self.fc1); // [batch, 128]
+        fused::linear(x, &self.fc2) // [batch, 10]
     }
-}
-
-/// Convolution, batch norm, ReLU, pooling: `[batch, in, h, w]` to `[batch, out, h / 2, w / 2]`.
-fn block(x: Tensor<4>, convolution: &Conv2d, norm: &BatchNorm) -> Tensor<4> {
-    let x = relu(norm.forward(convolution.forward(x)));
-    max_pool2d(x, MaxPoolOptions::new([2, 2]))
 }

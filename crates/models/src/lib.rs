@@ -9,6 +9,7 @@
 
 mod batch_norm;
 mod cnn;
+mod fused;
 mod init;
 mod layers;
 mod mlp;

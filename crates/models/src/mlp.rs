@@ -1,10 +1,10 @@
 use burn::{
     module::Module,
     nn::Linear,
-    tensor::{Device, Tensor, activation::relu},
+    tensor::{Device, Tensor},
 };
 
-use crate::{ImageShape, LayerSummary, init::Initializer, layers};
+use crate::{ImageShape, LayerSummary, fused, init::Initializer, layers};
 
 /// A multilayer perceptron: flattened pixels, hidden layers with ReLU, logits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,13 +51,9 @@ impl Mlp {
     /// - logits: `[batch, classes]`
     #[must_use]
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let mut x = images.flatten::<2>(1, 3); // [batch, height * width]
-        for (index, layer) in self.layers.iter().enumerate() {
-            if index > 0 {
-                x = relu(x);
-            }
-            x = layer.forward(x); // [batch, width of the layer]
-        }
-        x
+        let x = images.flatten::<2>(1, 3); // [batch, height * width]
+        let Some((last, hidden)) = self.layers.split_last() else { return x };
+        let x = hidden.iter().fold(x, fused::linear_relu); // [batch, width of the last hidden layer]
+        fused::linear(x, last)
     }
 }

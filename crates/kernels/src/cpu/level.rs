@@ -1,6 +1,8 @@
 use std::{fmt, sync::OnceLock};
 
-use pulp::{Arch, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
+
+use super::tile;
 
 /// What of the CPU's vector instructions the operations use.
 ///
@@ -30,10 +32,40 @@ impl Level {
         levels
     }
 
-    /// Runs `work` compiled for this level; a closure will do where the compiler's own vectors are good enough.
+    /// Runs `work` compiled for this level.
     #[inline(always)]
     pub(crate) fn run<W: WithSimd>(self, work: W) -> W::Output {
         self.0.dispatch(work)
+    }
+
+    /// Floats in a tile's row.
+    pub(crate) fn width(self) -> usize {
+        struct Width;
+        impl WithSimd for Width {
+            type Output = usize;
+
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, _: S) -> usize {
+                tile::width::<S>()
+            }
+        }
+        self.run(Width)
+    }
+
+    /// Runs a closure compiled for this level, for loops that the compiler turns into vectors itself. It has to be marked
+    /// `#[inline(always)]`: on its own it would be compiled for the program's level.
+    #[inline(always)]
+    pub(crate) fn vectorize(self, body: impl FnMut()) {
+        struct Body<F>(F);
+        impl<F: FnMut()> WithSimd for Body<F> {
+            type Output = ();
+
+            #[inline(always)]
+            fn with_simd<S: Simd>(mut self, _: S) {
+                (self.0)();
+            }
+        }
+        self.run(Body(body));
     }
 }
 

@@ -1,10 +1,16 @@
+//! A linear layer, with or without a ReLU behind it.
+//!
+//! The products read the weights in rows, as they lie: forward as `x W`, the gradient of `x` as `W dyᵀ`, that of the
+//! weights as `xᵀ dy`. What has to be turned or packed is a few rows of the weights, or activations, which are small.
+
 use pulp::{Simd, WithSimd};
 
 use super::{
     Level,
-    parallel::{self, Shared},
+    output::{Output, Target},
+    parallel,
     scratch::Scratch,
-    tile::{self, Columns, Rows, Sum},
+    tile::{self, Ahead, Columns, Destination, Rows, Sum},
 };
 
 /// Sizes of a linear layer.
@@ -15,83 +21,155 @@ pub(crate) struct Sizes {
     pub(crate) outputs: usize,
 }
 
-/// `y = relu?(x W + bias)` for `x` `[batch, inputs]`, `W` `[inputs, outputs]`, `bias` `[outputs]`.
-pub(crate) fn forward(level: Level, sizes: Sizes, x: &[f32], weight: &[f32], bias: Option<&[f32]>, relu: bool) -> Vec<f32> {
-    let Sizes { batch, inputs, outputs } = sizes;
-    assert_eq!(x.len(), batch * inputs);
-    assert_eq!(weight.len(), inputs * outputs);
-    assert!(bias.is_none_or(|bias| bias.len() == outputs));
-    let mut y = vec![0.0; batch * outputs];
-    let shared = Shared::new(&mut y);
-    let width = level.run(Width);
-    parallel::for_each(outputs.div_ceil(width), |panel| {
-        level.run(ForwardPanel { sizes, x, weight, bias, relu, panel, y: shared });
+/// What [`forward`] needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Forward<'a> {
+    pub(crate) sizes: Sizes,
+    /// `[batch, inputs]`
+    pub(crate) x: &'a [f32],
+    /// `[inputs, outputs]`
+    pub(crate) weight: &'a [f32],
+    /// `[outputs]`
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) relu: bool,
+}
+
+/// What [`backward`] needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Backward<'a> {
+    pub(crate) sizes: Sizes,
+    /// `[batch, inputs]`
+    pub(crate) x: &'a [f32],
+    /// `[inputs, outputs]`
+    pub(crate) weight: &'a [f32],
+    /// `[batch, outputs]`, what forward gave, if a ReLU made it.
+    pub(crate) y: Option<&'a [f32]>,
+    /// `[batch, outputs]`
+    pub(crate) dy: &'a [f32],
+    /// Whether the gradient of `x` is wanted.
+    pub(crate) wants_x: bool,
+}
+
+/// The gradients of [`forward`].
+pub(crate) struct Gradients {
+    /// `[batch, inputs]`, if asked for.
+    pub(crate) x: Option<Vec<f32>>,
+    /// `[inputs, outputs]`
+    pub(crate) weight: Vec<f32>,
+    /// `[outputs]`
+    pub(crate) bias: Vec<f32>,
+}
+
+/// Inputs in a task of the gradients: a multiple of every tile's height, so that no tile is low.
+const INPUTS: usize = 84;
+/// Terms that are summed before the sum goes to memory: a tile's columns then stay in the first cache.
+const TERMS: usize = 128;
+/// The same for the gradient of `x`, where the weights' rows are what the CPU can fetch ahead.
+const LONG_TERMS: usize = 512;
+/// Distance of rows that are copied for a product: not a power of two, so that they do not compete for the same places of
+/// the cache.
+const ROW: usize = TERMS + 16;
+const LONG_ROW: usize = LONG_TERMS + 16;
+/// Images that are multiplied at once: their copies stay in the second cache.
+const IMAGES: usize = 112;
+/// Panels of columns that are packed at once: a row of them is long enough for the CPU to fetch ahead.
+const PANELS: usize = 8;
+
+/// `y = relu?(x W + bias)`, `[batch, outputs]`.
+pub(crate) fn forward(level: Level, it: Forward<'_>) -> Vec<f32> {
+    let Sizes { batch, inputs, outputs } = it.sizes;
+    assert_eq!(it.x.len(), batch * inputs);
+    assert_eq!(it.weight.len(), inputs * outputs);
+    assert!(it.bias.is_none_or(|bias| bias.len() == outputs));
+    let width = level.width();
+    let panels = outputs.div_ceil(width);
+    // No sum depends on how the columns are divided.
+    let group = panels.div_ceil(2 * parallel::threads()).clamp(1, PANELS) * width;
+    let mut y = Output::new(batch * outputs);
+    let target = y.target();
+    parallel::for_each(outputs.div_ceil(group), |task| {
+        let first = task * group;
+        level.run(ForwardColumns { it, first, columns: group.min(outputs - first), y: target });
     });
-    y
+    // SAFETY: the tasks have written every column of every row.
+    unsafe { y.finish() }
 }
 
-struct Width;
-
-impl WithSimd for Width {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        tile::width::<S>()
-    }
+struct ForwardColumns<'a> {
+    it: Forward<'a>,
+    first: usize,
+    columns: usize,
+    y: Target<'a>,
 }
 
-struct ForwardPanel<'a> {
-    sizes: Sizes,
-    x: &'a [f32],
-    weight: &'a [f32],
-    bias: Option<&'a [f32]>,
-    relu: bool,
-    panel: usize,
-    y: Shared<'a, f32>,
-}
-
-impl WithSimd for ForwardPanel<'_> {
+impl WithSimd for ForwardColumns<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Sizes { batch, inputs, outputs } = self.sizes;
+        let Sizes { batch, inputs, outputs } = self.it.sizes;
         let width = tile::width::<S>();
-        let first = self.panel * width;
-        let used = width.min(outputs - first);
-
-        // [inputs, width], one after another, so that the rows of the weights are read in order once.
-        let mut columns = Scratch::take(inputs * width);
-        for (packed, row) in columns.chunks_exact_mut(width).zip(self.weight.chunks_exact(outputs)) {
-            copy(simd, &row[first..first + used], packed);
+        let zeros = [simd.splat_f32s(0.0); tile::VECTORS];
+        let panels = self.columns.div_ceil(width);
+        let mut bias = Scratch::zeroed(panels * width);
+        if let Some(all) = self.it.bias {
+            bias[..self.columns].copy_from_slice(&all[self.first..self.first + self.columns]);
         }
-        let mut bias = Scratch::zeroed(width);
-        if let Some(all) = self.bias {
-            bias[..used].copy_from_slice(&all[first..first + used]);
-        }
-        let bias = vectors::<S>(&bias);
-        let zero = simd.splat_f32s(0.0);
-        tile::product(
-            simd,
-            batch,
-            Rows { data: self.x, row: inputs, step: 1, segment: 0 },
-            Columns { data: &columns, step: width, segment: 0 },
-            Sum { segments: 1, steps: inputs },
-            |row, sums| {
-                // SAFETY: no other panel has these columns.
-                let y = unsafe { self.y.part(row * outputs + first, used) };
-                let mut out = sums;
-                for v in 0..tile::VECTORS {
-                    out[v] = simd.add_f32s(sums[v], bias[v]);
-                    if self.relu {
-                        // As PyTorch: what is not below zero stays, NaN as well.
-                        out[v] = simd.select_f32s(simd.less_than_f32s(out[v], zero), zero, out[v]);
+        let images = IMAGES.min(batch);
+        // [panel, term, width] and [image, term]
+        let mut weight = Scratch::take(panels * TERMS.min(inputs) * width);
+        let mut x = Scratch::take(images * ROW);
+        // Once for no inputs at all, whose sum is zero.
+        for start in (0..inputs.max(1)).step_by(TERMS) {
+            let terms = TERMS.min(inputs - start);
+            for term in 0..terms {
+                let row = &self.it.weight[(start + term) * outputs + self.first..][..self.columns];
+                for (panel, row) in row.chunks(width).enumerate() {
+                    let packed = &mut weight[(panel * terms + term) * width..][..width];
+                    if row.len() < width {
+                        packed.fill(0.0);
+                    }
+                    copy(simd, row, packed);
+                }
+            }
+            for first_image in (0..batch).step_by(IMAGES) {
+                let images = IMAGES.min(batch - first_image);
+                for (image, x) in x.chunks_exact_mut(ROW).take(images).enumerate() {
+                    copy(simd, &self.it.x[(first_image + image) * inputs + start..][..terms], x);
+                }
+                for panel in 0..panels {
+                    let used = width.min(self.columns - panel * width);
+                    // SAFETY: this task alone has these columns, and the first terms have written them.
+                    unsafe {
+                        tile::product(
+                            simd,
+                            images,
+                            Rows { data: &x, row: ROW, step: 1, segment: 0 },
+                            Columns {
+                                data: &weight[panel * terms * width..][..terms * width],
+                                step: width,
+                                segment: 0,
+                            },
+                            Sum { segments: 1, steps: terms },
+                            if start == 0 { vectors::<S>(&bias[panel * width..]) } else { zeros },
+                            Ahead::rows(
+                                self.it.weight,
+                                (start + terms) * outputs + self.first + panel * width,
+                                outputs,
+                            ),
+                            Destination {
+                                target: self.y,
+                                start: first_image * outputs + self.first + panel * width,
+                                row: outputs,
+                                columns: used,
+                                add: start > 0,
+                                relu: self.it.relu && start + terms == inputs,
+                            },
+                        );
                     }
                 }
-                store(simd, &out, y);
-            },
-        );
+            }
+        }
     }
 }
 
@@ -102,120 +180,98 @@ pub(crate) fn vectors<S: Simd>(slice: &[f32]) -> [S::f32s; tile::VECTORS] {
     std::array::from_fn(|v| head[v])
 }
 
-/// Stores as many floats of a tile's row as fit.
-#[inline(always)]
-pub(crate) fn store<S: Simd>(simd: S, row: &[S::f32s; tile::VECTORS], out: &mut [f32]) {
-    for (vector, out) in row.iter().zip(out.chunks_mut(S::F32_LANES)) {
-        simd.partial_store_f32s(out, *vector);
-    }
-}
-
-/// Copies a tile's row, or as much of it as there is, followed by zeros.
+/// Copies a row into a longer one, of which it fills the vectors that it reaches into with zeros.
 #[inline(always)]
 fn copy<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
-    let (to, _) = S::as_mut_simd_f32s(to);
-    for (to, from) in to.iter_mut().zip(from.chunks(S::F32_LANES).chain(std::iter::repeat(&[][..]))) {
-        *to = simd.partial_load_f32s(from);
+    let to = S::as_mut_simd_f32s(to).0;
+    let (whole, rest) = S::as_simd_f32s(from);
+    for (to, whole) in to.iter_mut().zip(whole) {
+        *to = *whole;
+    }
+    if !rest.is_empty() {
+        to[whole.len()] = simd.partial_load_f32s(rest);
     }
 }
 
-/// The gradients of [`forward`], for `dy` `[batch, outputs]`.
-pub(crate) struct Gradients {
-    /// `[batch, inputs]`, if asked for.
-    pub(crate) x: Option<Vec<f32>>,
-    /// `[inputs, outputs]`.
-    pub(crate) weight: Vec<f32>,
-    /// `[outputs]`.
-    pub(crate) bias: Vec<f32>,
-}
-
-/// What [`backward`] needs.
-#[derive(Clone, Copy)]
-pub(crate) struct Backward<'a> {
-    pub(crate) sizes: Sizes,
-    pub(crate) x: &'a [f32],
-    pub(crate) weight: &'a [f32],
-    /// What forward gave, if a ReLU made it.
-    pub(crate) y: Option<&'a [f32]>,
-    pub(crate) dy: &'a [f32],
-    pub(crate) wants_x: bool,
-}
-
+/// The gradients for `dy`.
 pub(crate) fn backward(level: Level, it: Backward<'_>) -> Gradients {
     let Sizes { batch, inputs, outputs } = it.sizes;
     assert_eq!(it.x.len(), batch * inputs);
     assert_eq!(it.weight.len(), inputs * outputs);
     assert_eq!(it.dy.len(), batch * outputs);
     assert!(it.y.is_none_or(|y| y.len() == it.dy.len()));
-    let width = level.run(Width);
+    let width = level.width();
     let column_panels = outputs.div_ceil(width);
-    let batch_panels = batch.div_ceil(width);
+    let batch_panels = if it.wants_x { batch.div_ceil(width) } else { 0 };
 
-    let mut dx = vec![0.0; if it.wants_x { batch * inputs } else { 0 }];
-    let mut dweight = vec![0.0; inputs * outputs];
-    let mut dbias = vec![0.0; outputs];
-    // [column panel, batch, width] and [batch panel, outputs, width].
+    // dy behind the ReLU, as [column panel, batch, width] and as [batch panel, outputs, width].
     let mut by_column = Scratch::take(column_panels * batch * width);
-    let mut by_batch = Scratch::take(if it.wants_x { batch_panels * outputs * width } else { 0 });
-    {
-        let (by_column, dbias) = (Shared::new(&mut by_column), Shared::new(&mut dbias));
-        let by_batch = Shared::new(&mut by_batch);
-        let batch_parts = if it.wants_x { batch_panels } else { 0 };
-        parallel::for_each(column_panels + batch_parts, |task| {
-            if task < batch_parts {
-                // SAFETY: each task has a panel of its own.
-                let panel = unsafe { by_batch.part(task * outputs * width, outputs * width) };
-                level.run(|| pack_transposed(it, task * width, width, panel));
-            } else {
-                let task = task - batch_parts;
+    let mut by_batch = Scratch::take(batch_panels * outputs * width);
+    let mut dbias = vec![0.0; outputs];
+    let (columns, rows, bias) = (Target::of(&mut by_column), Target::of(&mut by_batch), Target::of(&mut dbias));
+    parallel::for_each(batch_panels + column_panels, |task| {
+        if task < batch_panels {
+            // SAFETY: each task has a panel of its own.
+            let panel = unsafe { rows.slice(task * outputs * width, outputs * width) };
+            level.vectorize(
+                #[inline(always)]
+                || pack_transposed(&it, task * width, width, &mut *panel),
+            );
+        } else {
+            let task = task - batch_panels;
+            // SAFETY: as above.
+            let (panel, dbias) = unsafe {
                 let used = width.min(outputs - task * width);
-                // SAFETY: as above.
-                let (panel, dbias) = unsafe {
-                    (by_column.part(task * batch * width, batch * width), dbias.part(task * width, used))
-                };
-                level.run(|| pack_columns(it, task * width, width, panel, dbias));
-            }
-        });
+                (columns.slice(task * batch * width, batch * width), bias.slice(task * width, used))
+            };
+            level.vectorize(
+                #[inline(always)]
+                || pack_columns(&it, task * width, width, &mut *panel, &mut *dbias),
+            );
+        }
+    });
+
+    let mut dx = Output::new(if it.wants_x { batch * inputs } else { 0 });
+    let mut dweight = Output::new(inputs * outputs);
+    let (x, weight) = (dx.target(), dweight.target());
+    let blocks = inputs.div_ceil(INPUTS);
+    let groups = batch_panels.div_ceil(PANELS);
+    parallel::for_each((groups + 1) * blocks, |task| {
+        let (group, block) = (task / blocks, task % blocks);
+        if group < groups {
+            level.run(InputGradient { it, dy: &by_batch, first_panel: group * PANELS, block, dx: x });
+        } else {
+            level.run(WeightGradient { it, dy: &by_column, block, dweight: weight });
+        }
+    });
+    Gradients {
+        // SAFETY: the tasks have written every block of every panel.
+        x: it.wants_x.then(|| unsafe { dx.finish() }),
+        // SAFETY: the tasks have written every block.
+        weight: unsafe { dweight.finish() },
+        bias: dbias,
     }
-    {
-        let (dx, dweight) = (Shared::new(&mut dx), Shared::new(&mut dweight));
-        let (by_column, by_batch) = (&*by_column, &*by_batch);
-        let blocks = inputs.div_ceil(BLOCK);
-        let x_tasks = if it.wants_x { batch_panels * blocks } else { 0 };
-        parallel::for_each(x_tasks + blocks, |task| {
-            if task < x_tasks {
-                level.run(InputGradient { it, by_batch, panel: task / blocks, block: task % blocks, dx });
-            } else {
-                level.run(WeightGradient { it, by_column, block: task - x_tasks, dweight });
-            }
-        });
-    }
-    Gradients { x: it.wants_x.then_some(dx), weight: dweight, bias: dbias }
 }
 
-/// Inputs in a task: a multiple of every tile's height, so that no tile is low.
-const BLOCK: usize = 84;
-
+/// What passes a ReLU backwards: as in PyTorch everything, unless the output is zero or below.
 #[inline(always)]
-fn masked(it: &Backward<'_>, at: usize) -> f32 {
-    // As PyTorch: the gradient passes unless the output is zero or below.
-    if it.y.is_some_and(|y| y[at] <= 0.0) { 0.0 } else { it.dy[at] }
+fn passed(dy: f32, y: f32) -> f32 {
+    if y <= 0.0 { 0.0 } else { dy }
 }
 
 #[inline(always)]
-fn pack_columns(it: Backward<'_>, first: usize, width: usize, panel: &mut [f32], dbias: &mut [f32]) {
+fn pack_columns(it: &Backward<'_>, first: usize, width: usize, panel: &mut [f32], dbias: &mut [f32]) {
     let outputs = it.sizes.outputs;
     let used = dbias.len();
     for (image, packed) in panel.chunks_exact_mut(width).enumerate() {
-        let range = image * outputs + first..image * outputs + first + used;
-        let dy = &it.dy[range.clone()];
-        match it.y {
-            Some(y) => {
-                for ((packed, dy), y) in packed.iter_mut().zip(dy).zip(&y[range]) {
-                    *packed = if *y <= 0.0 { 0.0 } else { *dy };
-                }
+        let start = image * outputs + first;
+        let dy = &it.dy[start..start + used];
+        if let Some(y) = it.y {
+            for ((packed, dy), y) in packed.iter_mut().zip(dy).zip(&y[start..start + used]) {
+                *packed = passed(*dy, *y);
             }
-            None => packed[..used].copy_from_slice(dy),
+        } else {
+            packed[..used].copy_from_slice(dy);
         }
         packed[used..].fill(0.0);
         for (sum, packed) in dbias.iter_mut().zip(&*packed) {
@@ -225,27 +281,39 @@ fn pack_columns(it: Backward<'_>, first: usize, width: usize, panel: &mut [f32],
 }
 
 #[inline(always)]
-fn pack_transposed(it: Backward<'_>, first: usize, width: usize, panel: &mut [f32]) {
+fn pack_transposed(it: &Backward<'_>, first: usize, width: usize, panel: &mut [f32]) {
     let Sizes { batch, outputs, .. } = it.sizes;
-    for lane in 0..width {
-        if first + lane < batch {
-            let row = (first + lane) * outputs;
-            for (output, packed) in panel.chunks_exact_mut(width).enumerate() {
-                packed[lane] = masked(&it, row + output);
+    let images = width.min(batch - first);
+    // A cache line of each image at a time.
+    for (block, packed) in panel.chunks_mut(16 * width).enumerate() {
+        let columns = packed.len() / width;
+        for image in 0..images {
+            let start = (first + image) * outputs + block * 16;
+            let dy = &it.dy[start..start + columns];
+            if let Some(y) = it.y {
+                for ((row, dy), y) in packed.chunks_exact_mut(width).zip(dy).zip(&y[start..start + columns]) {
+                    row[image] = passed(*dy, *y);
+                }
+            } else {
+                for (row, dy) in packed.chunks_exact_mut(width).zip(dy) {
+                    row[image] = *dy;
+                }
             }
-        } else {
-            panel.chunks_exact_mut(width).for_each(|packed| packed[lane] = 0.0);
+        }
+        for row in packed.chunks_exact_mut(width) {
+            row[images..].fill(0.0);
         }
     }
 }
 
-/// `dx` of one block of inputs and one panel of the batch, as `W dyᵀ`: the weights are read as they lie.
+/// `dx` of one block of inputs and a few panels of the batch, as `W dyᵀ`.
 struct InputGradient<'a> {
     it: Backward<'a>,
-    by_batch: &'a [f32],
-    panel: usize,
+    /// `[batch panel, outputs, width]`
+    dy: &'a [f32],
+    first_panel: usize,
     block: usize,
-    dx: Shared<'a, f32>,
+    dx: Target<'a>,
 }
 
 impl WithSimd for InputGradient<'_> {
@@ -255,22 +323,49 @@ impl WithSimd for InputGradient<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Sizes { batch, inputs, outputs } = self.it.sizes;
         let width = tile::width::<S>();
-        let first = self.block * BLOCK;
-        let rows = BLOCK.min(inputs - first);
-        let mut transposed = Scratch::take(rows * width);
-        tile::product(
-            simd,
-            rows,
-            Rows { data: &self.it.weight[first * outputs..], row: outputs, step: 1, segment: 0 },
-            Columns { data: &self.by_batch[self.panel * outputs * width..][..outputs * width], step: width, segment: 0 },
-            Sum { segments: 1, steps: outputs },
-            |row, sums| store(simd, &sums, &mut transposed[row * width..][..width]),
-        );
-        for lane in 0..width.min(batch - self.panel * width) {
-            // SAFETY: no other task has these inputs of these images.
-            let dx = unsafe { self.dx.part((self.panel * width + lane) * inputs + first, rows) };
-            for (dx, row) in dx.iter_mut().zip(transposed.chunks_exact(width)) {
-                *dx = row[lane];
+        let first = self.block * INPUTS;
+        let rows = INPUTS.min(inputs - first);
+        let panels = PANELS.min(batch.div_ceil(width) - self.first_panel);
+        // [input, term] and [panel, input, width]
+        let mut weight = Scratch::take(rows * LONG_ROW);
+        let mut turned = Scratch::take(panels * rows * width);
+        let target = Target::of(&mut turned);
+        for start in (0..outputs.max(1)).step_by(LONG_TERMS) {
+            let terms = LONG_TERMS.min(outputs - start);
+            for (row, weight) in weight.chunks_exact_mut(LONG_ROW).enumerate() {
+                copy(simd, &self.it.weight[(first + row) * outputs + start..][..terms], weight);
+            }
+            for panel in 0..panels {
+                let dy = &self.dy[((self.first_panel + panel) * outputs + start) * width..][..terms * width];
+                // SAFETY: the buffer is this task's own, and the first terms have written all of it.
+                unsafe {
+                    tile::product(
+                        simd,
+                        rows,
+                        Rows { data: &weight, row: LONG_ROW, step: 1, segment: 0 },
+                        Columns { data: dy, step: width, segment: 0 },
+                        Sum { segments: 1, steps: terms },
+                        [simd.splat_f32s(0.0); tile::VECTORS],
+                        Ahead::NOTHING,
+                        Destination {
+                            target,
+                            start: panel * rows * width,
+                            row: width,
+                            columns: width,
+                            add: start > 0,
+                            relu: false,
+                        },
+                    );
+                }
+            }
+        }
+        let first_image = self.first_panel * width;
+        for image in 0..(panels * width).min(batch - first_image) {
+            let panel = &turned[image / width * rows * width..][..rows * width];
+            let start = (first_image + image) * inputs + first;
+            for (input, row) in panel.chunks_exact(width).enumerate() {
+                // SAFETY: no other task has these inputs of these images.
+                unsafe { self.dx.set(start + input, row[image % width]) };
             }
         }
     }
@@ -279,9 +374,10 @@ impl WithSimd for InputGradient<'_> {
 /// `dW` of one block of inputs, as `xᵀ dy`.
 struct WeightGradient<'a> {
     it: Backward<'a>,
-    by_column: &'a [f32],
+    /// `[column panel, batch, width]`
+    dy: &'a [f32],
     block: usize,
-    dweight: Shared<'a, f32>,
+    dweight: Target<'a>,
 }
 
 impl WithSimd for WeightGradient<'_> {
@@ -291,27 +387,41 @@ impl WithSimd for WeightGradient<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Sizes { batch, inputs, outputs } = self.it.sizes;
         let width = tile::width::<S>();
-        let first = self.block * BLOCK;
-        let rows = BLOCK.min(inputs - first);
-        // [batch, rows]: the block of x that every panel multiplies.
-        let mut x = Scratch::take(batch * rows);
-        for (packed, image) in x.chunks_exact_mut(rows).zip(self.it.x.chunks_exact(inputs)) {
-            packed.copy_from_slice(&image[first..first + rows]);
-        }
-        for (panel, columns) in self.by_column.chunks_exact(batch * width).enumerate() {
-            let used = width.min(outputs - panel * width);
-            tile::product(
-                simd,
-                rows,
-                Rows { data: &x, row: 1, step: rows, segment: 0 },
-                Columns { data: columns, step: width, segment: 0 },
-                Sum { segments: 1, steps: batch },
-                |row, sums| {
-                    // SAFETY: no other task has these rows.
-                    let dweight = unsafe { self.dweight.part((first + row) * outputs + panel * width, used) };
-                    store(simd, &sums, dweight);
-                },
-            );
+        let first = self.block * INPUTS;
+        let rows = INPUTS.min(inputs - first);
+        let mut x = Scratch::take(TERMS.min(batch) * rows);
+        for start in (0..batch.max(1)).step_by(TERMS) {
+            let terms = TERMS.min(batch - start);
+            // [term, rows]: what every panel multiplies.
+            for term in 0..terms {
+                let image = &self.it.x[(start + term) * inputs + first..][..rows];
+                x[term * rows..][..rows].copy_from_slice(image);
+            }
+            // Tile by tile along the rows: what is written lies one after another.
+            for tile in (0..rows).step_by(tile::tallest::<S>()) {
+                for (panel, columns) in self.dy.chunks_exact(batch * width).enumerate() {
+                    // SAFETY: no other task has these rows, and the first terms have written them.
+                    unsafe {
+                        tile::product(
+                            simd,
+                            tile::tallest::<S>().min(rows - tile),
+                            Rows { data: &x[tile..], row: 1, step: rows, segment: 0 },
+                            Columns { data: &columns[start * width..][..terms * width], step: width, segment: 0 },
+                            Sum { segments: 1, steps: terms },
+                            [simd.splat_f32s(0.0); tile::VECTORS],
+                            Ahead::NOTHING,
+                            Destination {
+                                target: self.dweight,
+                                start: (first + tile) * outputs + panel * width,
+                                row: outputs,
+                                columns: width.min(outputs - panel * width),
+                                add: start > 0,
+                                relu: false,
+                            },
+                        );
+                    }
+                }
+            }
         }
     }
 }

@@ -1,9 +1,13 @@
-//! The operations on plain slices of `f32`, for CPUs.
+//! The operations on plain slices of `f32`.
 
+pub(crate) mod block;
+pub(crate) mod descend;
 mod level;
 pub(crate) mod linear;
+mod output;
 mod parallel;
 mod scratch;
 mod tile;
 
 pub use level::Level;
+pub use parallel::threads;

@@ -5,7 +5,7 @@
 
 use std::{
     hint,
-    marker::PhantomData,
+    num::NonZero,
     sync::{
         Mutex, OnceLock,
         atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
@@ -97,6 +97,22 @@ fn help(mailbox: &Mailbox) {
     }
 }
 
+/// Threads that work together: as many as the variable `RAYON_NUM_THREADS` says, which Burn's own operations follow, or
+/// as the machine runs at once.
+#[must_use]
+pub fn threads() -> usize {
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| {
+        let wanted = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok());
+        wanted.filter(|&threads| threads > 0).unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get))
+    })
+}
+
+fn pool() -> &'static Mutex<Pool> {
+    static POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
+    POOL.get_or_init(|| Mutex::new(Pool::new(threads())))
+}
+
 /// Runs `work` for every number below `tasks`, on this thread and on the pool's.
 ///
 /// Which thread runs a task is not determined, so a task must not care. A call from within a task, or while another
@@ -105,14 +121,7 @@ fn help(mailbox: &Mailbox) {
 /// # Panics
 /// When a task does.
 pub(crate) fn for_each(tasks: usize, work: impl Fn(usize) + Sync) {
-    static POOL: OnceLock<Mutex<Pool>> = OnceLock::new();
-    let threads = || {
-        std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0).unwrap_or_else(|| {
-            thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        })
-    };
-    let pool = POOL.get_or_init(|| Mutex::new(Pool::new(threads())));
-    let pool = if tasks > 1 { pool.try_lock().ok() } else { None };
+    let pool = if tasks > 1 { pool().try_lock().ok() } else { None };
     let Some(pool) = pool else {
         (0..tasks).for_each(work);
         return;
@@ -146,38 +155,5 @@ impl Drop for Finish<'_> {
                 hint::spin_loop();
             }
         }
-    }
-}
-
-/// A slice that tasks write to in places that do not overlap.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared<'a, T> {
-    start: *mut T,
-    length: usize,
-    owner: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: whoever takes a part promises that nobody else has it.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Send for Shared<'_, T> {}
-
-impl<'a, T> Shared<'a, T> {
-    pub(crate) fn new(slice: &'a mut [T]) -> Self {
-        Self { start: slice.as_mut_ptr(), length: slice.len(), owner: PhantomData }
-    }
-
-    /// `length` elements from `start` on.
-    ///
-    /// # Safety
-    /// While the part is used, nobody else uses any of it.
-    ///
-    /// # Panics
-    /// When the slice does not have them.
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn part(&self, start: usize, length: usize) -> &'a mut [T] {
-        assert!(start <= self.length && length <= self.length - start, "a part outside of its slice");
-        // SAFETY: it lies within the slice that `new` had exclusively, and by the caller's promise it is used once.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
     }
 }

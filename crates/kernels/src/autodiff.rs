@@ -1,0 +1,128 @@
+//! The operations' gradients: those of the slices where the tensors have them, else those of the composition.
+
+use burn::backend::{
+    Autodiff,
+    autodiff::{
+        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+        grads::Gradients,
+        ops::{Backward, Ops, OpsKind},
+    },
+    tensor::FloatTensor,
+};
+
+use crate::{
+    composed,
+    cpu::block::Saved,
+    fused,
+    host::Host,
+    ops::{BlockTensors, KernelOps},
+};
+
+impl<B: Host + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
+    fn linear_layer(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        relu: bool,
+    ) -> FloatTensor<Self> {
+        if !fused::on_host::<B>(&[x.primitive(), weight.primitive(), bias.primitive()]) {
+            return composed::linear::<Self>(x, weight, bias, relu);
+        }
+        match Linear.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let [x, weight, bias] = [x, weight, bias].map(|tensor| B::packed(tensor.into_primitive()));
+                let y = B::linear_layer(x.clone(), weight.clone(), bias, relu);
+                prepared.finish((x, weight, relu.then(|| y.clone())), y)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::linear_layer(
+                x.into_primitive(),
+                weight.into_primitive(),
+                bias.into_primitive(),
+                relu,
+            )),
+        }
+    }
+
+    fn conv_block(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let tensors = [&x, &weight, &bias, &gamma, &beta].map(FloatTensor::<Self>::primitive);
+        let ready = fused::on_host::<B>(&tensors);
+        let nodes = [x.node(), weight.node(), bias.node(), gamma.node(), beta.node()];
+        if ready && let OpsKind::Tracked(prepared) = Block.prepare::<C>(nodes).compute_bound().stateful() {
+            let packed = |tensor: &FloatTensor<Self>| B::packed(tensor.primitive().clone());
+            let images = packed(&x);
+            let it = BlockTensors {
+                weight: packed(&weight),
+                bias: packed(&bias),
+                gamma: packed(&gamma),
+                beta: packed(&beta),
+            };
+            if let Some(([output, mean, variance], saved)) = fused::conv_block::<B>(&images, &it, epsilon) {
+                let output = prepared.finish((images, it, saved), output);
+                return (output, FloatTensor::<Self>::new(mean), FloatTensor::<Self>::new(variance));
+            }
+        }
+        composed::conv_block::<Self>(x, BlockTensors { weight, bias, gamma, beta }, epsilon)
+    }
+
+    fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
+        composed::descend::<Self>(parameter, gradient, rate)
+    }
+}
+
+#[derive(Debug)]
+struct Linear;
+
+impl<B: Host> Backward<B, 3> for Linear {
+    /// x, weight, and the output behind a ReLU.
+    type State = (FloatTensor<B>, FloatTensor<B>, Option<FloatTensor<B>>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [x_node, weight_node, bias_node] = ops.parents;
+        let dy = B::packed(gradients.consume::<B>(&ops.node));
+        let (x, weight, y) = ops.state;
+        let Some((dx, dweight, dbias)) = fused::linear_backward::<B>(&x, &weight, y.as_ref(), &dy, x_node.is_some())
+        else {
+            unreachable!("what was on the host forward has its gradient there")
+        };
+        for (node, gradient) in [(x_node, dx), (weight_node, Some(dweight)), (bias_node, Some(dbias))] {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                gradients.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Block;
+
+impl<B: Host> Backward<B, 5> for Block {
+    /// x, the parameters, and what forward saved.
+    type State = (FloatTensor<B>, BlockTensors<B>, Saved);
+
+    fn backward(self, ops: Ops<Self::State, 5>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [x_node, weight_node, bias_node, gamma_node, beta_node] = ops.parents;
+        let dy = B::packed(gradients.consume::<B>(&ops.node));
+        let (x, it, saved) = ops.state;
+        let Some((dx, [dweight, dgamma, dbeta])) =
+            fused::conv_block_backward::<B>(&x, &it.weight, &saved, &dy, x_node.is_some())
+        else {
+            unreachable!("what was on the host forward has its gradient there")
+        };
+        // Batch norm takes the mean away again, and the bias with it.
+        let dbias = B::float_mul_scalar(it.bias, 0.0.into());
+        let nodes = [x_node, weight_node, bias_node, gamma_node, beta_node];
+        let found = [dx, Some(dweight), Some(dbias), Some(dgamma), Some(dbeta)];
+        for (node, gradient) in nodes.into_iter().zip(found) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                gradients.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}

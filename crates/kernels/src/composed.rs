@@ -1,0 +1,56 @@
+//! The operations of Burn that each of this crate's stands for. They are differentiable where Burn's are.
+
+use burn::{
+    backend::{Backend, tensor::FloatTensor},
+    tensor::{Scalar, Shape, ops::ConvOptions},
+};
+
+use crate::ops::BlockTensors;
+
+pub(crate) fn linear<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    relu: bool,
+) -> FloatTensor<B> {
+    let y = B::linear(x, weight, Some(bias));
+    if relu { B::relu(y) } else { y }
+}
+
+pub(crate) fn conv_block<B: Backend>(
+    x: FloatTensor<B>,
+    it: BlockTensors<B>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let convolved = B::conv2d(x, it.weight, Some(it.bias), options());
+    let normalised = B::batch_norm_train(convolved, it.gamma, it.beta, epsilon);
+    (pool::<B>(normalised.output), normalised.mean, normalised.variance)
+}
+
+pub(crate) fn conv_block_inference<B: Backend>(
+    x: FloatTensor<B>,
+    it: BlockTensors<B>,
+    mean: FloatTensor<B>,
+    variance: FloatTensor<B>,
+    epsilon: f64,
+) -> FloatTensor<B> {
+    let convolved = B::conv2d(x, it.weight, Some(it.bias), options());
+    pool::<B>(B::batch_norm(convolved, it.gamma, it.beta, mean, variance, epsilon))
+}
+
+pub(crate) fn descend<B: Backend>(parameter: FloatTensor<B>, gradient: FloatTensor<B>, rate: f64) -> FloatTensor<B> {
+    B::float_sub(parameter, B::float_mul_scalar(gradient, Scalar::Float(rate)))
+}
+
+fn options() -> ConvOptions<2> {
+    ConvOptions::new([1, 1], [1, 1], [1, 1], 1)
+}
+
+fn pool<B: Backend>(normalised: FloatTensor<B>) -> FloatTensor<B> {
+    B::max_pool2d(B::relu(normalised), [2, 2], [2, 2], [0, 0], [1, 1], false)
+}
+
+/// The shape of a vector.
+pub(crate) fn vector(length: usize) -> Shape {
+    Shape::new([length])
+}

@@ -1,0 +1,84 @@
+use burn::{
+    backend::{Backend, TensorMetadata, tensor::FloatTensor},
+    tensor::{Shape, TensorData},
+};
+
+/// A backend that may have its tensors in the program's own memory.
+pub(crate) trait Host: Backend {
+    /// The same tensor, its elements one after another in the order of its dimensions.
+    fn packed(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        tensor
+    }
+
+    /// The elements of a packed tensor, if they are `f32` in the program's memory.
+    fn floats(_tensor: &FloatTensor<Self>) -> Option<&[f32]> {
+        None
+    }
+
+    /// The elements of a packed tensor to write to, if in addition nobody else holds it.
+    fn floats_mut(_tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
+        None
+    }
+
+    /// A tensor on the device of another.
+    fn tensor(floats: Vec<f32>, shape: Shape, like: &FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_from_data(TensorData::new(floats, shape), &like.device())
+    }
+}
+
+#[cfg(feature = "flex")]
+impl Host for burn::backend::Flex {
+    fn packed(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
+    }
+
+    fn floats(tensor: &FloatTensor<Self>) -> Option<&[f32]> {
+        tensor.as_slice()
+    }
+
+    fn floats_mut(tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
+        let (start, end) = tensor.layout().contiguous_offsets()?;
+        if tensor.dtype() != burn::tensor::DType::F32 {
+            return None;
+        }
+        tensor.try_storage_mut()?.get_mut(start..end)
+    }
+}
+
+#[cfg(feature = "ndarray")]
+impl Host for burn::backend::NdArray {
+    fn packed(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        use burn::backend::ndarray::NdArrayTensor;
+        match tensor {
+            NdArrayTensor::F32(floats) if floats.view().as_slice().is_none() => {
+                NdArrayTensor::F32(floats.view().as_standard_layout().into_owned().into_shared().into())
+            }
+            packed => packed,
+        }
+    }
+
+    fn floats(tensor: &FloatTensor<Self>) -> Option<&[f32]> {
+        use burn::backend::ndarray::NdArrayTensor;
+        match tensor {
+            NdArrayTensor::F32(floats) => floats.view().to_slice(),
+            _ => None,
+        }
+    }
+
+    fn floats_mut(tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
+        use burn::backend::ndarray::NdArrayTensor;
+        match tensor {
+            NdArrayTensor::F32(floats) if floats.is_unique() => floats.ensure_owned().as_slice_mut(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl Host for burn::backend::LibTorch {}
+#[cfg(feature = "cube")]
+impl Host for burn::backend::Cube {}
+#[cfg(feature = "cube")]
+impl<B: burn::backend::fusion::FusionBackend> Host for burn::backend::fusion::Fusion<B> {}
+#[cfg(feature = "remote")]
+impl Host for burn::backend::Remote {}

@@ -1,0 +1,202 @@
+use burn::{
+    backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
+    tensor::Tensor,
+};
+
+use crate::composed;
+
+/// What a convolution block learns, and its constant.
+#[derive(Clone, Debug)]
+pub struct ConvBlock {
+    /// The convolution's, `[outputs, inputs, 3, 3]`.
+    pub weight: Tensor<4>,
+    /// The convolution's, `[outputs]`.
+    pub bias: Tensor<1>,
+    /// Batch norm's scale, `[outputs]`.
+    pub gamma: Tensor<1>,
+    /// Batch norm's shift, `[outputs]`.
+    pub beta: Tensor<1>,
+    /// What batch norm adds to the variance.
+    pub epsilon: f64,
+}
+
+/// What [`conv_block`] gives.
+#[derive(Clone, Debug)]
+pub struct ConvBlockOutput {
+    /// `[batch, outputs, height / 2, width / 2]`
+    pub output: Tensor<4>,
+    /// The batch's mean of each channel of the convolution, `[outputs]`; no gradient passes it.
+    pub mean: Tensor<1>,
+    /// The batch's variance of each channel, with the number of values as its divisor, `[outputs]`; no gradient passes it.
+    pub variance: Tensor<1>,
+}
+
+/// The operations on a backend's tensors. The bodies here compose Burn's operations, for every backend that has none of its
+/// own.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    LibTorch: cfg(feature = "libtorch"),
+    Cube: cfg(feature = "cube"),
+    Remote: cfg(feature = "remote"),
+    Fusion: cfg(feature = "cube"),
+    Autodiff
+)]
+pub trait KernelOps: Backend {
+    /// See [`linear`] and [`linear_relu`].
+    #[fusion(default)]
+    fn linear_layer(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        relu: bool,
+    ) -> FloatTensor<Self> {
+        composed::linear::<Self>(x, weight, bias, relu)
+    }
+
+    /// See [`conv_block`].
+    #[fusion(default)]
+    fn conv_block(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::conv_block::<Self>(x, BlockTensors { weight, bias, gamma, beta }, epsilon)
+    }
+
+    /// See [`conv_block_inference`].
+    #[fusion(default)]
+    #[allow(clippy::too_many_arguments)] // They are one layer's tensors.
+    fn conv_block_inference(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        composed::conv_block_inference::<Self>(x, BlockTensors { weight, bias, gamma, beta }, mean, variance, epsilon)
+    }
+
+    /// See [`descend`].
+    #[fusion(default)]
+    fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
+        composed::descend::<Self>(parameter, gradient, rate)
+    }
+}
+
+#[cfg(feature = "libtorch")]
+impl KernelOps for burn::backend::LibTorch {}
+#[cfg(feature = "cube")]
+impl KernelOps for burn::backend::Cube {}
+#[cfg(feature = "remote")]
+impl KernelOps for burn::backend::Remote {}
+
+/// A block's parameters on a backend.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockTensors<B: Backend> {
+    pub(crate) weight: FloatTensor<B>,
+    pub(crate) bias: FloatTensor<B>,
+    pub(crate) gamma: FloatTensor<B>,
+    pub(crate) beta: FloatTensor<B>,
+}
+
+/// A linear layer, `x W + b`.
+///
+/// # Shapes
+/// - x: `[batch, inputs]`
+/// - weight: `[inputs, outputs]`
+/// - bias: `[outputs]`
+/// - output: `[batch, outputs]`
+///
+/// # Panics
+/// When the shapes do not fit together.
+#[must_use]
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+    layer(x, weight, bias, false)
+}
+
+/// A linear layer with a ReLU behind it, `max(x W + b, 0)`. Shapes and panics as for [`linear`].
+#[must_use]
+pub fn linear_relu(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+    layer(x, weight, bias, true)
+}
+
+fn layer(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, relu: bool) -> Tensor<2> {
+    let ([_, inputs], [rows, outputs]) = (x.dims(), weight.dims());
+    assert_eq!(inputs, rows, "a linear layer of {rows} inputs was given {inputs}");
+    assert_eq!(bias.dims(), [outputs], "a linear layer's bias has one number for each output");
+    Tensor::from_dispatch(Dispatch::linear_layer(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), relu))
+}
+
+/// A convolution block in training: 3x3 convolution with stride 1 and padding 1, batch norm by the batch's own statistics,
+/// ReLU, 2x2 max pooling.
+///
+/// # Shapes
+/// - x: `[batch, inputs, height, width]`
+/// - output: `[batch, outputs, height / 2, width / 2]`
+///
+/// # Panics
+/// When the shapes do not fit together.
+#[must_use]
+pub fn conv_block(x: Tensor<4>, block: ConvBlock) -> ConvBlockOutput {
+    block.check(&x);
+    let (output, mean, variance) = Dispatch::conv_block(
+        x.into_dispatch(),
+        block.weight.into_dispatch(),
+        block.bias.into_dispatch(),
+        block.gamma.into_dispatch(),
+        block.beta.into_dispatch(),
+        block.epsilon,
+    );
+    ConvBlockOutput {
+        output: Tensor::from_dispatch(output),
+        mean: Tensor::from_dispatch(mean),
+        variance: Tensor::from_dispatch(variance),
+    }
+}
+
+/// A convolution block in evaluation: as [`conv_block`], with the statistics that training has gathered, `[outputs]` each.
+///
+/// # Panics
+/// When the shapes do not fit together.
+#[must_use]
+pub fn conv_block_inference(x: Tensor<4>, block: ConvBlock, mean: Tensor<1>, variance: Tensor<1>) -> Tensor<4> {
+    block.check(&x);
+    assert_eq!([mean.dims(), variance.dims()], [block.bias.dims(); 2], "one mean and one variance for each output");
+    Tensor::from_dispatch(Dispatch::conv_block_inference(
+        x.into_dispatch(),
+        block.weight.into_dispatch(),
+        block.bias.into_dispatch(),
+        block.gamma.into_dispatch(),
+        block.beta.into_dispatch(),
+        mean.into_dispatch(),
+        variance.into_dispatch(),
+        block.epsilon,
+    ))
+}
+
+impl ConvBlock {
+    fn check(&self, x: &Tensor<4>) {
+        let ([_, channels, ..], [outputs, inputs, height, width]) = (x.dims(), self.weight.dims());
+        assert_eq!(channels, inputs, "a convolution of {inputs} channels was given {channels}");
+        assert_eq!([height, width], [3, 3], "a convolution block's kernel is 3x3");
+        let vectors = [self.bias.dims(), self.gamma.dims(), self.beta.dims()];
+        assert_eq!(vectors, [[outputs]; 3], "bias, gamma and beta have one number for each output");
+    }
+}
+
+/// A step of gradient descent, `parameter - rate * gradient`, in the parameter's own memory where nobody else holds it.
+///
+/// # Panics
+/// When the shapes differ.
+#[must_use]
+pub fn descend<const D: usize>(parameter: Tensor<D>, gradient: Tensor<D>, rate: f64) -> Tensor<D> {
+    assert_eq!(parameter.dims(), gradient.dims(), "a gradient has its parameter's shape");
+    Tensor::from_dispatch(Dispatch::descend(parameter.into_dispatch(), gradient.into_dispatch(), rate))
+}
