@@ -12,6 +12,7 @@ mod checkpoint;
 mod classifier;
 mod clip;
 mod config;
+mod descent;
 mod divergence;
 mod error;
 mod evaluation;

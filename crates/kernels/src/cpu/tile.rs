@@ -1,3 +1,5 @@
+use std::mem::MaybeUninit;
+
 use pulp::Simd;
 
 use super::output::Target;
@@ -125,18 +127,18 @@ pub(crate) unsafe fn product<S: Simd>(
     // Tiles of nearly equal height: a low one at the end would keep the CPU waiting for its own sums.
     let tiles = rows.div_ceil(tallest::<S>());
     let mut first = 0;
+    // Where a destination has not all columns, a tile is written here first.
+    let mut edge = [const { MaybeUninit::<[S::f32s; VECTORS]>::uninit() }; 14];
     for index in 0..tiles {
         let height = (rows - first).div_ceil(tiles - index);
         let a = Rows { data: &a.data[first * a.row..], ..a };
         let ahead = Ahead { start: ahead.start.wrapping_add(first * ahead.step), ..ahead };
         // SAFETY: the row is one of the destination's.
         let place = unsafe { place.add(first * to.row) };
-        // Where columns are missing, the tile is written here first.
-        let mut edge = [[simd.splat_f32s(0.0); VECTORS]; 14];
         let (out, row) = if whole { (place, to.row) } else { (edge.as_mut_ptr().cast::<f32>(), width) };
         if !whole && to.add {
-            for (index, edge) in edge[..height].iter_mut().enumerate() {
-                let edge: &mut [f32] = pulp::bytemuck::cast_slice_mut(edge);
+            for (index, edge) in edge.iter_mut().take(height).enumerate() {
+                let edge: &mut [f32] = pulp::bytemuck::cast_slice_mut(edge.write([simd.splat_f32s(0.0); VECTORS]));
                 // SAFETY: these columns are the destination's, and by the caller's promise they have values.
                 edge[..to.columns]
                     .copy_from_slice(unsafe { std::slice::from_raw_parts(place.add(index * to.row), to.columns) });
@@ -159,8 +161,9 @@ pub(crate) unsafe fn product<S: Simd>(
         }
         of_height!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
         if !whole {
-            for (index, edge) in edge[..height].iter().enumerate() {
-                let edge: &[f32] = pulp::bytemuck::cast_slice(edge);
+            for (index, edge) in edge.iter().take(height).enumerate() {
+                // SAFETY: the tile has just been written here.
+                let edge: &[f32] = pulp::bytemuck::cast_slice(unsafe { edge.assume_init_ref() });
                 // SAFETY: these columns are the destination's, which nobody else uses.
                 unsafe { place.add(index * to.row).copy_from_nonoverlapping(edge.as_ptr(), to.columns) };
             }
