@@ -16,6 +16,7 @@ use super::{
     parallel,
     scratch::Scratch,
     tile::{self, Ahead, Columns, Destination, Rows, Sum},
+    winograd::{self, Grid},
 };
 
 /// Sizes of a block.
@@ -124,9 +125,29 @@ impl Plan {
         self.sizes.height * self.sizes.width
     }
 
+    /// Pixels in a row with its border, which makes the width even: Winograd's tiles are two pixels wide.
+    fn stride(self) -> usize {
+        self.sizes.width.next_multiple_of(2) + 2
+    }
+
     /// Pixels of an image with its border.
     fn bordered(self) -> usize {
-        (self.sizes.height + 2) * (self.sizes.width + 2)
+        (self.sizes.height.next_multiple_of(2) + 2) * self.stride()
+    }
+
+    fn grid(self) -> Grid {
+        Grid { height: self.sizes.height, width: self.sizes.width, stride: self.stride() }
+    }
+
+    /// Whether Winograd's convolution pays: with few channels its transforms cost more than they save.
+    fn winograd(self) -> bool {
+        let Sizes { inputs, outputs, height, width, .. } = self.sizes;
+        inputs % 16 == 0 && outputs >= 16 && height >= 4 && width >= 4
+    }
+
+    /// Numbers that the kernel has for each pair of channels.
+    fn taps(self, winograd: bool) -> usize {
+        if winograd { winograd::POINTS } else { 9 }
     }
 
     fn pools(self) -> usize {
@@ -154,7 +175,7 @@ pub(crate) fn train(level: Level, sizes: Sizes, x: &[f32], it: Parameters<'_>) -
     let plan = Plan::new(level, sizes);
     plan.check(x, it);
     let (batch, channels) = (sizes.batch, plan.padded_outputs);
-    let kernel = Kernel::new(plan, it);
+    let kernel = Kernel::new(plan, it, plan.winograd());
 
     let mut convolved = Output::new(batch * plan.pixels() * channels);
     // Means and sums of squares around them for each image, [batch, 2, channels].
@@ -187,7 +208,8 @@ pub(crate) fn train(level: Level, sizes: Sizes, x: &[f32], it: Parameters<'_>) -
 pub(crate) fn infer(level: Level, sizes: Sizes, x: &[f32], it: Parameters<'_>, statistics: &Statistics) -> Vec<f32> {
     let plan = Plan::new(level, sizes);
     plan.check(x, it);
-    let kernel = Kernel::new(plan, it);
+    // By the definition: an infinity stays where it is.
+    let kernel = Kernel::new(plan, it, false);
     let norm = Norm::new(plan, statistics, it);
     let mut y = Output::new(sizes.batch * sizes.outputs * plan.pools());
     let target = y.target();
@@ -209,44 +231,71 @@ pub(crate) fn infer(level: Level, sizes: Sizes, x: &[f32], it: Parameters<'_>, s
     unsafe { y.finish() }
 }
 
-/// The convolution's weights, `[channels in tiles, 3 * 3 * inputs, tile]`, and bias.
+/// The convolution's kernel and bias.
+///
+/// The kernel is `[channels out in tiles, 3 * 3, channels, tile]`, or Winograd's
+/// `[point, channels out in tiles, channels, tile]`.
 struct Kernel {
     weight: Scratch,
     bias: Vec<f32>,
+    winograd: bool,
 }
 
 impl Kernel {
-    fn new(plan: Plan, it: Parameters<'_>) -> Self {
+    fn new(plan: Plan, it: Parameters<'_>, winograd: bool) -> Self {
         let Sizes { inputs, outputs, .. } = plan.sizes;
-        let mut weight = Scratch::zeroed(plan.padded_outputs * 9 * inputs);
-        for (output, weights) in it.weight.chunks_exact(9 * inputs).enumerate() {
-            let panel = &mut weight[output / plan.tile * 9 * inputs * plan.tile..][..9 * inputs * plan.tile];
-            for (input, taps) in weights.chunks_exact(9).enumerate() {
-                for (tap, weight) in taps.iter().enumerate() {
-                    panel[(tap * inputs + input) * plan.tile + output % plan.tile] = *weight;
-                }
-            }
-        }
         let bias = it.bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec);
-        Self { weight, bias: plan.pad(&bias) }
+        let taps = |input: usize, output: usize| {
+            let mut taps = [0.0; 9];
+            if output < outputs {
+                taps.copy_from_slice(&it.weight[(output * inputs + input) * 9..][..9]);
+            }
+            taps
+        };
+        Self { weight: pack(plan, inputs, plan.padded_outputs, winograd, taps), bias: plan.pad(&bias), winograd }
     }
 
     /// The kernel of the convolution that takes the output's gradient to the input's: turned around, with inputs and
     /// outputs exchanged.
-    fn turned(plan: Plan, weight: &[f32]) -> Self {
-        let inputs = plan.sizes.inputs;
-        let channels = plan.padded_outputs;
-        let mut turned = Scratch::zeroed(plan.padded_inputs * 9 * channels);
-        for (output, weights) in weight.chunks_exact(9 * inputs).enumerate() {
-            for (input, taps) in weights.chunks_exact(9).enumerate() {
-                let panel = &mut turned[input / plan.tile * 9 * channels * plan.tile..][..9 * channels * plan.tile];
-                for (tap, weight) in taps.iter().enumerate() {
-                    panel[((8 - tap) * channels + output) * plan.tile + input % plan.tile] = *weight;
+    fn turned(plan: Plan, weight: &[f32], winograd: bool) -> Self {
+        let Sizes { inputs, outputs, .. } = plan.sizes;
+        let taps = |output: usize, input: usize| {
+            let mut taps = [0.0; 9];
+            if input < inputs && output < outputs {
+                taps.copy_from_slice(&weight[(output * inputs + input) * 9..][..9]);
+                taps.reverse();
+            }
+            taps
+        };
+        let weight = pack(plan, plan.padded_outputs, plan.padded_inputs, winograd, taps);
+        Self { weight, bias: vec![0.0; plan.padded_inputs], winograd }
+    }
+}
+
+/// Lays a kernel out for the products that convolve with it; `taps` are those from one channel to another.
+fn pack(plan: Plan, from: usize, to: usize, winograd: bool, taps: impl Fn(usize, usize) -> [f32; 9] + Sync) -> Scratch {
+    let mut packed = Scratch::take(plan.taps(winograd) * from * to);
+    let target = Target::of(&mut packed);
+    parallel::for_each(from, |channel| {
+        for output in 0..to {
+            let (panel, lane) = (output / plan.tile, output % plan.tile);
+            let taps = taps(channel, output);
+            if winograd {
+                for (point, value) in winograd::of_kernel(&taps).into_iter().enumerate() {
+                    let place = (point * to + panel * plan.tile) * from + channel * plan.tile + lane;
+                    // SAFETY: the channel is this task's own.
+                    unsafe { target.set(place, value) };
+                }
+            } else {
+                for (tap, value) in taps.into_iter().enumerate() {
+                    let place = ((panel * 9 + tap) * from + channel) * plan.tile + lane;
+                    // SAFETY: as above.
+                    unsafe { target.set(place, value) };
                 }
             }
         }
-        Self { weight: turned, bias: vec![0.0; plan.padded_inputs] }
-    }
+    });
+    packed
 }
 
 /// An image's convolution, with the moments of its channels.
@@ -315,7 +364,7 @@ impl WithSimd for Convolve<'_> {
 fn border(plan: Plan, channels: usize, image: &[f32], bordered: &mut [f32]) {
     let Sizes { height, width, .. } = plan.sizes;
     for y in 0..height {
-        let row = &mut bordered[((y + 1) * (width + 2) + 1) * channels..][..width * channels];
+        let row = &mut bordered[((y + 1) * plan.stride() + 1) * channels..][..width * channels];
         for (channel, plane) in image.chunks_exact(height * width).enumerate() {
             for (pixel, value) in row.chunks_exact_mut(channels).zip(&plane[y * width..][..width]) {
                 pixel[channel] = *value;
@@ -336,8 +385,15 @@ fn convolve<S: Simd>(
     start: usize,
 ) {
     let Sizes { height, width, .. } = plan.sizes;
-    let tile = tile::width::<S>();
+    let (tile, stride) = (tile::width::<S>(), plan.stride());
     let outputs = kernel.bias.len();
+    if kernel.winograd {
+        // SAFETY: the caller has the image to itself.
+        unsafe {
+            winograd::convolve(simd, plan.grid(), channels, bordered, (&kernel.weight, &kernel.bias), to, start);
+        }
+        return;
+    }
     for (panel, weight) in kernel.weight.chunks_exact(9 * channels * tile).enumerate() {
         let bias = S::as_simd_f32s(&kernel.bias[panel * tile..]).0;
         let mut initial = [simd.splat_f32s(0.0); tile::VECTORS];
@@ -349,10 +405,10 @@ fn convolve<S: Simd>(
                     simd,
                     width,
                     Rows {
-                        data: &bordered[y * (width + 2) * channels..],
+                        data: &bordered[y * stride * channels..],
                         row: channels,
                         step: 1,
-                        segment: (width + 2) * channels,
+                        segment: stride * channels,
                     },
                     Columns { data: weight, step: tile, segment: 3 * channels * tile },
                     Sum { segments: 3, steps: 3 * channels },
@@ -523,10 +579,10 @@ pub(crate) fn backward(
     let slopes: Vec<f32> = (0..channels).map(slope).collect();
     let offsets: Vec<f32> = (0..channels).map(level_of).collect();
 
-    let turned = wants_x.then(|| Kernel::turned(plan, weight));
+    let turned = wants_x.then(|| Kernel::turned(plan, weight, plan.winograd()));
     let mut dx = Output::new(if wants_x { batch * inputs * plan.pixels() } else { 0 });
     let parts = PARTS.min(batch);
-    let part_size = 9 * inputs * channels;
+    let part_size = plan.taps(plan.winograd()) * inputs * channels;
     let mut dweights = Scratch::take(parts * part_size);
     {
         let (dx, dweights) = (dx.target(), Target::of(&mut dweights));
@@ -556,8 +612,11 @@ pub(crate) fn backward(
     }
     for (output, weights) in dweight.chunks_exact_mut(9 * inputs).enumerate() {
         for (input, taps) in weights.chunks_exact_mut(9).enumerate() {
-            for (tap, weight) in taps.iter_mut().enumerate() {
-                *weight = total.get((tap * inputs + input) * channels + output).copied().unwrap_or_default();
+            let sum = |tap: usize| total[(tap * inputs + input) * channels + output];
+            if plan.winograd() {
+                taps.copy_from_slice(&winograd::to_kernel(&std::array::from_fn(sum)));
+            } else {
+                taps.iter_mut().enumerate().for_each(|(tap, weight)| *weight = sum(tap));
             }
         }
     }
@@ -650,8 +709,7 @@ impl WithSimd for Unconvolve<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (plan, channels) = (self.plan, self.plan.padded_outputs);
-        let Sizes { inputs, height, width, .. } = plan.sizes;
-        let tile = tile::width::<S>();
+        let inputs = plan.sizes.inputs;
         let mut dz = Scratch::zeroed(plan.bordered() * channels);
         let mut x = Scratch::zeroed(plan.bordered() * inputs);
         let mut dx = Scratch::take(if self.turned.is_some() { plan.pixels() * plan.padded_inputs } else { 0 });
@@ -659,39 +717,15 @@ impl WithSimd for Unconvolve<'_> {
             self.normalised(simd, image, &mut dz);
             border(plan, inputs, &self.x[image * inputs * plan.pixels()..][..inputs * plan.pixels()], &mut x);
 
-            // dW[tap, input, output] is the sum over pixels of x[pixel + tap, input] dz[pixel, output].
-            for tap_y in 0..3 {
-                for panel in 0..channels / tile {
-                    // SAFETY: the part is this task's own, and its first image writes all of it.
-                    unsafe {
-                        tile::product(
-                            simd,
-                            3 * inputs,
-                            Rows {
-                                data: &x[tap_y * (width + 2) * inputs..],
-                                row: 1,
-                                step: inputs,
-                                segment: (width + 2) * inputs,
-                            },
-                            Columns {
-                                data: &dz[(width + 3) * channels + panel * tile..],
-                                step: channels,
-                                segment: (width + 2) * channels,
-                            },
-                            Sum { segments: height, steps: width },
-                            [simd.splat_f32s(0.0); tile::VECTORS],
-                            Ahead::NOTHING,
-                            Destination {
-                                target: self.dweight,
-                                start: (self.part * 9 + tap_y * 3) * inputs * channels + panel * tile,
-                                row: channels,
-                                columns: tile,
-                                add: image != self.images.start,
-                                relu: false,
-                            },
-                        );
-                    }
+            if plan.winograd() {
+                let start = self.part * winograd::POINTS * inputs * channels;
+                let add = image != self.images.start;
+                // SAFETY: the part is this task's own, and its first image writes all of it.
+                unsafe {
+                    winograd::add_gradient(simd, plan.grid(), (&x, inputs), (&dz, channels), self.dweight, start, add);
                 }
+            } else {
+                self.add_gradient(simd, &x, &dz, image != self.images.start);
             }
             if let Some(turned) = self.turned {
                 convolve(simd, plan, channels, &dz, turned, Target::of(&mut dx), 0);
@@ -708,12 +742,49 @@ impl WithSimd for Unconvolve<'_> {
 }
 
 impl Unconvolve<'_> {
+    /// Adds an image's part to the gradient of the weights; `x` and `dz` are images with borders.
+    #[inline(always)]
+    fn add_gradient<S: Simd>(&self, simd: S, x: &[f32], dz: &[f32], add: bool) {
+        let (plan, channels) = (self.plan, self.plan.padded_outputs);
+        let Sizes { inputs, height, width, .. } = plan.sizes;
+        let (tile, stride) = (tile::width::<S>(), plan.stride());
+        // dW[tap, input, output] is the sum over pixels of x[pixel + tap, input] dz[pixel, output].
+        for tap_y in 0..3 {
+            for panel in 0..channels / tile {
+                // SAFETY: the part is this task's own, and its first image writes all of it.
+                unsafe {
+                    tile::product(
+                        simd,
+                        3 * inputs,
+                        Rows { data: &x[tap_y * stride * inputs..], row: 1, step: inputs, segment: stride * inputs },
+                        Columns {
+                            data: &dz[(stride + 1) * channels + panel * tile..],
+                            step: channels,
+                            segment: stride * channels,
+                        },
+                        Sum { segments: height, steps: width },
+                        [simd.splat_f32s(0.0); tile::VECTORS],
+                        Ahead::NOTHING,
+                        Destination {
+                            target: self.dweight,
+                            start: (self.part * 9 + tap_y * 3) * inputs * channels + panel * tile,
+                            row: channels,
+                            columns: tile,
+                            add,
+                            relu: false,
+                        },
+                    );
+                }
+            }
+        }
+    }
+
     /// The gradient of the convolution's output, within a border of zeros that is there already.
     #[inline(always)]
     fn normalised<S: Simd>(&self, simd: S, image: usize, dz: &mut [f32]) {
         let (plan, channels) = (self.plan, self.plan.padded_outputs);
         let Sizes { height, width, .. } = plan.sizes;
-        let (pixels, pools) = (plan.pixels() * channels, plan.pools() * channels);
+        let (pixels, pools, stride) = (plan.pixels() * channels, plan.pools() * channels, plan.stride());
         let vectors = channels / S::F32_LANES;
         let norm = &self.saved.norm;
         let [mean, scale, beta] = [&norm.mean, &norm.scale, &norm.beta].map(|values| S::as_simd_f32s(values).0);
@@ -729,7 +800,7 @@ impl Unconvolve<'_> {
                     continue;
                 }
                 let at = (y * width + x) * vectors;
-                let to = ((y + 1) * (width + 2) + x + 1) * vectors;
+                let to = ((y + 1) * stride + x + 1) * vectors;
                 for v in 0..vectors {
                     let through_norm =
                         |value: S::f32s| simd.mul_add_e_f32s(simd.sub_f32s(value, mean[v]), slopes[v], offsets[v]);
@@ -745,7 +816,7 @@ impl Unconvolve<'_> {
                     let (_, index) = choose(simd, values, mean[v], scale[v], beta[v]);
                     let passed = passed[(y / 2 * (width / 2) + x / 2) * vectors + v];
                     let gradient = simd.mul_f32s(passed, scale[v]);
-                    let places = [0, vectors, (width + 2) * vectors, (width + 3) * vectors];
+                    let places = [0, vectors, stride * vectors, (stride + 1) * vectors];
                     for (i, (value, place)) in values.into_iter().zip(places).enumerate() {
                         let here = simd.equal_u32s(index, simd.splat_u32s(i as u32));
                         let base = through_norm(value);

@@ -8,6 +8,7 @@ mod output;
 mod parallel;
 mod scratch;
 mod tile;
+mod winograd;
 
 pub use level::Level;
 pub use parallel::threads;

@@ -201,8 +201,8 @@ unsafe fn tile<S: Simd, const HEIGHT: usize>(
             for (row, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the caller's promise.
                 let factor = simd.splat_f32s(unsafe { *left.add(row * a.row) });
-                for (sum, vector) in sums.iter_mut().zip(vectors) {
-                    *sum = simd.mul_add_e_f32s(factor, vector, *sum);
+                for (sum, vector) in sums.iter_mut().zip(&vectors) {
+                    *sum = simd.mul_add_e_f32s(factor, *vector, *sum);
                 }
             }
             left = left.wrapping_add(a.step);
@@ -242,10 +242,10 @@ unsafe fn finish<S: Simd, const HEIGHT: usize>(
             }
         }
     }
-    for (index, sums) in sums.into_iter().enumerate() {
-        for (v, sum) in sums.into_iter().enumerate() {
+    for (index, sums) in sums.iter().enumerate() {
+        for (v, sum) in sums.iter().enumerate() {
             // SAFETY: the caller's promise; vectors need no alignment to be written so.
-            unsafe { place(index, v).write_unaligned(sum) };
+            unsafe { place(index, v).write_unaligned(*sum) };
             // The tile beside this one is usually next.
             prefetch(place(index, v + VECTORS).cast_const().cast());
         }
