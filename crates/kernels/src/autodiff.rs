@@ -11,7 +11,7 @@ use burn::backend::{
 };
 
 use crate::{
-    composed,
+    ChannelOrder, composed,
     cpu::block::Saved,
     fused,
     host::Host,
@@ -50,20 +50,21 @@ impl<B: Host + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f64,
+        order: ChannelOrder,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let tensors = [&x, &weight, &bias, &gamma, &beta].map(FloatTensor::<Self>::primitive);
         let ready = fused::on_host::<B>(&tensors);
         let nodes = [x.node(), weight.node(), bias.node(), gamma.node(), beta.node()];
         if ready && let OpsKind::Tracked(prepared) = Block.prepare::<C>(nodes).compute_bound().stateful() {
             let packed = |tensor: &FloatTensor<Self>| B::packed(tensor.primitive().clone());
-            let images = packed(&x);
+            let images = x.primitive().clone();
             let it = BlockTensors {
                 weight: packed(&weight),
                 bias: packed(&bias),
                 gamma: packed(&gamma),
                 beta: packed(&beta),
             };
-            if let Some(([output, mean, variance], saved)) = fused::conv_block::<B>(&images, &it, epsilon) {
+            if let Some(([output, mean, variance], saved)) = fused::conv_block::<B>(&images, &it, epsilon, order) {
                 let output = prepared.finish((images, it, saved), output);
                 return (output, FloatTensor::<Self>::new(mean), FloatTensor::<Self>::new(variance));
             }
@@ -108,7 +109,7 @@ impl<B: Host> Backward<B, 5> for Block {
 
     fn backward(self, ops: Ops<Self::State, 5>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let [x_node, weight_node, bias_node, gamma_node, beta_node] = ops.parents;
-        let dy = B::packed(gradients.consume::<B>(&ops.node));
+        let dy = gradients.consume::<B>(&ops.node);
         let (x, it, saved) = ops.state;
         let Some((dx, [dweight, dgamma, dbeta])) =
             fused::conv_block_backward::<B>(&x, &it.weight, &saved, &dy, x_node.is_some())

@@ -2,7 +2,7 @@
 
 use burn::{
     backend::{TensorMetadata, tensor::FloatTensor},
-    tensor::Shape,
+    tensor::{DType, Shape},
 };
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     composed::vector,
     cpu::{
         Level,
-        block::{self, Saved, Statistics},
+        block::{self, ChannelOrder, Saved, Statistics},
         descend, linear,
     },
     host::Host,
@@ -19,12 +19,9 @@ use crate::{
 
 /// Whether every one of the tensors can be had as a slice of `f32`.
 pub(crate) fn on_host<B: Host>(tensors: &[&FloatTensor<B>]) -> bool {
-    Kernels::chosen() == Kernels::Auto
-        && tensors.iter().all(|tensor| {
-            tensor.dtype() == burn::tensor::DType::F32
-                && tensor.shape().num_elements() > 0
-                && B::floats(&B::packed((*tensor).clone())).is_some()
-        })
+    B::ON_HOST
+        && Kernels::chosen() == Kernels::Auto
+        && tensors.iter().all(|tensor| tensor.dtype() == DType::F32 && tensor.shape().num_elements() > 0)
 }
 
 /// Sizes of a linear layer.
@@ -69,10 +66,41 @@ pub(crate) fn linear_backward<B: Host>(
     ))
 }
 
+/// Images as they lie: a packed tensor of them, and where it has their channels.
+fn images<B: Host>(tensor: &FloatTensor<B>) -> (FloatTensor<B>, ChannelOrder) {
+    let last = B::float_permute(tensor.clone(), &[0, 2, 3, 1]);
+    if B::floats(&last).is_some() {
+        return (last, ChannelOrder::Last);
+    }
+    (B::packed(tensor.clone()), ChannelOrder::First)
+}
+
+/// A tensor of images `[batch, channels, height, width]` from memory in an order of channels.
+fn from_images<B: Host>(
+    floats: Vec<f32>,
+    [batch, channels, height, width]: [usize; 4],
+    order: ChannelOrder,
+    like: &FloatTensor<B>,
+) -> FloatTensor<B> {
+    match order {
+        ChannelOrder::First => B::tensor(floats, Shape::new([batch, channels, height, width]), like),
+        ChannelOrder::Last => {
+            let tensor = B::tensor(floats, Shape::new([batch, height, width, channels]), like);
+            B::float_permute(tensor, &[0, 3, 1, 2])
+        }
+    }
+}
+
 /// Sizes of a block; nothing where pooling leaves nothing.
-fn block_sizes<B: Host>(x: &FloatTensor<B>, weight: &FloatTensor<B>) -> Option<block::Sizes> {
+fn block_sizes<B: Host>(
+    x: &FloatTensor<B>,
+    weight: &FloatTensor<B>,
+    x_order: ChannelOrder,
+    y_order: ChannelOrder,
+) -> Option<block::Sizes> {
     let (x, outputs) = (x.shape(), weight.shape()[0]);
-    (x[2] >= 2 && x[3] >= 2).then(|| block::Sizes { batch: x[0], inputs: x[1], outputs, height: x[2], width: x[3] })
+    let sizes = block::Sizes { batch: x[0], inputs: x[1], outputs, height: x[2], width: x[3], x_order, y_order };
+    (sizes.height >= 2 && sizes.width >= 2).then_some(sizes)
 }
 
 fn parameters<B: Host>(it: &BlockTensors<B>, epsilon: f64) -> Option<block::Parameters<'_>> {
@@ -85,20 +113,22 @@ fn parameters<B: Host>(it: &BlockTensors<B>, epsilon: f64) -> Option<block::Para
     })
 }
 
-fn output_shape(sizes: block::Sizes) -> Shape {
-    Shape::new([sizes.batch, sizes.outputs, sizes.height / 2, sizes.width / 2])
+fn output_shape(sizes: block::Sizes) -> [usize; 4] {
+    [sizes.batch, sizes.outputs, sizes.height / 2, sizes.width / 2]
 }
 
-/// Forward of a block in training: output, mean, variance, and what backward needs.
+/// Forward of a block in training, for packed parameters: output, mean, variance, and what backward needs.
 pub(crate) fn conv_block<B: Host>(
     x: &FloatTensor<B>,
     it: &BlockTensors<B>,
     epsilon: f64,
+    order: ChannelOrder,
 ) -> Option<([FloatTensor<B>; 3], Saved)> {
-    let sizes = block_sizes::<B>(x, &it.weight)?;
-    let (y, statistics, saved) = block::train(Level::best(), sizes, B::floats(x)?, parameters::<B>(it, epsilon)?);
+    let (floats, x_order) = images::<B>(x);
+    let sizes = block_sizes::<B>(x, &it.weight, x_order, order)?;
+    let (y, statistics, saved) = block::train(Level::best(), sizes, B::floats(&floats)?, parameters::<B>(it, epsilon)?);
     let outputs = [
-        B::tensor(y, output_shape(sizes), x),
+        from_images::<B>(y, output_shape(sizes), order, x),
         B::tensor(statistics.mean, vector(sizes.outputs), x),
         B::tensor(statistics.variance, vector(sizes.outputs), x),
     ];
@@ -113,11 +143,13 @@ pub(crate) fn conv_block_backward<B: Host>(
     dy: &FloatTensor<B>,
     wants_x: bool,
 ) -> Option<(Option<FloatTensor<B>>, [FloatTensor<B>; 3])> {
-    let sizes = block_sizes::<B>(x, weight)?;
-    let gradients =
-        block::backward(Level::best(), sizes, B::floats(x)?, B::floats(weight)?, saved, B::floats(dy)?, wants_x);
+    let ((floats, x_order), (dy, y_order)) = (images::<B>(x), images::<B>(dy));
+    let sizes = block_sizes::<B>(x, weight, x_order, y_order)?;
+    let (level, weights) = (Level::best(), B::floats(weight)?);
+    let gradients = block::backward(level, sizes, B::floats(&floats)?, weights, saved, B::floats(&dy)?, wants_x);
+    let x_shape = [sizes.batch, sizes.inputs, sizes.height, sizes.width];
     Some((
-        gradients.x.map(|dx| B::tensor(dx, x.shape(), x)),
+        gradients.x.map(|dx| from_images::<B>(dx, x_shape, x_order, x)),
         [
             B::tensor(gradients.weight, weight.shape(), x),
             B::tensor(gradients.gamma, vector(sizes.outputs), x),
@@ -126,17 +158,20 @@ pub(crate) fn conv_block_backward<B: Host>(
     ))
 }
 
-/// Forward of a block in evaluation.
+/// Forward of a block in evaluation, for packed parameters.
 pub(crate) fn conv_block_inference<B: Host>(
     x: &FloatTensor<B>,
     it: &BlockTensors<B>,
     [mean, variance]: [&FloatTensor<B>; 2],
     epsilon: f64,
+    order: ChannelOrder,
 ) -> Option<FloatTensor<B>> {
-    let sizes = block_sizes::<B>(x, &it.weight)?;
+    let (floats, x_order) = images::<B>(x);
+    let sizes = block_sizes::<B>(x, &it.weight, x_order, order)?;
     let statistics = Statistics { mean: B::floats(mean)?.to_vec(), variance: B::floats(variance)?.to_vec() };
-    let y = block::infer(Level::best(), sizes, B::floats(x)?, parameters::<B>(it, epsilon)?, &statistics);
-    Some(B::tensor(y, output_shape(sizes), x))
+    let parameters = parameters::<B>(it, epsilon)?;
+    let y = block::infer(Level::best(), sizes, B::floats(&floats)?, parameters, &statistics);
+    Some(from_images::<B>(y, output_shape(sizes), order, x))
 }
 
 /// A step of descent, for packed tensors.
@@ -177,11 +212,12 @@ macro_rules! on_host {
                 gamma: FloatTensor<Self>,
                 beta: FloatTensor<Self>,
                 epsilon: f64,
+                order: ChannelOrder,
             ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-                let [x, weight, bias, gamma, beta] = [x, weight, bias, gamma, beta].map(Self::packed);
+                let [weight, bias, gamma, beta] = [weight, bias, gamma, beta].map(Self::packed);
                 let ready = on_host::<Self>(&[&x, &weight, &bias, &gamma, &beta]);
                 let it = BlockTensors { weight, bias, gamma, beta };
-                match ready.then(|| conv_block::<Self>(&x, &it, epsilon)).flatten() {
+                match ready.then(|| conv_block::<Self>(&x, &it, epsilon, order)).flatten() {
                     Some(([output, mean, variance], _)) => (output, mean, variance),
                     None => crate::composed::conv_block::<Self>(x, it, epsilon),
                 }
@@ -196,12 +232,13 @@ macro_rules! on_host {
                 mean: FloatTensor<Self>,
                 variance: FloatTensor<Self>,
                 epsilon: f64,
+                order: ChannelOrder,
             ) -> FloatTensor<Self> {
-                let [x, weight, bias, gamma, beta, mean, variance] =
-                    [x, weight, bias, gamma, beta, mean, variance].map(Self::packed);
+                let [weight, bias, gamma, beta, mean, variance] =
+                    [weight, bias, gamma, beta, mean, variance].map(Self::packed);
                 let ready = on_host::<Self>(&[&x, &weight, &bias, &gamma, &beta, &mean, &variance]);
                 let it = BlockTensors { weight, bias, gamma, beta };
-                let y = ready.then(|| conv_block_inference::<Self>(&x, &it, [&mean, &variance], epsilon));
+                let y = ready.then(|| conv_block_inference::<Self>(&x, &it, [&mean, &variance], epsilon, order));
                 y.flatten()
                     .unwrap_or_else(|| crate::composed::conv_block_inference::<Self>(x, it, mean, variance, epsilon))
             }

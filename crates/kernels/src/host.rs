@@ -5,6 +5,9 @@ use burn::{
 
 /// A backend that may have its tensors in the program's own memory.
 pub(crate) trait Host: Backend {
+    /// Whether it has: a tensor of `f32` that is packed is then a slice.
+    const ON_HOST: bool = false;
+
     /// The same tensor, its elements one after another in the order of its dimensions.
     fn packed(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         tensor
@@ -28,6 +31,8 @@ pub(crate) trait Host: Backend {
 
 #[cfg(feature = "flex")]
 impl Host for burn::backend::Flex {
+    const ON_HOST: bool = true;
+
     fn packed(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
     }
@@ -47,6 +52,8 @@ impl Host for burn::backend::Flex {
 
 #[cfg(feature = "ndarray")]
 impl Host for burn::backend::NdArray {
+    const ON_HOST: bool = true;
+
     fn packed(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         use burn::backend::ndarray::NdArrayTensor;
         match tensor {

@@ -57,6 +57,6 @@ mod host;
 mod kernels;
 mod ops;
 
-pub use cpu::{Level, threads};
+pub use cpu::{ChannelOrder, Level, threads};
 pub use kernels::Kernels;
 pub use ops::{ConvBlock, ConvBlockOutput, KernelOps, conv_block, conv_block_inference, descend, linear, linear_relu};

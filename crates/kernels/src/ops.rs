@@ -3,7 +3,7 @@ use burn::{
     tensor::Tensor,
 };
 
-use crate::composed;
+use crate::{ChannelOrder, composed};
 
 /// What a convolution block learns, and its constant.
 #[derive(Clone, Debug)]
@@ -18,6 +18,9 @@ pub struct ConvBlock {
     pub beta: Tensor<1>,
     /// What batch norm adds to the variance.
     pub epsilon: f64,
+    /// Where the output has its channels in memory. The tensor is the same; a block that follows takes it faster with the
+    /// channels last, and what flattens it with the channels first.
+    pub order: ChannelOrder,
 }
 
 /// What [`conv_block`] gives.
@@ -63,7 +66,9 @@ pub trait KernelOps: Backend {
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f64,
+        order: ChannelOrder,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let _ = order; // Burn's operations have an order of their own.
         composed::conv_block::<Self>(x, BlockTensors { weight, bias, gamma, beta }, epsilon)
     }
 
@@ -79,7 +84,9 @@ pub trait KernelOps: Backend {
         mean: FloatTensor<Self>,
         variance: FloatTensor<Self>,
         epsilon: f64,
+        order: ChannelOrder,
     ) -> FloatTensor<Self> {
+        let _ = order; // As above.
         composed::conv_block_inference::<Self>(x, BlockTensors { weight, bias, gamma, beta }, mean, variance, epsilon)
     }
 
@@ -153,6 +160,7 @@ pub fn conv_block(x: Tensor<4>, block: ConvBlock) -> ConvBlockOutput {
         block.gamma.into_dispatch(),
         block.beta.into_dispatch(),
         block.epsilon,
+        block.order,
     );
     ConvBlockOutput {
         output: Tensor::from_dispatch(output),
@@ -178,6 +186,7 @@ pub fn conv_block_inference(x: Tensor<4>, block: ConvBlock, mean: Tensor<1>, var
         mean.into_dispatch(),
         variance.into_dispatch(),
         block.epsilon,
+        block.order,
     ))
 }
 

@@ -3,6 +3,7 @@ use burn::{
     nn::{Linear, conv::Conv2d},
     tensor::{Device, Tensor},
 };
+use kindling_kernels::ChannelOrder;
 
 use crate::{BatchNorm, ImageShape, LayerSummary, fused, init::Initializer, layers};
 
@@ -69,8 +70,8 @@ impl Cnn {
     /// - logits: `[batch, classes]`
     #[must_use]
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = fused::conv_block(images, &self.conv1, &self.bn1); // [batch, 32, 14, 14]
-        let x = fused::conv_block(x, &self.conv2, &self.bn2); // [batch, 64, 7, 7]
+        let x = fused::conv_block(images, &self.conv1, &self.bn1, ChannelOrder::Last); // [batch, 32, 14, 14]
+        let x = fused::conv_block(x, &self.conv2, &self.bn2, ChannelOrder::First); // [batch, 64, 7, 7]
         let x = x.flatten::<2>(1, 3); // [batch, 3136]
         let x = fused::linear_relu(x, &self.fc1); // [batch, 128]
         fused::linear(x, &self.fc2) // [batch, 10]

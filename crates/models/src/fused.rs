@@ -5,7 +5,7 @@ use burn::{
     nn::{Linear, conv::Conv2d},
     tensor::{Device, Tensor},
 };
-use kindling_kernels::{self as kernels, ConvBlock};
+use kindling_kernels::{self as kernels, ChannelOrder, ConvBlock};
 
 use crate::BatchNorm;
 
@@ -24,14 +24,14 @@ pub(crate) fn linear_relu(x: Tensor<2>, layer: &Linear) -> Tensor<2> {
 /// Convolution, batch norm, ReLU, pooling: `[batch, inputs, height, width]` to `[batch, outputs, height / 2, width / 2]`.
 ///
 /// On a device with autodiff batch norm takes the batch's statistics, and remembers them; elsewhere it takes the running
-/// ones.
-pub(crate) fn conv_block(x: Tensor<4>, convolution: &Conv2d, norm: &BatchNorm) -> Tensor<4> {
+/// ones. `order` is that of the output's memory.
+pub(crate) fn conv_block(x: Tensor<4>, convolution: &Conv2d, norm: &BatchNorm, order: ChannelOrder) -> Tensor<4> {
     let [batch, _, height, width] = x.dims();
     let device = x.device();
     let weight = convolution.weight.val();
     let bias = bias(convolution.bias.as_ref(), weight.dims()[0], &device);
     let (gamma, beta) = norm.learned();
-    let block = ConvBlock { weight, bias, gamma, beta, epsilon: BatchNorm::EPSILON };
+    let block = ConvBlock { weight, bias, gamma, beta, epsilon: BatchNorm::EPSILON, order };
     if !device.is_autodiff() {
         let (mean, variance) = norm.running(&device);
         return kernels::conv_block_inference(x, block, mean, variance);

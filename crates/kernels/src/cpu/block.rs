@@ -19,9 +19,23 @@ use super::{
     winograd::{self, Grid},
 };
 
+/// Where an image has its channels in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChannelOrder {
+    /// Outside, as Burn's tensors usually have them: one plane of pixels after another.
+    #[default]
+    First,
+    /// Inside: each pixel with all of its channels. So a block reads and writes images fastest.
+    Last,
+}
+
 /// Sizes of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sizes {
+    /// Of x and its gradient.
+    pub(crate) x_order: ChannelOrder,
+    /// Of y, and of its gradient.
+    pub(crate) y_order: ChannelOrder,
     pub(crate) batch: usize,
     /// Channels that come in.
     pub(crate) inputs: usize,
@@ -359,9 +373,46 @@ impl WithSimd for Convolve<'_> {
     }
 }
 
-/// Turns an image's channels to the inside, within a border of zeros that is there already.
+/// Turns a matrix of rows `[.., from_row]` into one of columns: `to[column * to_row + row] = from[row * from_row + column]`.
+#[inline(always)]
+fn turn(rows: usize, columns: usize, from: &[f32], from_row: usize, mut set: impl FnMut(usize, usize, &[f32])) {
+    const SIDE: usize = 8;
+    for row in (0..rows).step_by(SIDE) {
+        let height = SIDE.min(rows - row);
+        for column in (0..columns).step_by(SIDE) {
+            let width = SIDE.min(columns - column);
+            let mut turned = [[0.0; SIDE]; SIDE];
+            if height == SIDE && width == SIDE {
+                for y in 0..SIDE {
+                    let from = &from[(row + y) * from_row + column..][..SIDE];
+                    for x in 0..SIDE {
+                        turned[x][y] = from[x];
+                    }
+                }
+            } else {
+                for y in 0..height {
+                    for x in 0..width {
+                        turned[x][y] = from[(row + y) * from_row + column + x];
+                    }
+                }
+            }
+            for (x, turned) in turned.iter().enumerate().take(width) {
+                set(column + x, row, &turned[..height]);
+            }
+        }
+    }
+}
+
+/// Lays an image out with its channels inside, within a border of zeros that is there already.
 #[inline(always)]
 fn border(plan: Plan, channels: usize, image: &[f32], bordered: &mut [f32]) {
+    if plan.sizes.x_order == ChannelOrder::Last {
+        let row = plan.sizes.width * channels;
+        for (y, from) in image.chunks_exact(row).enumerate() {
+            bordered[((y + 1) * plan.stride() + 1) * channels..][..row].copy_from_slice(from);
+        }
+        return;
+    }
     let Sizes { height, width, .. } = plan.sizes;
     for y in 0..height {
         let row = &mut bordered[((y + 1) * plan.stride() + 1) * channels..][..width * channels];
@@ -490,21 +541,54 @@ impl WithSimd for Pool<'_> {
                 }
             }
         }
-        // Normalised once more, and turned: the channels go outside.
+        // Normalised once more, first all of the image with its channels inside.
         let zero = simd.splat_f32s(0.0);
-        let mut pixels = Scratch::take(channels);
-        for (pool, chosen) in largest.chunks_exact(channels).enumerate() {
-            let chosen = S::as_simd_f32s(chosen).0;
-            let normalised = S::as_mut_simd_f32s(&mut pixels).0;
+        let mut pixels = Scratch::take(pools * channels);
+        let normalised = S::as_mut_simd_f32s(&mut pixels).0;
+        for (chosen, normalised) in chosen.chunks_exact(vectors).zip(normalised.chunks_exact_mut(vectors)) {
             for v in 0..vectors {
                 let value = normalise(simd, chosen[v], mean[v], scale[v], beta[v]);
                 normalised[v] = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
             }
-            for (channel, value) in pixels[..outputs].iter().enumerate() {
-                // SAFETY: the image is this task's own.
-                unsafe { self.y.set((self.image * outputs + channel) * pools + pool, *value) };
+        }
+        let start = self.image * outputs * pools;
+        // SAFETY: the image is this task's own.
+        unsafe { write_image(self.y, start, plan.sizes.y_order, outputs, &pixels, channels) };
+    }
+}
+
+/// Writes an image, whose pixels have `stride` numbers, in an order of channels.
+///
+/// # Safety
+/// Nobody else uses the image's place in `to` meanwhile.
+#[inline(always)]
+unsafe fn write_image(
+    to: Target<'_>,
+    start: usize,
+    order: ChannelOrder,
+    channels: usize,
+    pixels: &[f32],
+    stride: usize,
+) {
+    let count = pixels.len() / stride;
+    match order {
+        ChannelOrder::Last => {
+            for (pixel, from) in pixels.chunks_exact(stride).enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { to.copy(start + pixel * channels, &from[..channels]) };
             }
         }
+        ChannelOrder::First => turn(
+            count,
+            channels,
+            pixels,
+            stride,
+            #[inline(always)]
+            |channel, pixel, values| {
+                // SAFETY: the caller's promise.
+                unsafe { to.copy(start + channel * count + pixel, values) };
+            },
+        ),
     }
 }
 
@@ -656,11 +740,25 @@ impl WithSimd for Unpool<'_> {
             )
         };
         let dy = &self.dy[self.image * outputs * pools..][..outputs * pools];
-        for (pool, passed) in passed.chunks_exact_mut(channels).enumerate() {
-            for (passed, plane) in passed.iter_mut().zip(dy.chunks_exact(pools.max(1))) {
-                *passed = plane[pool];
+        match plan.sizes.y_order {
+            ChannelOrder::Last => {
+                for (passed, dy) in passed.chunks_exact_mut(channels).zip(dy.chunks_exact(outputs)) {
+                    passed[..outputs].copy_from_slice(dy);
+                }
             }
-            passed[outputs..].fill(0.0);
+            ChannelOrder::First => turn(
+                outputs,
+                pools,
+                dy,
+                pools,
+                #[inline(always)]
+                |pool, channel, values| {
+                    passed[pool * channels + channel..][..values.len()].copy_from_slice(values);
+                },
+            ),
+        }
+        if outputs < channels {
+            passed.chunks_exact_mut(channels).for_each(|passed| passed[outputs..].fill(0.0));
         }
         let norm = &self.saved.norm;
         let largest = S::as_simd_f32s(&self.saved.largest[self.image * pools * channels..][..pools * channels]).0;
@@ -729,12 +827,10 @@ impl WithSimd for Unconvolve<'_> {
             }
             if let Some(turned) = self.turned {
                 convolve(simd, plan, channels, &dz, turned, Target::of(&mut dx), 0);
-                let start = image * inputs * plan.pixels();
-                for (pixel, dx) in dx.chunks_exact(plan.padded_inputs).enumerate() {
-                    for (input, value) in dx[..inputs].iter().enumerate() {
-                        // SAFETY: the image is this task's own.
-                        unsafe { self.dx.set(start + input * plan.pixels() + pixel, *value) };
-                    }
+                // SAFETY: the image is this task's own.
+                unsafe {
+                    let start = image * inputs * plan.pixels();
+                    write_image(self.dx, start, plan.sizes.x_order, inputs, &dx, plan.padded_inputs);
                 }
             }
         }
@@ -792,36 +888,38 @@ impl Unconvolve<'_> {
         let convolved = S::as_simd_f32s(&self.saved.convolved[image * pixels..][..pixels]).0;
         let passed = S::as_simd_f32s(&self.passed[image * pools..][..pools]).0;
         let dz = S::as_mut_simd_f32s(dz).0;
-        for y in 0..height {
-            for x in 0..width {
-                // Each pool at its first pixel; what no pool covers has only batch norm's part.
-                let pooled = y / 2 < height / 2 && x / 2 < width / 2;
-                if pooled && (y % 2 == 1 || x % 2 == 1) {
-                    continue;
-                }
-                let at = (y * width + x) * vectors;
-                let to = ((y + 1) * stride + x + 1) * vectors;
+        let (pools_down, pools_across) = (height / 2, width / 2);
+        for pool_y in 0..pools_down {
+            for pool_x in 0..pools_across {
+                let at = (2 * pool_y * width + 2 * pool_x) * vectors;
+                let [above, below] = [at, at + width * vectors].map(|at| &convolved[at..][..2 * vectors]);
+                let passed = &passed[(pool_y * pools_across + pool_x) * vectors..][..vectors];
+                let to = ((2 * pool_y + 1) * stride + 2 * pool_x + 1) * vectors;
+                let (to_above, to_below) = dz[to..].split_at_mut(stride * vectors);
+                let (to_above, to_below) = (&mut to_above[..2 * vectors], &mut to_below[..2 * vectors]);
                 for v in 0..vectors {
-                    let through_norm =
-                        |value: S::f32s| simd.mul_add_e_f32s(simd.sub_f32s(value, mean[v]), slopes[v], offsets[v]);
-                    if !pooled {
-                        dz[to + v] = through_norm(convolved[at + v]);
-                        continue;
-                    }
-                    let places = [0, vectors, width * vectors, (width + 1) * vectors];
-                    let mut values = [mean[v]; 4];
-                    for (value, place) in values.iter_mut().zip(places) {
-                        *value = convolved[at + place + v];
-                    }
-                    let (_, index) = choose(simd, values, mean[v], scale[v], beta[v]);
-                    let passed = passed[(y / 2 * (width / 2) + x / 2) * vectors + v];
-                    let gradient = simd.mul_f32s(passed, scale[v]);
-                    let places = [0, vectors, stride * vectors, (stride + 1) * vectors];
-                    for (i, (value, place)) in values.into_iter().zip(places).enumerate() {
+                    let values = [above[v], above[v + vectors], below[v], below[v + vectors]];
+                    let index = choose(simd, values, mean[v], scale[v], beta[v]).1;
+                    let gradient = simd.mul_f32s(passed[v], scale[v]);
+                    let mut gradients = values;
+                    for (i, value) in gradients.iter_mut().enumerate() {
+                        let base = simd.mul_add_e_f32s(simd.sub_f32s(*value, mean[v]), slopes[v], offsets[v]);
                         let here = simd.equal_u32s(index, simd.splat_u32s(i as u32));
-                        let base = through_norm(value);
-                        dz[to + place + v] = simd.select_f32s(here, simd.add_f32s(base, gradient), base);
+                        *value = simd.select_f32s(here, simd.add_f32s(base, gradient), base);
                     }
+                    (to_above[v], to_above[v + vectors]) = (gradients[0], gradients[1]);
+                    (to_below[v], to_below[v + vectors]) = (gradients[2], gradients[3]);
+                }
+            }
+        }
+        // What no pool covers has batch norm's part alone.
+        for y in 0..height {
+            let first = if y < 2 * pools_down { 2 * pools_across } else { 0 };
+            for x in first..width {
+                let (at, to) = ((y * width + x) * vectors, ((y + 1) * stride + x + 1) * vectors);
+                for v in 0..vectors {
+                    let centred = simd.sub_f32s(convolved[at + v], mean[v]);
+                    dz[to + v] = simd.mul_add_e_f32s(centred, slopes[v], offsets[v]);
                 }
             }
         }

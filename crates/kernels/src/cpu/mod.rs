@@ -10,5 +10,6 @@ mod scratch;
 mod tile;
 mod winograd;
 
+pub use block::ChannelOrder;
 pub use level::Level;
 pub use parallel::threads;

@@ -75,4 +75,14 @@ impl<'a> Target<'a> {
         // SAFETY: `place` has checked the bounds, the rest is the caller's promise.
         unsafe { self.place(at, 1).write(value) };
     }
+
+    /// Writes some elements.
+    ///
+    /// # Safety
+    /// Nobody else uses them meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn copy(self, start: usize, values: &[f32]) {
+        // SAFETY: `place` has checked the bounds, the rest is the caller's promise.
+        unsafe { self.place(start, values.len()).copy_from_nonoverlapping(values.as_ptr(), values.len()) };
+    }
 }
