@@ -218,6 +218,10 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
         (&["train"], "`model` is missing"),
         (&["train", "mlp", "--epochs", "0"], "epochs: expected at least 1, found 0"),
         (&["train", "mlp", "--epoch", "1"], "unexpected argument '--epoch' found"),
+        (&["train", "mlp", "--kernels", "fast"], "invalid value 'fast' for '--kernels <KERNELS>'"),
+        (&["resume", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
+        (&["evaluate", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
+        (&["bench", "--kernels", "auto,fast"], "[possible values: auto, composed]"),
         (&["train", "cnn", "--hidden", "8"], "hidden widths go with the model `mlp`, not with `cnn`"),
         (&["train", "mlp", "--optimizer", "sdg"], "invalid value 'sdg' for '--optimizer <OPTIMIZER>'"),
         (&["train", "mlp", "--nesterov"], "nesterov: expected the optimizer `momentum` with it, found sgd"),
@@ -327,13 +331,24 @@ fn help_and_models_read_as_they_should() {
 fn bench_times_every_contender_at_every_task() {
     let place = tempfile::tempdir().unwrap();
     let tasks = ["bench", "mlp", "--widths", "16", "--batch-sizes", "4,8", "--backends", "flex,ndarray"];
-    let arguments = with(&tasks, &["--repeats", "3", "--seconds", "0.001"]);
+    let arguments = with(&tasks, &["--kernels", "auto,composed", "--repeats", "3", "--seconds", "0.001"]);
     let output = kindling(place.path(), &with(&arguments, &["--json"]));
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let measurements = report["measurements"].as_array().unwrap();
-    // Two networks, two batch sizes, training and inference, two backends.
-    assert_eq!(measurements.len(), 16);
+    // Two networks, two batch sizes, training and inference, two backends with two kernels.
+    assert_eq!(measurements.len(), 32);
+    let fused = format!("fused, {}", kindling_kernels::Level::best());
+    let contenders = [
+        ("flex", fused.as_str()),
+        ("flex composed", "composed"),
+        ("ndarray", fused.as_str()),
+        ("ndarray composed", "composed"),
+    ];
+    for (found, (contender, kernels)) in measurements.iter().zip(contenders.into_iter().cycle()) {
+        assert_eq!(found["contender"], contender);
+        assert_eq!(found["kernels"], kernels);
+    }
     for found in measurements {
         let speed = found["images_per_second"].as_f64().unwrap();
         let [low, high] = [0, 1].map(|index| found["images_per_second_range"][index].as_f64().unwrap());
@@ -341,11 +356,14 @@ fn bench_times_every_contender_at_every_task() {
         assert_eq!(found["rounds"], 3);
     }
     assert!(report["command"].as_str().unwrap().starts_with("kindling bench mlp --widths 16"));
-    let markdown = text(&kindling(place.path(), &with(&arguments, &["--markdown"])).stdout);
+    let mut again = command(place.path(), &with(&arguments, &["--markdown"]));
+    let markdown = text(&again.env("RAYON_NUM_THREADS", "3").output().unwrap().stdout);
     assert!(
         markdown.starts_with("| model | batch | mode | on | images/s | from | to | ratio |\n| --- | --: |"),
         "{markdown}"
     );
+    assert!(markdown.contains("| flex |") && markdown.contains("| flex composed |"), "{markdown}");
+    assert!(markdown.lines().last().unwrap().contains("3 threads"), "{markdown}");
 }
 
 #[test]
@@ -358,7 +376,11 @@ fn doctor_times_the_backends_of_the_build_and_recommends_one() {
         let is_timed = backend["cnn_step_milliseconds"].as_f64().is_some_and(|step| step > 0.0);
         let says_why_not = backend["missing"].as_str().is_some_and(|why| !why.is_empty());
         assert!(is_timed != says_why_not, "{backend}");
+        let is_fused = backend["kernels"].as_str().is_some_and(|kernels| kernels.starts_with("fused, "));
+        assert_eq!(is_fused, backend["name"] == "flex" || backend["name"] == "ndarray", "{backend}");
     }
+    assert_eq!(findings["kernels"]["instructions"], kindling_kernels::Level::best().to_string());
+    assert_eq!(findings["kernels"]["threads"], findings["machine"]["threads"]);
     assert!(findings["recommendation"]["why"].as_str().unwrap().starts_with("of those in this build"));
 }
 

@@ -154,6 +154,25 @@ fn a_run_killed_ten_times_ends_with_the_same_bits() {
 }
 
 #[test]
+fn a_run_goes_on_with_the_kernels_it_was_begun_with() {
+    let place = tempfile::tempdir().unwrap();
+    let mut arguments = TRAIN.to_vec();
+    (arguments[1], arguments[5]) = ("mlp", "20");
+    arguments.extend(["--hidden", "32", "--kernels", "composed"]);
+    let whole = uninterrupted(place.path(), &arguments);
+    let mut child = start(place.path(), &arguments);
+    let run = wait_for_run(place.path());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(record(&run).status.to_string(), "running", "it ended before it was killed");
+    let resumed = kindling(place.path(), &["resume", "mlp"]);
+    assert!(resumed.status.success(), "{}", text(&resumed.stderr));
+    let parts: Vec<_> = record(&run).parts.into_iter().map(|part| part.kernels).collect();
+    assert_eq!(parts, ["composed", "composed"]);
+    assert!(weights(&run) == weights(&whole));
+}
+
+#[test]
 fn a_run_whose_checkpoints_are_gone_is_not_gone_on_with() {
     let place = tempfile::tempdir().unwrap();
     let mut child = start(place.path(), &TRAIN);

@@ -11,7 +11,10 @@ use kindling_models::{ImageShape, ModelName};
 use kindling_record::RunRecord;
 use kindling_training::{Classifier, OptimizerName, Settings, init_optimizer};
 
-use crate::program::{in_workspace, kindling, only_run, record, text};
+use crate::{
+    backends::{check_losses, losses},
+    program::{in_workspace, kindling, only_run, only_run_in, record, text},
+};
 
 #[test]
 fn every_model_and_every_optimizer_overfits_one_batch() {
@@ -53,6 +56,56 @@ fn an_mlp_reaches_0_76_after_one_epoch_of_fashion_mnist_in_file_order() {
     assert_eq!((record.dataset.train, record.dataset.test), (60_000, 10_000));
     let accuracy = record.test.unwrap().accuracy;
     assert!(accuracy >= 0.76, "{accuracy}");
+}
+
+#[test]
+fn fused_and_composed_kernels_differ_by_rounding_alone_and_the_record_says_which() {
+    for backend in ["flex", "ndarray"] {
+        let place = tempfile::tempdir().unwrap();
+        let trained = |kernels: &str| {
+            let arguments = [
+                "train",
+                "mlp",
+                "--hidden",
+                "32",
+                "--dataset",
+                "synthetic",
+                "--learning-rate",
+                "0.01",
+                "--epochs",
+                "1",
+                "--limit-batches",
+                "50",
+                "--backend",
+                backend,
+                "--kernels",
+                kernels,
+                "--runs-dir",
+                kernels,
+            ];
+            let output = kindling(place.path(), &arguments);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            only_run_in(&place.path().join(kernels))
+        };
+        let [fused, composed] = ["auto", "composed"].map(trained);
+        assert_eq!(record(&fused).parts[0].kernels, format!("fused, {}", kindling_kernels::Level::best()));
+        assert_eq!(record(&composed).parts[0].kernels, "composed");
+        assert_eq!(losses(&fused).len(), 50);
+        // They sum in another order, as another backend does.
+        check_losses(backend, &losses(&fused), &losses(&composed));
+        let weights = |run: &std::path::Path| fs::read(run.join("model.safetensors")).unwrap();
+        assert!(weights(&fused) != weights(&composed), "{backend}: the same bits come of the same operations");
+
+        // And one's weights are evaluated by the other.
+        let run = fused.to_str().unwrap();
+        let evaluated = kindling(place.path(), &["evaluate", run, "--kernels", "composed", "--json"]);
+        assert!(evaluated.status.success(), "{}", text(&evaluated.stderr));
+        let found: serde_json::Value = serde_json::from_slice(&evaluated.stdout).unwrap();
+        assert_eq!(found["kernels"], "composed");
+        let own = record(&fused).test.unwrap().accuracy;
+        // Of 1,000 images, rounding may move one across a boundary.
+        assert!((found["accuracy"].as_f64().unwrap() - own).abs() <= 0.0015, "{backend}: {found}, {own}");
+    }
 }
 
 #[test]

@@ -96,6 +96,7 @@ fn training(config: &ExperimentConfig, data: &ImageData, device: &Device, runs: 
         compiles_kernels: false,
         backend: "flex".to_owned(),
         device_name: String::new(),
+        kernels: String::new(),
         machine,
         interrupter: Interrupter::new(),
         renderer: Box::new(|_| Box::new(progress::Progress::new()) as Box<dyn MetricsRenderer>),

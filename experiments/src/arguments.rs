@@ -6,6 +6,7 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use kindling_kernels::Kernels;
 use kindling_models::ModelName;
 use kindling_training::{
     DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, Settings, StoppingMetric,
@@ -144,6 +145,10 @@ pub(crate) struct TrainArguments {
 pub(crate) struct HostArguments {
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
+    /// Operations that the layers compute by: auto has Kindling's own, fused, on flex and ndarray in f32; composed has
+    /// Burn's everywhere, for comparison [default: auto, or the run's]
+    #[arg(long, value_parser = kernels())]
+    pub(crate) kernels: Option<Kernels>,
     /// Directory of the data set [default: the first of KINDLING_DATA_DIR, data/fashion-mnist, the system's copy and
     /// the user's cache that has it; else it is downloaded]
     #[arg(long, value_name = "DIR")]
@@ -226,6 +231,9 @@ pub(crate) struct EvaluateArguments {
     /// With --backend remote: where `kindling serve` listens
     #[arg(long, value_name = "URL")]
     pub(crate) remote: Option<String>,
+    /// Operations that the layers compute by, as for train
+    #[arg(long, value_parser = kernels(), default_value_t)]
+    pub(crate) kernels: Kernels,
     /// Directory of the data set [default: where the run found it, then as for train]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -270,6 +278,9 @@ pub(crate) struct BenchArguments {
     /// With remote among the backends: where `kindling serve` listens
     #[arg(long, value_name = "URL")]
     pub(crate) remote: Option<String>,
+    /// Kernels to time on flex and ndarray in f32: auto, Kindling's own, fused; composed, Burn's, which all others have
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = kernels(), default_value = "auto")]
+    pub(crate) kernels: Vec<Kernels>,
     /// Batch sizes
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "64")]
     pub(crate) batch_sizes: Vec<usize>,
@@ -368,6 +379,10 @@ impl TrainArguments {
 
 fn names(names: &[&'static str]) -> PossibleValuesParser {
     PossibleValuesParser::new(names.iter().copied())
+}
+
+fn kernels() -> impl TypedValueParser<Value = Kernels> {
+    names(&Kernels::ALL.map(Kernels::as_str)).try_map(|name| name.parse::<Kernels>())
 }
 
 /// The value that a config calls `name`.

@@ -1,18 +1,16 @@
 //! The machine the program runs on.
 
-use std::{env::consts, fs, process::Command, thread};
+use std::{env::consts, fs, process::Command};
 
 use kindling_record::MachineRecord;
 
 /// The machine as records have it.
 pub(crate) fn describe() -> MachineRecord {
-    MachineRecord { platform: format!("{} {}", consts::OS, consts::ARCH), processor: processor(), threads: threads() }
-}
-
-/// How many threads the backends use: what `RAYON_NUM_THREADS` says, or one for each core.
-fn threads() -> usize {
-    let asked_for = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok());
-    asked_for.filter(|&count| count > 0).unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+    MachineRecord {
+        platform: format!("{} {}", consts::OS, consts::ARCH),
+        processor: processor(),
+        threads: kindling_kernels::threads(),
+    }
 }
 
 /// The memory in bytes, where the system tells it.

@@ -13,6 +13,7 @@ use burn::{
     train::TrainStep,
 };
 use kindling_data::{BatchLoader, DeviceSplit, ImageSet, Normalization, Order};
+use kindling_kernels::Kernels;
 use kindling_models::{ImageShape, ModelName};
 use kindling_training::{BatchFigures, Classifier, LearningRates, Settings, init_optimizer};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
@@ -36,6 +37,8 @@ pub(crate) struct Task {
 /// A task on a device, with everything made that its steps need.
 pub(crate) struct Workload {
     mode: Mode,
+    /// Chosen anew for every run: workloads with others take turns in one program.
+    kernels: Kernels,
     /// Taken while the optimizer changes it: with a single owner, it does so in place.
     model: Option<Classifier>,
     optimizer: ModuleOptimizer,
@@ -46,7 +49,8 @@ pub(crate) struct Workload {
 
 impl Workload {
     /// For a device that takes `largest` bytes in one piece.
-    pub(crate) fn new(task: &Task, device: &Device, largest: Option<u64>) -> Result<Self> {
+    pub(crate) fn new(task: &Task, device: &Device, largest: Option<u64>, kernels: Kernels) -> Result<Self> {
+        kernels.choose();
         let settings = Settings {
             model: Some(task.model),
             hidden: task.hidden.clone(),
@@ -72,6 +76,7 @@ impl Workload {
         let rates = LearningRates::new(&config, &model);
         Ok(Self {
             mode: task.mode,
+            kernels,
             optimizer: init_optimizer(&config, &model),
             model: Some(model),
             rates,
@@ -82,6 +87,7 @@ impl Workload {
 
     /// Takes `steps` steps and waits for the device; each reads its loss back, as training does.
     pub(crate) fn run(&mut self, steps: usize) -> Result<Duration> {
+        self.kernels.choose();
         let mut left = steps;
         let mut loss = 0.0;
         self.device.sync()?;

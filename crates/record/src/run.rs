@@ -97,11 +97,19 @@ pub struct PartRecord {
     /// How many devices shared every batch.
     #[serde(default = "one")]
     pub devices: usize,
+    /// Whose operations the layers trained by: Kindling's, as in `fused, AVX-512`, or Burn's, `composed`.
+    #[serde(default = "composed")]
+    pub kernels: String,
 }
 
 /// Before there could be several.
 fn one() -> usize {
     1
+}
+
+/// Before there were any others.
+fn composed() -> String {
+    "composed".to_owned()
 }
 
 /// The machine a run ran on.
@@ -220,4 +228,16 @@ pub struct DivergenceRecord {
     pub layer: Option<String>,
     /// What was not finite there: a parameter (`weight`), its gradient (`gradient of weight`), or only the `loss`.
     pub quantity: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_says_nothing_of_devices_and_kernels_had_one_and_burns() {
+        let old = r#"{"started": "2026-11-01T12:00:00Z", "backend": "flex", "device": "AMD EPYC, 2 threads, AVX-512"}"#;
+        let part: PartRecord = serde_json::from_str(old).unwrap();
+        assert_eq!((part.devices, part.kernels.as_str()), (1, "composed"));
+    }
 }

@@ -66,8 +66,8 @@ pub enum Event<'a> {
 /// Is told of what goes on.
 pub type OnEvent = Box<dyn FnMut(Event<'_>)>;
 
-/// What the caller decides about a run: given the backend, none of it changes the result but the number of devices,
-/// and that only by rounding and by the batch norms' statistics.
+/// What the caller decides about a run: given the backend and its kernels, none of it changes the result but the number
+/// of devices, and that only by rounding and by the batch norms' statistics.
 pub struct Host {
     /// Where to train, without autodiff and with the config's precision for their default: one device, or several of
     /// one backend that share every batch.
@@ -80,6 +80,8 @@ pub struct Host {
     pub backend: String,
     /// The device as the backend describes it.
     pub device_name: String,
+    /// Whose operations the layers train by, in words: what [`kindling_kernels::Kernels`] chose comes to on the devices.
+    pub kernels: String,
     /// The machine.
     pub machine: MachineRecord,
     /// Tells the run to stop after the current step.
@@ -471,6 +473,7 @@ fn part(host: &Host) -> PartRecord {
         backend: host.backend.clone(),
         device: host.device_name.clone(),
         devices: host.devices.len(),
+        kernels: host.kernels.clone(),
     }
 }
 

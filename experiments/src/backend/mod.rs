@@ -9,6 +9,7 @@ mod remote;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use kindling_kernels::{Kernels, Level};
 use kindling_record::RunDirectory;
 use kindling_training::Precision;
 
@@ -155,6 +156,19 @@ impl Backend {
             precision: Precision::F32,
             compiles_kernels: false,
             advice: None,
+        }
+    }
+
+    /// Whether Kindling's fused operations compute on it: they do in f32, where tensors are in the program's own memory.
+    pub(crate) fn has_fused_kernels(&self) -> bool {
+        matches!(self.name, "flex" | "ndarray") && self.precision == Precision::F32
+    }
+
+    /// What `chosen` comes to on it, in the words of records.
+    pub(crate) fn kernels(&self, chosen: Kernels) -> String {
+        match chosen {
+            Kernels::Auto if self.has_fused_kernels() => format!("fused, {}", Level::best()),
+            Kernels::Auto | Kernels::Composed => Kernels::Composed.to_string(),
         }
     }
 
@@ -372,6 +386,22 @@ mod tests {
         assert_eq!(refusal("flex:1", None, None), "backend `flex` has one device, the CPU; found `flex:1`");
         assert_eq!(refusal("flex", Some(0), None), "--devices: expected at least 1, found 0");
         assert_eq!(refusal("flex", None, Some("ws://x:1")), "--backend remote and --remote ws://HOST:PORT go together");
+    }
+
+    #[test]
+    fn kernels_are_fused_on_flex_and_ndarray_in_f32_unless_composed_ones_are_chosen() {
+        let kernels = |name, precision, chosen| {
+            Backend { precision, ..Backend::new(name, Vec::new(), String::new()) }.kernels(chosen)
+        };
+        for name in ["flex", "ndarray"] {
+            assert_eq!(kernels(name, Precision::F32, Kernels::Auto), format!("fused, {}", Level::best()));
+            assert_eq!(kernels(name, Precision::Bf16, Kernels::Auto), "composed");
+            assert_eq!(kernels(name, Precision::F32, Kernels::Composed), "composed");
+        }
+        // It may be flex that serves, which is sent the single operations.
+        for name in ["wgpu", "libtorch", "remote"] {
+            assert_eq!(kernels(name, Precision::F32, Kernels::Auto), "composed");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, env, time::Duration};
 
 use anyhow::{Result, bail};
+use kindling_kernels::Kernels;
 use kindling_models::ModelName;
 use kindling_report::{grouped, markdown, table};
 use kindling_training::BURN_VERSION;
@@ -17,9 +18,11 @@ use crate::{
     workload::{Task, Workload, guarded},
 };
 
-/// What is timed against the others: a backend, or a way in which PyTorch computes.
+/// What is timed against the others: a backend with its kernels, or a way in which PyTorch computes.
 struct Contender {
     name: String,
+    /// In the words of records; PyTorch has its own.
+    kernels: Option<String>,
     work: Work,
     /// Steps of one timing.
     steps: usize,
@@ -40,6 +43,9 @@ struct Measurement {
     batch_size: usize,
     mode: &'static str,
     contender: String,
+    /// Whose operations a backend's layers computed by: `fused, …` or `composed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernels: Option<String>,
     /// Median over the rounds.
     images_per_second: f64,
     /// The slowest and the fastest round.
@@ -180,18 +186,25 @@ fn make_ready(
     mut pytorch: Option<&mut PyTorch>,
 ) -> Vec<Contender> {
     let mut contenders = Vec::new();
-    for backend in backends {
-        match guarded(|| Workload::new(task, &backend.devices[0], backend.largest_tensor)) {
+    for (backend, kernels) in choices(arguments, backends) {
+        let name = match kernels {
+            Kernels::Composed if backend.has_fused_kernels() => format!("{} composed", backend.name),
+            Kernels::Auto | Kernels::Composed => backend.name.to_owned(),
+        };
+        match guarded(|| Workload::new(task, &backend.devices[0], backend.largest_tensor, kernels)) {
             Ok(workload) => {
-                contenders.push(Contender::new(backend.name.to_owned(), Work::Kindling(Box::new(workload))));
+                let work = Work::Kindling(Box::new(workload));
+                contenders.push(Contender::new(name, Some(backend.kernels(kernels)), work));
             }
-            Err(error) => notice(format_args!("{}: left out: {error:#}", backend.name)),
+            Err(error) => notice(format_args!("{name}: left out: {error:#}")),
         }
     }
     if let Some(pytorch) = &mut pytorch {
         for variant in &arguments.pytorch_variants {
             match pytorch.open(task, variant, arguments.precision) {
-                Ok(opened) => contenders.push(Contender::new(format!("pytorch {variant}"), Work::PyTorch(opened))),
+                Ok(opened) => {
+                    contenders.push(Contender::new(format!("pytorch {variant}"), None, Work::PyTorch(opened)));
+                }
                 Err(error) => notice(format_args!("pytorch {variant}: left out: {error:#}")),
             }
         }
@@ -206,9 +219,19 @@ fn make_ready(
     contenders
 }
 
+/// Each backend with each of the kernels to time on it; where there is no choice, once.
+fn choices<'a>(arguments: &BenchArguments, backends: &'a [Backend]) -> Vec<(&'a Backend, Kernels)> {
+    let mut choices = Vec::new();
+    for backend in backends {
+        let kernels: &[Kernels] = if backend.has_fused_kernels() { &arguments.kernels } else { &[Kernels::Auto] };
+        choices.extend(kernels.iter().map(|&kernels| (backend, kernels)));
+    }
+    choices
+}
+
 impl Contender {
-    fn new(name: String, work: Work) -> Self {
-        Self { name, work, steps: 1, seconds: Vec::new() }
+    fn new(name: String, kernels: Option<String>, work: Work) -> Self {
+        Self { name, kernels, work, steps: 1, seconds: Vec::new() }
     }
 
     fn run(&mut self, steps: usize, pytorch: Option<&mut PyTorch>) -> Result<Duration> {
@@ -260,6 +283,7 @@ fn measure(task: &Task, contenders: &[Contender]) -> Result<Vec<Measurement>> {
                 batch_size: task.batch,
                 mode: mode_name(task.mode),
                 contender: contender.name.clone(),
+                kernels: contender.kernels.clone(),
                 images_per_second: median(speeds.iter().copied()),
                 images_per_second_range: [
                     speeds.iter().copied().fold(f64::INFINITY, f64::min),

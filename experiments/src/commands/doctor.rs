@@ -2,6 +2,7 @@ use std::{fmt::Write, time::Duration};
 
 use anyhow::Result;
 use kindling_data::fashion_mnist;
+use kindling_kernels::{Kernels, Level};
 use kindling_models::ModelName;
 use kindling_record::MachineRecord;
 use kindling_report::{grouped, table};
@@ -32,12 +33,20 @@ struct Findings {
     memory_bytes: Option<u64>,
     simd: &'static str,
     allocator: &'static str,
+    kernels: KernelFindings,
     backends: Vec<BackendFindings>,
     adapters: Vec<AdapterFindings>,
     nvidia_gpus: Vec<String>,
     libtorch: LibtorchFindings,
     data: DataFindings,
     recommendation: Option<Recommendation>,
+}
+
+/// What Kindling's fused operations use of the CPU.
+#[derive(Serialize)]
+struct KernelFindings {
+    instructions: String,
+    threads: usize,
 }
 
 #[derive(Serialize)]
@@ -47,6 +56,8 @@ struct BackendFindings {
     is_compiled_in: bool,
     /// The device it opens when none is named.
     device: Option<String>,
+    /// Whose operations its layers compute by: `fused, …` or `composed`, as in records.
+    kernels: Option<String>,
     matmul_gflops: Option<f64>,
     /// A training step of the model with a batch of 64: forward, backward, update, reading the loss back.
     mlp_step_milliseconds: Option<f64>,
@@ -94,6 +105,7 @@ pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Outcome> {
         memory_bytes: machine::memory_bytes(),
         simd: machine::simd(),
         allocator: "mimalloc",
+        kernels: KernelFindings { instructions: Level::best().to_string(), threads: kindling_kernels::threads() },
         adapters: adapters(),
         nvidia_gpus: machine::nvidia_gpus(),
         libtorch: libtorch(),
@@ -116,6 +128,7 @@ fn examine(known: &'static Known) -> BackendFindings {
         what: known.what,
         is_compiled_in: known.is_compiled_in,
         device: None,
+        kernels: None,
         matmul_gflops: None,
         mlp_step_milliseconds: None,
         cnn_step_milliseconds: None,
@@ -136,12 +149,13 @@ fn examine(known: &'static Known) -> BackendFindings {
 
 fn time(name: &str, findings: &mut BackendFindings) -> Result<()> {
     let backend = Request::new(name, None, None)?.open(Precision::F32)?;
+    findings.kernels = Some(backend.kernels(Kernels::Auto));
     findings.device = Some(backend.device_name);
     let device = &backend.devices[0];
     findings.matmul_gflops = Some(matmul_gflops(device, MATRIX, 5)?);
     let step = |model| -> Result<f64> {
         let task = Task { model, hidden: None, batch: BATCH, mode: Mode::Train, batches: Batches::Gather };
-        let mut workload = Workload::new(&task, device, backend.largest_tensor)?;
+        let mut workload = Workload::new(&task, device, backend.largest_tensor, Kernels::Auto)?;
         // The first compiles kernels, the second tunes what the first left.
         workload.run(2)?;
         let mut steps: Vec<Duration> = Vec::new();
@@ -234,16 +248,20 @@ fn show(findings: &Findings) {
             gflops,
             number(found.mlp_step_milliseconds, 1),
             number(found.cnn_step_milliseconds, 1),
+            found.kernels.clone().unwrap_or_else(|| "-".to_owned()),
             found.missing.clone().or_else(|| found.device.clone()).unwrap_or_else(|| found.what.to_owned()),
         ]
     });
-    let header = ["backend", "GFLOP/s", "mlp ms", "cnn ms", "device, or what is missing"];
+    let header = ["backend", "GFLOP/s", "mlp ms", "cnn ms", "kernels", "device, or what is missing"];
     print(table(&header, &[1, 2, 3], terminal_width(), rows));
     print(format_args!(
         "GFLOP/s: product of two {MATRIX}x{MATRIX} matrices of f32, the best of 5; ms: a training step with a batch of \
-         {BATCH}, median of 3 to 9."
+         {BATCH}, median of 3 to 9; kernels: whose operations the steps take, Kindling's own (fused) or Burn's \
+         (composed)."
     ));
     print("");
+    let KernelFindings { instructions, threads } = &findings.kernels;
+    print(format_args!("kernels:   {instructions}, {threads} threads"));
     for adapter in &findings.adapters {
         let kind = if adapter.is_software { " - no GPU: the CPU computes" } else { "" };
         print(format_args!("adapter:   {} ({}){kind}", adapter.name, adapter.driver));

@@ -37,6 +37,7 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> Result<Outcome> {
     if backend.precision != config.precision {
         notice(format_args!("trained in {}, evaluated in {}", config.precision, backend.precision));
     }
+    arguments.kernels.choose();
     signals::install()?;
     let known = record.dataset.source.map(PathBuf::from).filter(|path| path.exists());
     let data = data::load(&config, arguments.data_dir.clone().or(known).as_deref())?;
@@ -47,6 +48,7 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> Result<Outcome> {
             "run": directory.id(),
             "backend": backend.name,
             "device": backend.device_name,
+            "kernels": backend.kernels(arguments.kernels),
             "images": found.confusion.iter().flatten().sum::<usize>(),
             "loss": found.loss,
             "accuracy": found.accuracy,

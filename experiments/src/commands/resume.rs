@@ -1,7 +1,8 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
-use kindling_record::{RunDirectory, RunStatus};
+use kindling_kernels::Kernels;
+use kindling_record::{PartRecord, RunDirectory, RunStatus};
 use kindling_training::Settings;
 
 use crate::{
@@ -38,10 +39,14 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
             directory.id()
         )));
     }
-    let devices = record.parts.last().map(|part| part.devices);
-    let request = host.device.request((&record.backend, devices))?;
+    let part = record.parts.last();
+    let request = host.device.request((&record.backend, part.map(|part| part.devices)))?;
     relaunch::with(&request.environment().into_iter().chain(request.as_default()).collect::<Vec<_>>())?;
     let backend = request.open(config.precision)?;
+    // The same bits need the same kernels; a part on another backend may have had no choice.
+    let is_composed = |part: &&PartRecord| part.backend == backend.name && part.kernels == Kernels::Composed.as_str();
+    let kernels = part.filter(is_composed).map(|_| Kernels::Composed);
+    host.kernels.or(kernels).unwrap_or_default().choose();
     signals::install()?;
     // Where the run found its data is the best guess where it still is, if it still is.
     let known = record.dataset.source.map(PathBuf::from).filter(|path| path.exists());

@@ -2,6 +2,7 @@ use std::{fs, time::Instant};
 
 use anyhow::{Context, Result};
 use burn::train::Interrupter;
+use kindling_kernels::Kernels;
 use kindling_record::{RunDirectory, RunRecord, RunStatus};
 use kindling_report::summary;
 use kindling_training::{Event, Host, Settings, TrainingError};
@@ -31,6 +32,7 @@ pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome
     RunDirectory::check_name(&name)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
     let backend = request.open(config.precision)?;
+    host.kernels.unwrap_or_default().choose();
     signals::install()?;
     let data = data::load(&config, host.data_dir.as_deref())?;
     kindling_training::check(&config, &data, &backend.devices)?;
@@ -51,6 +53,7 @@ pub(crate) fn run_and_tell(
 ) -> Result<Outcome> {
     log_file::open(&directory.log())?;
     let way_on = backend.way_on(directory);
+    let kernels = backend.kernels(Kernels::chosen());
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     if let Some(advice) = &backend.advice {
         notice(advice);
@@ -67,6 +70,7 @@ pub(crate) fn run_and_tell(
         compiles_kernels: backend.compiles_kernels,
         backend: backend.name.to_owned(),
         device_name: backend.device_name,
+        kernels,
         machine: machine::describe(),
         interrupter,
         renderer: Box::new(
