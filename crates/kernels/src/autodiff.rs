@@ -1,18 +1,20 @@
 //! The operations' gradients: those of the slices where the tensors have them, else those of the composition.
 
 use burn::backend::{
-    Autodiff,
+    Autodiff, TensorMetadata,
     autodiff::{
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
         ops::{Backward, Ops, OpsKind},
     },
-    tensor::FloatTensor,
+    tensor::{FloatTensor, IntTensor},
 };
+
+use burn::tensor::Shape;
 
 use crate::{
     ChannelOrder, composed,
-    cpu::block::Saved,
+    cpu::{block::Saved, cross_entropy},
     fused,
     host::Host,
     ops::{BlockTensors, KernelOps},
@@ -72,6 +74,18 @@ impl<B: Host + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         composed::conv_block::<Self>(x, BlockTensors { weight, bias, gamma, beta }, epsilon)
     }
 
+    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>, smoothing: f64) -> FloatTensor<Self> {
+        if fused::on_host::<B>(&[logits.primitive()])
+            && let OpsKind::Tracked(prepared) = CrossEntropy.prepare::<C>([logits.node()]).compute_bound().stateful()
+        {
+            let packed = B::packed(logits.primitive().clone());
+            if let Some((losses, saved)) = fused::cross_entropy::<B>(&packed, &targets, smoothing) {
+                return prepared.finish((packed.shape(), saved), losses);
+            }
+        }
+        composed::cross_entropy::<Self>(logits, targets, smoothing)
+    }
+
     fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
         composed::descend::<Self>(parameter, gradient, rate)
     }
@@ -125,5 +139,24 @@ impl<B: Host> Backward<B, 5> for Block {
                 gradients.register::<B>(node.id, gradient);
             }
         }
+    }
+}
+
+#[derive(Debug)]
+struct CrossEntropy;
+
+impl<B: Host> Backward<B, 1> for CrossEntropy {
+    /// The logits' shape, and what forward saved.
+    type State = (Shape, cross_entropy::Saved);
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [logits_node] = ops.parents;
+        let dlosses = B::packed(gradients.consume::<B>(&ops.node));
+        let (shape, saved) = ops.state;
+        let Some(node) = logits_node else { return };
+        let Some(dlogits) = fused::cross_entropy_backward::<B>(shape, &saved, &dlosses) else {
+            unreachable!("what was on the host forward has its gradient there")
+        };
+        gradients.register::<B>(node.id, dlogits);
     }
 }

@@ -1,7 +1,10 @@
 //! The operations of Burn that each of this crate's stands for. They are differentiable where Burn's are.
 
 use burn::{
-    backend::{Backend, tensor::FloatTensor},
+    backend::{
+        Backend, TensorMetadata,
+        tensor::{FloatTensor, IntTensor},
+    },
     tensor::{Scalar, Shape, ops::ConvOptions},
 };
 
@@ -36,6 +39,25 @@ pub(crate) fn conv_block_inference<B: Backend>(
 ) -> FloatTensor<B> {
     let convolved = B::conv2d(x, it.weight, Some(it.bias), options());
     pool::<B>(B::batch_norm(convolved, it.gamma, it.beta, mean, variance, epsilon))
+}
+
+pub(crate) fn cross_entropy<B: Backend>(
+    logits: FloatTensor<B>,
+    targets: IntTensor<B>,
+    smoothing: f64,
+) -> FloatTensor<B> {
+    let batch = logits.shape()[0];
+    let log_probabilities = B::log_softmax(logits, 1); // [batch, classes]
+    let on_target = B::float_gather(1, log_probabilities.clone(), B::int_reshape(targets, Shape::new([batch, 1])));
+    let on_target = B::float_neg(B::float_reshape(on_target, vector(batch)));
+    if smoothing == 0.0 {
+        return on_target;
+    }
+    let on_average = B::float_neg(B::float_reshape(B::float_mean_dim(log_probabilities, 1), vector(batch)));
+    B::float_add(
+        B::float_mul_scalar(on_target, Scalar::Float(1.0 - smoothing)),
+        B::float_mul_scalar(on_average, Scalar::Float(smoothing)),
+    )
 }
 
 pub(crate) fn descend<B: Backend>(parameter: FloatTensor<B>, gradient: FloatTensor<B>, rate: f64) -> FloatTensor<B> {

@@ -1,7 +1,10 @@
 //! The operations on the slices of a backend that has them.
 
 use burn::{
-    backend::{TensorMetadata, tensor::FloatTensor},
+    backend::{
+        TensorMetadata,
+        tensor::{FloatTensor, IntTensor},
+    },
     tensor::{DType, Shape},
 };
 
@@ -11,7 +14,7 @@ use crate::{
     cpu::{
         Level,
         block::{self, ChannelOrder, Saved, Statistics},
-        descend, linear,
+        cross_entropy, descend, linear,
     },
     host::Host,
     ops::BlockTensors,
@@ -174,6 +177,28 @@ pub(crate) fn conv_block_inference<B: Host>(
     Some(from_images::<B>(y, output_shape(sizes), order, x))
 }
 
+/// The losses of packed logits, and what backward needs.
+pub(crate) fn cross_entropy<B: Host>(
+    logits: &FloatTensor<B>,
+    targets: &IntTensor<B>,
+    smoothing: f64,
+) -> Option<(FloatTensor<B>, cross_entropy::Saved)> {
+    let floats = B::floats(logits)?;
+    let (losses, saved) = cross_entropy::forward(Level::best(), floats, B::indices(targets)?, smoothing as f32);
+    let batch = losses.len();
+    Some((B::tensor(losses, vector(batch), logits), saved))
+}
+
+/// The gradient of the logits.
+pub(crate) fn cross_entropy_backward<B: Host>(
+    shape: Shape,
+    saved: &cross_entropy::Saved,
+    dlosses: &FloatTensor<B>,
+) -> Option<FloatTensor<B>> {
+    let dlogits = cross_entropy::backward(Level::best(), saved, B::floats(dlosses)?);
+    Some(B::tensor(dlogits, shape, dlosses))
+}
+
 /// A step of descent, for packed tensors.
 pub(crate) fn descend<B: Host>(
     mut parameter: FloatTensor<B>,
@@ -241,6 +266,19 @@ macro_rules! on_host {
                 let y = ready.then(|| conv_block_inference::<Self>(&x, &it, [&mean, &variance], epsilon, order));
                 y.flatten()
                     .unwrap_or_else(|| crate::composed::conv_block_inference::<Self>(x, it, mean, variance, epsilon))
+            }
+
+            fn cross_entropy(
+                logits: FloatTensor<Self>,
+                targets: IntTensor<Self>,
+                smoothing: f64,
+            ) -> FloatTensor<Self> {
+                let logits = Self::packed(logits);
+                let losses = on_host::<Self>(&[&logits]).then(|| cross_entropy::<Self>(&logits, &targets, smoothing));
+                match losses.flatten() {
+                    Some((losses, _)) => losses,
+                    None => crate::composed::cross_entropy::<Self>(logits, targets, smoothing),
+                }
             }
 
             fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {

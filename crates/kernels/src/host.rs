@@ -1,6 +1,9 @@
 use burn::{
-    backend::{Backend, TensorMetadata, tensor::FloatTensor},
-    tensor::{Shape, TensorData},
+    backend::{
+        Backend, TensorMetadata,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{DType, Shape, TensorData},
 };
 
 /// A backend that may have its tensors in the program's own memory.
@@ -20,6 +23,11 @@ pub(crate) trait Host: Backend {
 
     /// The elements of a packed tensor to write to, if in addition nobody else holds it.
     fn floats_mut(_tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
+        None
+    }
+
+    /// The elements of a tensor of whole numbers, if they are in the program's memory and none is negative.
+    fn indices(_tensor: &IntTensor<Self>) -> Option<Vec<usize>> {
         None
     }
 
@@ -43,11 +51,24 @@ impl Host for burn::backend::Flex {
 
     fn floats_mut(tensor: &mut FloatTensor<Self>) -> Option<&mut [f32]> {
         let (start, end) = tensor.layout().contiguous_offsets()?;
-        if tensor.dtype() != burn::tensor::DType::F32 {
+        if tensor.dtype() != DType::F32 {
             return None;
         }
         tensor.try_storage_mut()?.get_mut(start..end)
     }
+
+    fn indices(tensor: &IntTensor<Self>) -> Option<Vec<usize>> {
+        match tensor.dtype() {
+            DType::I64 => all_indices(tensor.as_slice::<i64>()?.iter().copied()),
+            DType::I32 => all_indices(tensor.as_slice::<i32>()?.iter().copied()),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+fn all_indices<T: Copy + TryInto<usize>>(numbers: impl Iterator<Item = T>) -> Option<Vec<usize>> {
+    numbers.map(|number| number.try_into().ok()).collect()
 }
 
 #[cfg(feature = "ndarray")]
@@ -76,6 +97,15 @@ impl Host for burn::backend::NdArray {
         use burn::backend::ndarray::NdArrayTensor;
         match tensor {
             NdArrayTensor::F32(floats) if floats.is_unique() => floats.ensure_owned().as_slice_mut(),
+            _ => None,
+        }
+    }
+
+    fn indices(tensor: &IntTensor<Self>) -> Option<Vec<usize>> {
+        use burn::backend::ndarray::NdArrayTensor;
+        match tensor {
+            NdArrayTensor::I64(numbers) => all_indices(numbers.view().iter().copied()),
+            NdArrayTensor::I32(numbers) => all_indices(numbers.view().iter().copied()),
             _ => None,
         }
     }

@@ -25,6 +25,11 @@
 //!
 //! Details are PyTorch's: the first of equal values in a pool has the gradient, NaN passes a ReLU and wins a pool.
 //!
+//! **Cross entropy** ([`cross_entropy`]), for logits `a` `[batch, classes]`, targets `t` `[batch]`, smoothing `s`:
+//!
+//! - `p = softmax(a)`, `y = -(1 - s) ln p[t] - s mean(ln p)`
+//! - `da = dy (p - (1 - s) [class = t] - s / classes)`
+//!
 //! **Descent** ([`descend`]): `p - rate * g`, in the memory of `p` where nobody else holds it.
 //!
 //! # How they work
@@ -59,4 +64,7 @@ mod ops;
 
 pub use cpu::{ChannelOrder, Level, threads};
 pub use kernels::Kernels;
-pub use ops::{ConvBlock, ConvBlockOutput, KernelOps, conv_block, conv_block_inference, descend, linear, linear_relu};
+pub use ops::{
+    ConvBlock, ConvBlockOutput, KernelOps, conv_block, conv_block_inference, cross_entropy, descend, linear,
+    linear_relu,
+};

@@ -1,6 +1,9 @@
 use burn::{
-    backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
-    tensor::Tensor,
+    backend::{
+        Backend, Dispatch, backend_extension,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{Int, Tensor},
 };
 
 use crate::{ChannelOrder, composed};
@@ -88,6 +91,12 @@ pub trait KernelOps: Backend {
     ) -> FloatTensor<Self> {
         let _ = order; // As above.
         composed::conv_block_inference::<Self>(x, BlockTensors { weight, bias, gamma, beta }, mean, variance, epsilon)
+    }
+
+    /// See [`cross_entropy`].
+    #[fusion(default)]
+    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>, smoothing: f64) -> FloatTensor<Self> {
+        composed::cross_entropy::<Self>(logits, targets, smoothing)
     }
 
     /// See [`descend`].
@@ -198,6 +207,22 @@ impl ConvBlock {
         let vectors = [self.bias.dims(), self.gamma.dims(), self.beta.dims()];
         assert_eq!(vectors, [[outputs]; 3], "bias, gamma and beta have one number for each output");
     }
+}
+
+/// The cross entropy of each row of logits, in nats: with smoothing `s`, `1 - s` of it against the target and `s` against the
+/// even distribution, as PyTorch's `cross_entropy` has it.
+///
+/// # Shapes
+/// - logits: `[batch, classes]`
+/// - targets: `[batch]`
+/// - output: `[batch]`
+///
+/// # Panics
+/// When there is not one target for each row, or one is no class.
+#[must_use]
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
+    assert_eq!(logits.dims()[0], targets.dims()[0], "one target for each row of logits");
+    Tensor::from_dispatch(Dispatch::cross_entropy(logits.into_dispatch(), targets.into_dispatch(), smoothing))
 }
 
 /// A step of gradient descent, `parameter - rate * gradient`, in the parameter's own memory where nobody else holds it.

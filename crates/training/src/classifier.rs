@@ -1,10 +1,11 @@
 use burn::{
     module::Module,
     optim::GradientsParams,
-    tensor::{FloatDType, Int, Tensor, TensorReadError, activation::log_softmax},
+    tensor::{FloatDType, Int, Tensor, TensorReadError},
     train::{InferenceStep, ItemLazy, TrainOutput, TrainStep},
 };
 use kindling_data::ImageBatch;
+use kindling_kernels as kernels;
 use kindling_models::Network;
 
 /// A network with its loss: what burn-train trains.
@@ -34,13 +35,7 @@ impl Classifier {
 #[must_use]
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, label_smoothing: f64) -> Tensor<1> {
     // In f32 whatever the network computes in: half a type's range is soon too little for sums of exponentials.
-    let log_probabilities = log_softmax(logits.cast(FloatDType::F32), 1); // [batch, classes]
-    let on_target = log_probabilities.clone().gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg(); // [batch]
-    if label_smoothing == 0.0 {
-        return on_target;
-    }
-    let on_average = log_probabilities.mean_dim(1).squeeze_dim::<1>(1).neg(); // [batch]
-    on_target * (1.0 - label_smoothing) + on_average * label_smoothing
+    kernels::cross_entropy(logits.cast(FloatDType::F32), targets, label_smoothing)
 }
 
 /// What a step leaves for the metrics: on the device first, and numbers once it is read.

@@ -3,6 +3,8 @@
 //! The products read the weights in rows, as they lie: forward as `x W`, the gradient of `x` as `W dyᵀ`, that of the
 //! weights as `xᵀ dy`. What has to be turned or packed is a few rows of the weights, or activations, which are small.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::{
@@ -72,6 +74,8 @@ const ROW: usize = TERMS + 16;
 const LONG_ROW: usize = LONG_TERMS + 16;
 /// Images that are multiplied at once: their copies stay in the second cache.
 const IMAGES: usize = 112;
+/// Images that are worth a task of their own.
+const SHARE: usize = 14;
 /// Panels of columns that are packed at once: a row of them is long enough for the CPU to fetch ahead.
 const PANELS: usize = 8;
 
@@ -85,11 +89,15 @@ pub(crate) fn forward(level: Level, it: Forward<'_>) -> Vec<f32> {
     let panels = outputs.div_ceil(width);
     // No sum depends on how the columns are divided.
     let group = panels.div_ceil(2 * parallel::threads()).clamp(1, PANELS) * width;
+    let groups = outputs.div_ceil(group);
+    // Where there are few columns, the images are divided as well.
+    let shares = (2 * parallel::threads()).div_ceil(groups.max(1)).min(batch.div_ceil(SHARE)).max(1);
     let mut y = Output::new(batch * outputs);
     let target = y.target();
-    parallel::for_each(outputs.div_ceil(group), |task| {
-        let first = task * group;
-        level.run(ForwardColumns { it, first, columns: group.min(outputs - first), y: target });
+    parallel::for_each(groups * shares, |task| {
+        let (first, share) = (task / shares * group, task % shares);
+        let images = share * batch / shares..(share + 1) * batch / shares;
+        level.run(ForwardColumns { it, images, first, columns: group.min(outputs - first), y: target });
     });
     // SAFETY: the tasks have written every column of every row.
     unsafe { y.finish() }
@@ -97,6 +105,7 @@ pub(crate) fn forward(level: Level, it: Forward<'_>) -> Vec<f32> {
 
 struct ForwardColumns<'a> {
     it: Forward<'a>,
+    images: Range<usize>,
     first: usize,
     columns: usize,
     y: Target<'a>,
@@ -107,7 +116,7 @@ impl WithSimd for ForwardColumns<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Sizes { batch, inputs, outputs } = self.it.sizes;
+        let Sizes { inputs, outputs, .. } = self.it.sizes;
         let width = tile::width::<S>();
         let zeros = [simd.splat_f32s(0.0); tile::VECTORS];
         let panels = self.columns.div_ceil(width);
@@ -115,7 +124,7 @@ impl WithSimd for ForwardColumns<'_> {
         if let Some(all) = self.it.bias {
             bias[..self.columns].copy_from_slice(&all[self.first..self.first + self.columns]);
         }
-        let images = IMAGES.min(batch);
+        let images = IMAGES.min(self.images.len());
         // [panel, term, width] and [image, term]
         let mut weight = Scratch::take(panels * TERMS.min(inputs) * width);
         let mut x = Scratch::take(images * ROW);
@@ -132,8 +141,8 @@ impl WithSimd for ForwardColumns<'_> {
                     copy(simd, row, packed);
                 }
             }
-            for first_image in (0..batch).step_by(IMAGES) {
-                let images = IMAGES.min(batch - first_image);
+            for first_image in self.images.clone().step_by(IMAGES) {
+                let images = IMAGES.min(self.images.end - first_image);
                 for (image, x) in x.chunks_exact_mut(ROW).take(images).enumerate() {
                     copy(simd, &self.it.x[(first_image + image) * inputs + start..][..terms], x);
                 }

@@ -1,11 +1,12 @@
 //! The operations on plain slices of `f32`.
 
 pub(crate) mod block;
+pub(crate) mod cross_entropy;
 pub(crate) mod descend;
 mod level;
 pub(crate) mod linear;
 mod output;
-mod parallel;
+pub(crate) mod parallel;
 mod scratch;
 mod tile;
 mod winograd;
