@@ -15,7 +15,7 @@ use super::{
     output::{Output, Target},
     parallel,
     scratch::Scratch,
-    tile::{self, Ahead, Columns, Destination, Rows, Sum},
+    tile::{self, Columns, Destination, Rows, Sum},
     winograd::{self, Grid},
 };
 
@@ -464,7 +464,7 @@ fn convolve<S: Simd>(
                     Columns { data: weight, step: tile, segment: 3 * channels * tile },
                     Sum { segments: 3, steps: 3 * channels },
                     initial,
-                    Ahead::NOTHING,
+                    None,
                     Destination {
                         target: to,
                         start: start + y * width * outputs + panel * tile,
@@ -860,7 +860,7 @@ impl Unconvolve<'_> {
                         },
                         Sum { segments: height, steps: width },
                         [simd.splat_f32s(0.0); tile::VECTORS],
-                        Ahead::NOTHING,
+                        None,
                         Destination {
                             target: self.dweight,
                             start: (self.part * 9 + tap_y * 3) * inputs * channels + panel * tile,

@@ -161,11 +161,11 @@ impl WithSimd for ForwardColumns<'_> {
                             },
                             Sum { segments: 1, steps: terms },
                             if start == 0 { vectors::<S>(&bias[panel * width..]) } else { zeros },
-                            Ahead::rows(
+                            Some(Ahead::rows(
                                 self.it.weight,
                                 (start + terms) * outputs + self.first + panel * width,
                                 outputs,
-                            ),
+                            )),
                             Destination {
                                 target: self.y,
                                 start: first_image * outputs + self.first + panel * width,
@@ -355,7 +355,7 @@ impl WithSimd for InputGradient<'_> {
                         Columns { data: dy, step: width, segment: 0 },
                         Sum { segments: 1, steps: terms },
                         [simd.splat_f32s(0.0); tile::VECTORS],
-                        Ahead::NOTHING,
+                        None,
                         Destination {
                             target,
                             start: panel * rows * width,
@@ -418,7 +418,7 @@ impl WithSimd for WeightGradient<'_> {
                             Columns { data: &columns[start * width..][..terms * width], step: width, segment: 0 },
                             Sum { segments: 1, steps: terms },
                             [simd.splat_f32s(0.0); tile::VECTORS],
-                            Ahead::NOTHING,
+                            None,
                             Destination {
                                 target: self.dweight,
                                 start: (first + tile) * outputs + panel * width,

@@ -39,9 +39,6 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Nothing: the products' factors are in the cache already.
-    pub(crate) const NOTHING: Self = Self { start: std::ptr::null(), step: 0 };
-
     /// Rows of a matrix, from the element `start` on, which need not be there.
     pub(crate) fn rows(matrix: &[f32], start: usize, step: usize) -> Self {
         Self { start: matrix.as_ptr().wrapping_add(start), step }
@@ -108,7 +105,7 @@ pub(crate) unsafe fn product<S: Simd>(
     b: Columns<'_>,
     sum: Sum,
     initial: [S::f32s; VECTORS],
-    ahead: Ahead,
+    ahead: Option<Ahead>,
     to: Destination<'_>,
 ) {
     if rows == 0 {
@@ -123,6 +120,8 @@ pub(crate) unsafe fn product<S: Simd>(
     assert!(to.columns <= width, "more columns than a tile has");
     let place = to.target.place(to.start, (rows - 1) * to.row + to.columns);
     let whole = to.columns == width;
+    // With nothing to fetch it is a line that is there: no line at all would have its address looked up in vain.
+    let ahead = ahead.unwrap_or(Ahead { start: b.data.as_ptr(), step: 0 });
 
     // Tiles of nearly equal height: a low one at the end would keep the CPU waiting for its own sums.
     let tiles = rows.div_ceil(tallest::<S>());

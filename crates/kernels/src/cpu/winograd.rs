@@ -13,7 +13,7 @@ use pulp::Simd;
 use super::{
     output::Target,
     scratch::Scratch,
-    tile::{self, Ahead, Columns, Destination, Rows, Sum},
+    tile::{self, Columns, Destination, Rows, Sum},
 };
 
 /// Points of a tile in the transformed space.
@@ -120,7 +120,7 @@ pub(crate) unsafe fn convolve<S: Simd>(
                         },
                         Sum { segments: 1, steps: channels },
                         [simd.splat_f32s(0.0); tile::VECTORS],
-                        Ahead::NOTHING,
+                        None,
                         Destination {
                             target: Target::of(&mut sums),
                             start: point * count * outputs + panel * width,
@@ -186,7 +186,7 @@ pub(crate) unsafe fn add_gradient<S: Simd>(
                     Columns { data: &gradients[point * tiles * outputs + panel * width..], step: outputs, segment: 0 },
                     Sum { segments: 1, steps: tiles },
                     [simd.splat_f32s(0.0); tile::VECTORS],
-                    Ahead::NOTHING,
+                    None,
                     Destination {
                         target: to,
                         start: start + point * channels * outputs + panel * width,
