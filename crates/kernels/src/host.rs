@@ -115,7 +115,5 @@ impl Host for burn::backend::NdArray {
 impl Host for burn::backend::LibTorch {}
 #[cfg(feature = "cube")]
 impl Host for burn::backend::Cube {}
-#[cfg(feature = "cube")]
-impl<B: burn::backend::fusion::FusionBackend> Host for burn::backend::fusion::Fusion<B> {}
 #[cfg(feature = "remote")]
 impl Host for burn::backend::Remote {}

@@ -45,12 +45,10 @@ pub struct ConvBlockOutput {
     LibTorch: cfg(feature = "libtorch"),
     Cube: cfg(feature = "cube"),
     Remote: cfg(feature = "remote"),
-    Fusion: cfg(feature = "cube"),
     Autodiff
 )]
 pub trait KernelOps: Backend {
     /// See [`linear`] and [`linear_relu`].
-    #[fusion(default)]
     fn linear_layer(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -61,7 +59,6 @@ pub trait KernelOps: Backend {
     }
 
     /// See [`conv_block`].
-    #[fusion(default)]
     fn conv_block(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -76,7 +73,6 @@ pub trait KernelOps: Backend {
     }
 
     /// See [`conv_block_inference`].
-    #[fusion(default)]
     #[allow(clippy::too_many_arguments)] // They are one layer's tensors.
     fn conv_block_inference(
         x: FloatTensor<Self>,
@@ -94,13 +90,11 @@ pub trait KernelOps: Backend {
     }
 
     /// See [`cross_entropy`].
-    #[fusion(default)]
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>, smoothing: f64) -> FloatTensor<Self> {
         composed::cross_entropy::<Self>(logits, targets, smoothing)
     }
 
     /// See [`descend`].
-    #[fusion(default)]
     fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
         composed::descend::<Self>(parameter, gradient, rate)
     }
