@@ -95,6 +95,10 @@ check:
 bench-overhead *ARGS:
     cargo bench --locked --package kindling --bench overhead -- "$@"
 
+# Say where the time of a CNN's training step goes on the CPU: just bench-stages 64 300
+bench-stages *ARGS:
+    cargo bench --locked --package kindling --bench stages -- "$@"
+
 # The build that has BACKEND; indices as in wgpu:1 do not matter
 [private]
 build-of BACKEND:

@@ -102,7 +102,7 @@ impl<B: Host> Backward<B, 3> for Linear {
         let [x_node, weight_node, bias_node] = ops.parents;
         let dy = B::packed(gradients.consume::<B>(&ops.node));
         let (x, weight, y) = ops.state;
-        let Some((dx, dweight, dbias)) = fused::linear_backward::<B>(&x, &weight, y.as_ref(), &dy, x_node.is_some())
+        let Some((dx, [dweight, dbias])) = fused::linear_backward::<B>(&x, &weight, y.as_ref(), &dy, x_node.is_some())
         else {
             unreachable!("what was on the host forward has its gradient there")
         };

@@ -27,6 +27,9 @@ pub(crate) fn on_host<B: Host>(tensors: &[&FloatTensor<B>]) -> bool {
         && tensors.iter().all(|tensor| tensor.dtype() == DType::F32 && tensor.shape().num_elements() > 0)
 }
 
+/// The gradient of x, if wanted, and those of the parameters.
+type Gradients<B, const N: usize> = (Option<FloatTensor<B>>, [FloatTensor<B>; N]);
+
 /// Sizes of a linear layer.
 fn linear_sizes<B: Host>(x: &FloatTensor<B>, weight: &FloatTensor<B>) -> linear::Sizes {
     let (x, weight) = (x.shape(), weight.shape());
@@ -54,7 +57,7 @@ pub(crate) fn linear_backward<B: Host>(
     y: Option<&FloatTensor<B>>,
     dy: &FloatTensor<B>,
     wants_x: bool,
-) -> Option<(Option<FloatTensor<B>>, FloatTensor<B>, FloatTensor<B>)> {
+) -> Option<Gradients<B, 2>> {
     let sizes = linear_sizes::<B>(x, weight);
     let y = match y {
         Some(y) => Some(B::floats(y)?),
@@ -64,8 +67,7 @@ pub(crate) fn linear_backward<B: Host>(
     let gradients = linear::backward(Level::best(), it);
     Some((
         gradients.x.map(|dx| B::tensor(dx, x.shape(), x)),
-        B::tensor(gradients.weight, weight.shape(), x),
-        B::tensor(gradients.bias, vector(sizes.outputs), x),
+        [B::tensor(gradients.weight, weight.shape(), x), B::tensor(gradients.bias, vector(sizes.outputs), x)],
     ))
 }
 
@@ -145,7 +147,7 @@ pub(crate) fn conv_block_backward<B: Host>(
     saved: &Saved,
     dy: &FloatTensor<B>,
     wants_x: bool,
-) -> Option<(Option<FloatTensor<B>>, [FloatTensor<B>; 3])> {
+) -> Option<Gradients<B, 3>> {
     let ((floats, x_order), (dy, y_order)) = (images::<B>(x), images::<B>(dy));
     let sizes = block_sizes::<B>(x, weight, x_order, y_order)?;
     let (level, weights) = (Level::best(), B::floats(weight)?);

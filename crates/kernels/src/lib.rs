@@ -40,14 +40,15 @@
 //!   whose number does not depend on the machine, so that a result has the same bits for any number of threads.
 //! - `cpu::parallel` has the threads: they spin a while between operations, which follow one another within microseconds.
 //! - `cpu::Level` runs the same source compiled for AVX-512, AVX2 or none of them, whichever the CPU has.
-//! - Images enter and leave as Burn has them, `[batch, channels, height, width]`. Within a block channels are inside.
+//! - Images are `[batch, channels, height, width]` to Burn. Their memory may have the channels inside ([`ChannelOrder`]),
+//!   as a block computes with them; a tensor in that order is a permuted view, so that every other operation takes it.
 //!
 //! # To add an operation
 //!
 //! 1. Write it for slices in `cpu`, with a test against plain loops at every level.
 //! 2. Add it to [`KernelOps`] with a body that composes Burn's operations, in `composed`. Every backend has it then.
 //! 3. In `fused`, let it try the slices first; in `autodiff`, register its gradients.
-//! 4. Add it to `tests/operations.rs`, which holds it against its composition for drawn shapes, forward and backward.
+//! 4. Add it to `tests.rs`, which holds it against its composition for drawn shapes, forward and backward, at every level.
 //! 5. Measure: `kindling bench --kernels auto,composed`.
 
 #![recursion_limit = "512"]
@@ -61,6 +62,8 @@ mod fused;
 mod host;
 mod kernels;
 mod ops;
+#[cfg(test)]
+mod tests;
 
 pub use cpu::{ChannelOrder, Level, threads};
 pub use kernels::Kernels;

@@ -1,9 +1,10 @@
 //! A convolution block: 3x3 convolution, batch norm, ReLU and 2x2 max pooling as one operation.
 //!
-//! Images come and go as `[channels, height, width]`. Within the block an image is `[height, width, channels]`, with a
-//! border of zeros where it is convolved: the convolution of a row of pixels is then a product of [`tile`](super::tile)'s
-//! with three segments, one for each row of the kernel, and nothing is copied out for it. Channels are padded to whole
-//! tiles wherever they are read or written as vectors.
+//! Images come and go as `[channels, height, width]` or `[height, width, channels]` ([`ChannelOrder`]). Within the block
+//! an image is the latter, with a border of zeros where it is convolved. By the definition, the convolution of a row of
+//! pixels is then a product of [`tile`](super::tile)'s with three segments, one for each row of the kernel, and nothing is
+//! copied out for it; with channels enough it is [`winograd`](super::winograd)'s. Channels are padded to whole tiles
+//! wherever they are read or written as vectors.
 //!
 //! Forward keeps the convolution's output and the largest of each pool; what batch norm, ReLU and pooling made of them is
 //! computed again backward, which costs less than to store it.
@@ -160,7 +161,7 @@ impl Plan {
     }
 
     /// Numbers that the kernel has for each pair of channels.
-    fn taps(self, winograd: bool) -> usize {
+    fn taps(winograd: bool) -> usize {
         if winograd { winograd::POINTS } else { 9 }
     }
 
@@ -288,7 +289,7 @@ impl Kernel {
 
 /// Lays a kernel out for the products that convolve with it; `taps` are those from one channel to another.
 fn pack(plan: Plan, from: usize, to: usize, winograd: bool, taps: impl Fn(usize, usize) -> [f32; 9] + Sync) -> Scratch {
-    let mut packed = Scratch::take(plan.taps(winograd) * from * to);
+    let mut packed = Scratch::take(Plan::taps(winograd) * from * to);
     let target = Target::of(&mut packed);
     parallel::for_each(from, |channel| {
         for output in 0..to {
@@ -666,7 +667,7 @@ pub(crate) fn backward(
     let turned = wants_x.then(|| Kernel::turned(plan, weight, plan.winograd()));
     let mut dx = Output::new(if wants_x { batch * inputs * plan.pixels() } else { 0 });
     let parts = PARTS.min(batch);
-    let part_size = plan.taps(plan.winograd()) * inputs * channels;
+    let part_size = Plan::taps(plan.winograd()) * inputs * channels;
     let mut dweights = Scratch::take(parts * part_size);
     {
         let (dx, dweights) = (dx.target(), Target::of(&mut dweights));

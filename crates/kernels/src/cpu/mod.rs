@@ -1,5 +1,8 @@
 //! The operations on plain slices of `f32`.
 
+// What is not inlined into a function of a level is compiled for none.
+#![allow(clippy::inline_always)]
+
 pub(crate) mod block;
 pub(crate) mod cross_entropy;
 pub(crate) mod descend;

@@ -6,8 +6,9 @@
 use std::{
     hint,
     num::NonZero,
+    ptr,
     sync::{
-        Mutex, OnceLock,
+        Mutex, OnceLock, TryLockError,
         atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
     },
     thread::{self, Thread},
@@ -41,13 +42,17 @@ struct Helper {
     shared: &'static Mailbox,
 }
 
-/// Where a helper finds its job; null when it has none.
+/// Where a helper finds its job.
 #[derive(Default)]
 struct Mailbox {
+    /// Null when there is none, the job while it is offered, and [`TAKEN`] while the helper works on it.
     job: AtomicPtr<Job<'static>>,
     asleep: AtomicBool,
     panicked: AtomicBool,
 }
+
+/// The address of no job.
+const TAKEN: *mut Job<'static> = ptr::without_provenance_mut(1);
 
 struct Pool {
     helpers: Vec<Helper>,
@@ -73,13 +78,14 @@ fn help(mailbox: &Mailbox) {
         let mut since = Instant::now();
         let mut spins = 0_u32;
         let job = loop {
-            let job = mailbox.job.load(Ordering::Acquire);
-            if !job.is_null() {
+            let job = mailbox.job.load(Ordering::Relaxed);
+            if !job.is_null() && mailbox.job.compare_exchange(job, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
                 break job;
             }
             hint::spin_loop();
             spins += 1;
-            if spins % 64 == 0 && since.elapsed() > PATIENCE {
+            if spins.is_multiple_of(64) && since.elapsed() > PATIENCE {
                 mailbox.asleep.store(true, Ordering::SeqCst);
                 if mailbox.job.load(Ordering::SeqCst).is_null() {
                     thread::park();
@@ -88,12 +94,12 @@ fn help(mailbox: &Mailbox) {
                 since = Instant::now();
             }
         };
-        // SAFETY: `for_each` keeps the job until this thread has emptied its mailbox.
+        // SAFETY: `for_each` keeps a job that is taken until the mailbox is empty.
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| unsafe { (*job).run() }));
         if done.is_err() {
             mailbox.panicked.store(true, Ordering::Relaxed);
         }
-        mailbox.job.store(std::ptr::null_mut(), Ordering::Release);
+        mailbox.job.store(ptr::null_mut(), Ordering::Release);
     }
 }
 
@@ -121,38 +127,52 @@ fn pool() -> &'static Mutex<Pool> {
 /// # Panics
 /// When a task does.
 pub(crate) fn for_each(tasks: usize, work: impl Fn(usize) + Sync) {
-    let pool = if tasks > 1 { pool().try_lock().ok() } else { None };
-    let Some(pool) = pool else {
+    if tasks <= 1 {
         (0..tasks).for_each(work);
         return;
+    }
+    let pool = match pool().try_lock() {
+        Ok(pool) => pool,
+        // A task of an earlier call panicked, which left nothing undone.
+        Err(TryLockError::Poisoned(pool)) => pool.into_inner(),
+        Err(TryLockError::WouldBlock) => {
+            (0..tasks).for_each(work);
+            return;
+        }
     };
     let job = Job { work: &work, tasks, next: AtomicUsize::new(0) };
     let helpers = &pool.helpers[..pool.helpers.len().min(tasks - 1)];
-    let finish = Finish { helpers };
+    let offered = (&raw const job).cast_mut().cast();
+    let finish = Finish { helpers, offered };
     for helper in helpers {
-        let job: *const Job<'_> = &raw const job;
-        helper.shared.job.store(job.cast_mut().cast(), Ordering::SeqCst);
+        helper.shared.panicked.store(false, Ordering::Relaxed);
+        helper.shared.job.store(offered, Ordering::SeqCst);
         if helper.shared.asleep.load(Ordering::SeqCst) {
             helper.thread.unpark();
         }
     }
     job.run();
     drop(finish);
-    let panicked = helpers.iter().any(|helper| helper.shared.panicked.swap(false, Ordering::Relaxed));
+    let panicked = helpers.iter().any(|helper| helper.shared.panicked.load(Ordering::Relaxed));
     drop(pool);
     assert!(!panicked, "a task panicked");
 }
 
-/// Waits until no helper has the job any more, also when a task on this thread panics.
+/// Takes the job back from helpers that have not come for it, and waits for the others, also when a task on this thread
+/// panics.
 struct Finish<'a> {
     helpers: &'a [Helper],
+    offered: *mut Job<'static>,
 }
 
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
-        for helper in self.helpers {
-            while !helper.shared.job.load(Ordering::Acquire).is_null() {
-                hint::spin_loop();
+        for Helper { shared, .. } in self.helpers {
+            if shared.job.compare_exchange(self.offered, ptr::null_mut(), Ordering::Acquire, Ordering::Acquire).is_err()
+            {
+                while !shared.job.load(Ordering::Acquire).is_null() {
+                    hint::spin_loop();
+                }
             }
         }
     }

@@ -8,6 +8,9 @@
 //!
 //! On the CNN it makes a whole step 1.3 times as fast as the definition does with the same tiles.
 
+#![allow(clippy::many_single_char_names)] // The paper's.
+#![allow(clippy::needless_range_loop)] // A column lies across several arrays.
+
 use pulp::Simd;
 
 use super::{
