@@ -13,6 +13,7 @@ use burn::{
     },
     tensor::{Device, Int, Tensor, TensorData},
 };
+use kindling_kernels::select_rows;
 
 use crate::{ImageBatch, ImageSet, Normalization, Order, epoch_order};
 
@@ -89,7 +90,7 @@ impl DeviceSplit {
             (Images::OnDevice { images, targets }, Rows::Picked(indices)) => {
                 let picked = TensorData::new(indices.to_vec(), [indices.len()]);
                 let picked = Tensor::<1, Int>::from_data(picked, &images.device());
-                (images.clone().select(0, picked.clone()), targets.clone().select(0, picked))
+                (select_rows(images.clone(), picked.clone()), targets.clone().select(0, picked))
             }
             (Images::OnDevice { images, targets }, Rows::Range(range)) => {
                 let (start, count) = (range.start, range.len());

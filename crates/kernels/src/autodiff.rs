@@ -86,6 +86,13 @@ impl<B: Host + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         composed::cross_entropy::<Self>(logits, targets, smoothing)
     }
 
+    fn select_rows(matrix: FloatTensor<Self>, indices: IntTensor<Self>) -> FloatTensor<Self> {
+        if matrix.is_tracked() {
+            return composed::select_rows::<Self>(matrix, indices);
+        }
+        FloatTensor::<Self>::new(B::select_rows(matrix.into_primitive(), indices))
+    }
+
     fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
         composed::descend::<Self>(parameter, gradient, rate)
     }

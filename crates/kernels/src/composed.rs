@@ -60,6 +60,10 @@ pub(crate) fn cross_entropy<B: Backend>(
     )
 }
 
+pub(crate) fn select_rows<B: Backend>(matrix: FloatTensor<B>, indices: IntTensor<B>) -> FloatTensor<B> {
+    B::float_select(matrix, 0, indices)
+}
+
 pub(crate) fn descend<B: Backend>(parameter: FloatTensor<B>, gradient: FloatTensor<B>, rate: f64) -> FloatTensor<B> {
     B::float_sub(parameter, B::float_mul_scalar(gradient, Scalar::Float(rate)))
 }

@@ -14,7 +14,7 @@ use crate::{
     cpu::{
         Level,
         block::{self, ChannelOrder, Saved, Statistics},
-        cross_entropy, descend, linear,
+        cross_entropy, descend, linear, rows,
     },
     host::Host,
     ops::BlockTensors,
@@ -201,6 +201,13 @@ pub(crate) fn cross_entropy_backward<B: Host>(
     Some(B::tensor(dlogits, shape, dlosses))
 }
 
+/// Rows of a packed matrix.
+pub(crate) fn select_rows<B: Host>(matrix: &FloatTensor<B>, indices: &IntTensor<B>) -> Option<FloatTensor<B>> {
+    let (columns, indices) = (matrix.shape()[1], B::indices(indices)?);
+    let selected = rows::select(B::floats(matrix)?, columns, &indices);
+    Some(B::tensor(selected, Shape::new([indices.len(), columns]), matrix))
+}
+
 /// A step of descent, for packed tensors.
 pub(crate) fn descend<B: Host>(
     mut parameter: FloatTensor<B>,
@@ -281,6 +288,12 @@ macro_rules! on_host {
                     Some((losses, _)) => losses,
                     None => crate::composed::cross_entropy::<Self>(logits, targets, smoothing),
                 }
+            }
+
+            fn select_rows(matrix: FloatTensor<Self>, indices: IntTensor<Self>) -> FloatTensor<Self> {
+                let matrix = Self::packed(matrix);
+                let selected = on_host::<Self>(&[&matrix]).then(|| select_rows::<Self>(&matrix, &indices));
+                selected.flatten().unwrap_or_else(|| crate::composed::select_rows::<Self>(matrix, indices))
             }
 
             fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {

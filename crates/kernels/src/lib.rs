@@ -32,6 +32,8 @@
 //!
 //! **Descent** ([`descend`]): `p - rate * g`, in the memory of `p` where nobody else holds it.
 //!
+//! **Rows** ([`select_rows`]): rows of a matrix by their indices, as a shuffled epoch takes its images.
+//!
 //! # How they work
 //!
 //! - `cpu::tile` multiplies matrices by tiles whose sums stay in the CPU's registers. It takes strides, and sums over
@@ -69,5 +71,5 @@ pub use cpu::{ChannelOrder, Level, threads};
 pub use kernels::Kernels;
 pub use ops::{
     ConvBlock, ConvBlockOutput, KernelOps, conv_block, conv_block_inference, cross_entropy, descend, linear,
-    linear_relu,
+    linear_relu, select_rows,
 };

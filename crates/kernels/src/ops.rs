@@ -94,6 +94,11 @@ pub trait KernelOps: Backend {
         composed::cross_entropy::<Self>(logits, targets, smoothing)
     }
 
+    /// See [`select_rows`].
+    fn select_rows(matrix: FloatTensor<Self>, indices: IntTensor<Self>) -> FloatTensor<Self> {
+        composed::select_rows::<Self>(matrix, indices)
+    }
+
     /// See [`descend`].
     fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
         composed::descend::<Self>(parameter, gradient, rate)
@@ -217,6 +222,20 @@ impl ConvBlock {
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
     assert_eq!(logits.dims()[0], targets.dims()[0], "one target for each row of logits");
     Tensor::from_dispatch(Dispatch::cross_entropy(logits.into_dispatch(), targets.into_dispatch(), smoothing))
+}
+
+/// The rows of a matrix at `indices`, in their order.
+///
+/// # Shapes
+/// - matrix: `[rows, columns]`
+/// - indices: `[selected]`
+/// - output: `[selected, columns]`
+///
+/// # Panics
+/// When there is no such row.
+#[must_use]
+pub fn select_rows(matrix: Tensor<2>, indices: Tensor<1, Int>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::select_rows(matrix.into_dispatch(), indices.into_dispatch()))
 }
 
 /// A step of gradient descent, `parameter - rate * gradient`, in the parameter's own memory where nobody else holds it.

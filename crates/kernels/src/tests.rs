@@ -1276,4 +1276,32 @@ mod through_burn {
         let y = floats(y.cast(FloatDType::F32));
         assert!(distance(&y, &plain_linear(layer.sizes, &layer.arrays(), false)) <= 8.0 / 512.0);
     }
+
+    #[test]
+    fn rows_come_in_the_order_of_their_indices() {
+        for device in all_devices() {
+            let matrix = Tensor::<1, Int>::arange(0..60, &device).float().reshape([20, 3]);
+            let indices: Vec<i32> = (0..37).map(|index| index * 7 % 20).collect();
+            let selected = crate::select_rows(matrix.clone(), Tensor::from_ints(indices.as_slice(), &device));
+            assert_eq!(selected.dims(), [37, 3], "{device:?}");
+            let expected = matrix.clone().select(0, Tensor::<1, Int>::from_ints(indices.as_slice(), &device));
+            assert!(floats(selected) == floats(expected), "{device:?}");
+
+            // The third and the first column of the transposed view, which is packed first.
+            let columns = crate::select_rows(matrix.transpose(), Tensor::from_ints([2, 0], &device));
+            let expected: Vec<f32> =
+                [2, 0].into_iter().flat_map(|c| (0..20).map(move |r| (r * 3 + c) as f32)).collect();
+            assert!(floats(columns) == expected, "{device:?}");
+        }
+    }
+
+    #[test]
+    fn gradients_pass_to_the_rows_that_were_selected() {
+        for device in devices().map(Device::autodiff) {
+            let matrix = Tensor::<2>::ones([4, 2], &device).require_grad();
+            let selected = crate::select_rows(matrix.clone(), Tensor::from_ints([1, 3, 1], &device));
+            let gradients = selected.sum().backward();
+            assert!(floats(matrix.grad(&gradients).unwrap()) == [0.0, 0.0, 2.0, 2.0, 0.0, 0.0, 1.0, 1.0]);
+        }
+    }
 }

@@ -241,6 +241,8 @@ impl Request {
                 let kept = [("MALLOC_TRIM_THRESHOLD_", 1 << 30), ("MALLOC_MMAP_THRESHOLD_", 1 << 25)];
                 kept.map(|(name, bytes): (_, u32)| (name, bytes.to_string())).to_vec()
             }
+            // Else memory that a step frees would be given back while the next step asks for it.
+            "flex" | "ndarray" => vec![("MIMALLOC_PURGE_DELAY", "-1".to_owned())],
             _ => Vec::new(),
         }
     }

@@ -10,6 +10,7 @@ mod level;
 pub(crate) mod linear;
 mod output;
 pub(crate) mod parallel;
+pub(crate) mod rows;
 mod scratch;
 mod tile;
 mod winograd;
