@@ -594,7 +594,7 @@ const BOTH_WAYS: [[usize; 2]; 2] = [[3, 5], [16, 17]];
 // Against Burn.
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn a_linear_layer_is_burns(sizes in linear_sizes(), relu: bool, seed: u64) {
