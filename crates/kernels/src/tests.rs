@@ -562,8 +562,8 @@ impl PlainBlock {
 /// What the convolution multiplies for one place of its output: places in x and in the weights.
 fn taps(sizes: block::Sizes, place: usize) -> impl Iterator<Item = (usize, usize)> {
     let block::Sizes { inputs, outputs, height, width, .. } = sizes;
-    let (plane, row, column) = (place / (height * width), place / width % height, place % width);
-    let (image, output) = (plane / outputs, plane % outputs);
+    let (channel, row, column) = (place / (height * width), place / width % height, place % width);
+    let (image, output) = (channel / outputs, channel % outputs);
     (0..inputs * 9).filter_map(move |tap| {
         let row = (row + tap / 3 % 3).checked_sub(1).filter(|&row| row < height)?;
         let column = (column + tap % 3).checked_sub(1).filter(|&column| column < width)?;
@@ -695,7 +695,7 @@ fn the_gradients_of_a_linear_layer_are_finite_differences() {
     let (arrays, dy) = (case.arrays(), doubles(&case.dy));
     for relu in [false, true] {
         let loss = |arrays: &[Vec<f64>; 3]| product_sum(&plain_linear(case.sizes, arrays, relu), &dy);
-        let expected: [Vec<f64>; 3] = array::from_fn(|which| slopes(&arrays, which, 1, &loss));
+        let expected: [Vec<f64>; 3] = array::from_fn(|which| slopes(&arrays, which, 1, loss));
         for level in Level::available() {
             let y = case.forward(level, relu);
             let found = case.backward(level, relu.then_some(&y[..]), true);
@@ -713,7 +713,7 @@ fn the_gradients_of_a_block_are_finite_differences() {
         let (arrays, dy) = (case.arrays(), doubles(&case.dy));
         let loss = |arrays: &[Vec<f64>; 5]| product_sum(&PlainBlock::forward(case.sizes, arrays).output, &dy);
         let expected: [Vec<f64>; 5] =
-            array::from_fn(|which| slopes(&arrays, which, sparsely(arrays[which].len()), &loss));
+            array::from_fn(|which| slopes(&arrays, which, sparsely(arrays[which].len()), loss));
         // That of the bias, which the block takes for zero; the differences are rounded by some 1e-9.
         assert!(expected[4].iter().all(|slope| slope.abs() < 1e-6));
         for level in Level::available() {
