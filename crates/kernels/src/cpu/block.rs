@@ -2,8 +2,8 @@
 //!
 //! Images come and go as `[channels, height, width]` or `[height, width, channels]` ([`ChannelOrder`]). Within the block
 //! an image is the latter, with a border of zeros where it is convolved. By the definition, the convolution of a row of
-//! pixels is then a product of [`tile`](super::tile)'s with three segments, one for each row of the kernel, and nothing is
-//! copied out for it; with channels enough it is [`winograd`](super::winograd)'s. Channels are padded to whole tiles
+//! pixels is then a product of [`tile`]'s with three segments, one for each row of the kernel, and nothing is
+//! copied out for it; with channels enough it is [`winograd`]'s. Channels are padded to whole tiles
 //! wherever they are read or written as vectors.
 //!
 //! Forward keeps the convolution's output and the largest of each pool; what batch norm, ReLU and pooling made of them is
