@@ -52,7 +52,7 @@ impl Golden {
         let shape = ImageShape { height: side("height"), width: side("width"), classes: side("classes") };
         let config = match name {
             "mlp" => NetworkConfig::Mlp(MlpConfig { hidden: vec![7, 5] }),
-            _ => NetworkConfig::Cnn(CnnConfig { channels: [3, 5], hidden: 6 }),
+            _ => NetworkConfig::Cnn(CnnConfig { channels: vec![3, 5], hidden: 6 }),
         };
         let weights = fs::read(path(&format!("{name}.start.safetensors"))).unwrap();
         let network = config.init(shape, 0, &device.clone().autodiff()).unwrap().with_safetensors(weights).unwrap();

@@ -24,12 +24,12 @@ pub(crate) fn linear(name: impl Into<String>, inputs: usize, outputs: usize) -> 
     row(name, format!("linear {inputs} to {outputs}"), &[outputs], inputs * outputs + outputs)
 }
 
-pub(crate) fn convolution(name: &str, inputs: usize, outputs: usize, size: [usize; 2]) -> LayerSummary {
+pub(crate) fn convolution(name: impl Into<String>, inputs: usize, outputs: usize, size: [usize; 2]) -> LayerSummary {
     let kind = format!("convolution 3x3, {inputs} to {outputs}");
     row(name, kind, &[outputs, size[0], size[1]], inputs * outputs * 9 + outputs)
 }
 
-pub(crate) fn batch_norm(name: &str, output: &[usize]) -> LayerSummary {
+pub(crate) fn batch_norm(name: impl Into<String>, output: &[usize]) -> LayerSummary {
     row(name, "batch norm".to_owned(), output, 2 * output[0])
 }
 

@@ -48,20 +48,91 @@ mod tests {
 
     use super::*;
 
-    const SMALL: ImageShape = ImageShape { height: 9, width: 6, classes: 3 };
+    const SMALL: ImageShape = ImageShape { height: 9, width: 10, classes: 3 };
 
     fn networks() -> Vec<NetworkConfig> {
         vec![
             NetworkConfig::Mlp(MlpConfig { hidden: vec![] }),
             NetworkConfig::Mlp(MlpConfig { hidden: vec![5, 4] }),
-            NetworkConfig::Cnn(CnnConfig { channels: [2, 3], hidden: 4 }),
+            NetworkConfig::Cnn(CnnConfig { channels: vec![2, 3], hidden: 4 }),
+            // Its linear layers are those of the cnn above.
+            NetworkConfig::Cnn(CnnConfig { channels: vec![2, 3, 12], hidden: 4 }),
         ]
     }
 
     #[test]
     fn presets_have_the_references_parameter_counts() {
-        let counts = ModelName::ALL.map(|model| trainable_parameters(&model.layers()));
+        let counts = ModelName::REFERENCE.map(|model| trainable_parameters(&model.layers()));
         assert_eq!(counts, [669_706, 1_195_018, 1_863_690, 421_834]);
+        assert_eq!(ModelName::ALL[..4], ModelName::REFERENCE);
+    }
+
+    #[test]
+    fn the_deep_cnn_has_the_parameters_of_its_eight_layers() {
+        let convolutions = (9 * 32 + 32) + (32 * 9 * 64 + 64) + (64 * 9 * 128 + 128);
+        let batch_norms = 2 * (32 + 64 + 128);
+        let linear = (128 * 3 * 3 * 128 + 128) + (128 * 10 + 10);
+        assert_eq!(convolutions + batch_norms + linear, 241_994);
+        assert_eq!(trainable_parameters(&ModelName::CnnDeep.layers()), 241_994);
+    }
+
+    #[test]
+    fn a_third_block_has_names_of_its_own_and_a_cnn_of_two_has_none_of_them() {
+        /// The network's parameters in their order, by PyTorch's names but for batch norm's.
+        #[derive(Default)]
+        struct Names {
+            path: Vec<String>,
+            found: Vec<String>,
+        }
+        impl ModuleVisitor for Names {
+            fn enter_module(&mut self, name: &str, _container_type: &str) {
+                self.path.push(name.to_owned());
+            }
+            fn exit_module(&mut self, _name: &str, _container_type: &str) {
+                self.path.pop();
+            }
+            fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
+                self.found.push(self.path[1..].join("."));
+            }
+        }
+        let names = |config: &NetworkConfig| {
+            let mut names = Names::default();
+            config.init(SMALL, 1, &Device::flex()).unwrap().visit(&mut names);
+            names.found
+        };
+        let networks = networks();
+        let deep = names(&networks[3]);
+        assert_eq!(deep[..4], ["conv1.weight", "conv1.bias", "bn1.gamma", "bn1.beta"]);
+        let (third, others): (Vec<_>, Vec<_>) = deep.iter().cloned().partition(|name| name.contains('3'));
+        let trained: Vec<_> = third.iter().filter(|name| !name.contains("running")).collect();
+        assert_eq!(trained, ["conv3.weight", "conv3.bias", "bn3.gamma", "bn3.beta"]);
+        assert_eq!(others, names(&networks[2]));
+        let position = |name: &str| deep.iter().position(|found| found == name);
+        assert!(position("bn2.beta") < position("conv3.weight") && position("bn3.beta") < position("fc1.weight"));
+    }
+
+    #[test]
+    fn a_third_block_is_drawn_after_the_second() {
+        let weights = |config: &NetworkConfig| all_weights(&config.init(SMALL, 1, &Device::flex().autodiff()).unwrap());
+        let (two, three) = (weights(&networks()[2]), weights(&networks()[3]));
+        // conv1, bn1, conv2, bn2: weights and biases, scales and shifts.
+        let first_blocks = (2 * 9 + 2) + 2 * 2 + (2 * 9 * 3 + 3) + 2 * 3;
+        assert_eq!(two[..first_blocks], three[..first_blocks]);
+        assert_ne!(two[first_blocks..][..10], three[first_blocks..][..10]);
+    }
+
+    fn all_weights(network: &impl Module) -> Vec<f32> {
+        struct All(Vec<f32>);
+        impl ModuleVisitor for All {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if param.val().is_require_grad() {
+                    self.0.extend(param.val().into_data().iter::<f32>());
+                }
+            }
+        }
+        let mut all = All(Vec::new());
+        network.visit(&mut all);
+        all.0
     }
 
     #[test]
@@ -143,12 +214,15 @@ mod tests {
 
     #[test]
     fn weights_of_another_network_are_refused() {
-        let [linear, mlp, cnn] = &networks()[..] else { panic!("three networks") };
+        let [linear, mlp, cnn, deep] = &networks()[..] else { panic!("four networks") };
         let bytes = mlp.init(SMALL, 1, &Device::flex()).unwrap().to_safetensors().unwrap();
-        for config in [linear, cnn] {
+        for config in [linear, cnn, deep] {
             let network = config.init(SMALL, 1, &Device::flex()).unwrap();
             assert!(matches!(network.with_safetensors(bytes.clone()), Err(ModelError::Weights(_))));
         }
+        let bytes = cnn.init(SMALL, 1, &Device::flex()).unwrap().to_safetensors().unwrap();
+        let network = deep.init(SMALL, 1, &Device::flex()).unwrap();
+        assert!(network.with_safetensors(bytes).unwrap_err().to_string().contains("conv3.weight"));
         let network = mlp.init(SMALL, 1, &Device::flex()).unwrap();
         assert!(matches!(network.with_safetensors(b"no weights".to_vec()), Err(ModelError::Weights(_))));
     }
@@ -161,9 +235,14 @@ mod tests {
         let tiny = ImageShape { height: 3, ..ImageShape::MNIST };
         let error = ModelName::Cnn.config(None).unwrap().init(tiny, 1, &Device::flex()).unwrap_err();
         assert!(error.to_string().contains("at least 4x4 pixels, found 3x28"));
+        let small = ImageShape { width: 7, ..ImageShape::MNIST };
+        let error = ModelName::CnnDeep.config(None).unwrap().layers(small).unwrap_err();
+        assert!(error.to_string().contains("at least 8x8 pixels, found 28x7"));
+        let error = NetworkConfig::Cnn(CnnConfig { channels: vec![8], hidden: 4 }).layers(SMALL).unwrap_err();
+        assert_eq!(error.to_string(), "a cnn has two or three convolution blocks, found 1 with channels [8]");
         assert_eq!(
             "resnet".parse::<ModelName>().unwrap_err().to_string(),
-            "no model `resnet`; there are mlp, mlp-deep, mlp-wide, cnn"
+            "no model `resnet`; there are mlp, mlp-deep, mlp-wide, cnn, cnn-deep"
         );
     }
 }

@@ -50,9 +50,20 @@ pub enum ModelError {
         /// The widths as given.
         hidden: Vec<usize>,
     },
+    /// A cnn with another number of blocks.
+    #[error("a cnn has two or three convolution blocks, found {} with channels {channels:?}", channels.len())]
+    Blocks {
+        /// The channels as given.
+        channels: Vec<usize>,
+    },
     /// Pooling would leave nothing.
-    #[error("the cnn halves its images twice and needs at least 4x4 pixels, found {height}x{width}; use an mlp")]
+    #[error(
+        "a cnn halves its images in every block: this one needs at least {least}x{least} pixels, found {height}x{width}; \
+         use an mlp"
+    )]
     TooSmall {
+        /// Pixels that both sides need.
+        least: usize,
         /// Pixels in a column.
         height: usize,
         /// Pixels in a row.
@@ -67,19 +78,19 @@ impl NetworkConfig {
     /// Makes the network with fresh weights, which `seed` alone decides: they are the same on every backend.
     ///
     /// # Errors
-    /// When the images are too small for it.
+    /// When the images are too small for it, or a cnn has neither two nor three blocks.
     pub fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Result<Network, ModelError> {
         self.check(shape)?;
         Ok(match self {
             Self::Mlp(config) => Network::Mlp(config.init(shape, seed, device)),
-            Self::Cnn(config) => Network::Cnn(config.init(shape, seed, device)),
+            Self::Cnn(config) => Network::Cnn(config.init(shape, seed, device)?),
         })
     }
 
     /// The network's layers in order.
     ///
     /// # Errors
-    /// When the images are too small for it.
+    /// When the images are too small for it, or a cnn has neither two nor three blocks.
     pub fn layers(&self, shape: ImageShape) -> Result<Vec<LayerSummary>, ModelError> {
         self.check(shape)?;
         Ok(match self {
@@ -90,10 +101,8 @@ impl NetworkConfig {
 
     fn check(&self, shape: ImageShape) -> Result<(), ModelError> {
         match self {
-            Self::Cnn(_) if shape.height.min(shape.width) < 4 => {
-                Err(ModelError::TooSmall { height: shape.height, width: shape.width })
-            }
-            _ => Ok(()),
+            Self::Mlp(_) => Ok(()),
+            Self::Cnn(config) => config.check(shape),
         }
     }
 }

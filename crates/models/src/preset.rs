@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CnnConfig, ImageShape, LayerSummary, MlpConfig, ModelError, NetworkConfig};
 
-/// The networks that have a name: the reference's four.
+/// The networks that have a name: the reference's four, and the deeper cnn that it suggests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelName {
@@ -16,11 +16,16 @@ pub enum ModelName {
     MlpWide,
     /// Two convolution blocks of 32 and 64 channels, linear 3136-128-10.
     Cnn,
+    /// Three convolution blocks of 32, 64 and 128 channels, linear 1152-128-10: the reference's suggestion of more layers.
+    CnnDeep,
 }
 
 impl ModelName {
-    /// All presets, in the order of the assignment.
-    pub const ALL: [Self; 4] = [Self::Mlp, Self::MlpDeep, Self::MlpWide, Self::Cnn];
+    /// All presets, those of the assignment first.
+    pub const ALL: [Self; 5] = [Self::Mlp, Self::MlpDeep, Self::MlpWide, Self::Cnn, Self::CnnDeep];
+
+    /// The assignment's networks, in its order: what there are reference figures for.
+    pub const REFERENCE: [Self; 4] = [Self::Mlp, Self::MlpDeep, Self::MlpWide, Self::Cnn];
 
     /// The name as it is typed.
     #[must_use]
@@ -30,6 +35,7 @@ impl ModelName {
             Self::MlpDeep => "mlp-deep",
             Self::MlpWide => "mlp-wide",
             Self::Cnn => "cnn",
+            Self::CnnDeep => "cnn-deep",
         }
     }
 
@@ -50,7 +56,8 @@ impl ModelName {
             Self::Mlp => NetworkConfig::Mlp(MlpConfig { hidden: hidden.map_or(vec![512; 2], <[usize]>::to_vec) }),
             Self::MlpDeep => NetworkConfig::Mlp(MlpConfig { hidden: vec![512; 4] }),
             Self::MlpWide => NetworkConfig::Mlp(MlpConfig { hidden: vec![1024; 2] }),
-            Self::Cnn => NetworkConfig::Cnn(CnnConfig { channels: [32, 64], hidden: 128 }),
+            Self::Cnn => NetworkConfig::Cnn(CnnConfig { channels: vec![32, 64], hidden: 128 }),
+            Self::CnnDeep => NetworkConfig::Cnn(CnnConfig { channels: vec![32, 64, 128], hidden: 128 }),
         })
     }
 

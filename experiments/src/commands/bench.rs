@@ -161,7 +161,7 @@ fn default_device(backends: &[Backend]) -> &'static str {
 
 fn tasks(arguments: &BenchArguments) -> Vec<Task> {
     let presets = if arguments.models.is_empty() && arguments.widths.is_empty() {
-        ModelName::ALL.to_vec()
+        ModelName::REFERENCE.to_vec()
     } else {
         arguments.models.clone()
     };
