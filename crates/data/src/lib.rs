@@ -3,11 +3,13 @@
 //! [`fashion_mnist::load`], [`idx_set::load`] and [`synthetic::draw`] give an [`ImageData`]: train and test images as
 //! bytes in memory. An [`ImageSet`] is a Burn `Dataset`, and [`ImageBatcher`] a Burn `Batcher`, so Burn's own loaders
 //! work with them. Training uses [`BatchLoader`] instead: the split lives on the device once, an epoch's order is a
-//! pure function of (seed, epoch), and a batch is one gather.
+//! pure function of (seed, epoch), and a batch is one gather; [`Augmentation`] is one more.
 //!
 //! This crate knows no models, never prints, and never picks a device; downloads report through a callback.
 
+mod augment;
 mod batch;
+mod device_split;
 mod download;
 mod error;
 pub mod fashion_mnist;
@@ -19,10 +21,12 @@ mod order;
 mod split;
 pub mod synthetic;
 
+pub use augment::Augmentation;
 pub use batch::{ImageBatch, ImageBatcher, Normalization};
+pub use device_split::DeviceSplit;
 pub use download::{FetchEvent, Limits};
 pub use error::DataError;
 pub use image_set::{ImageData, ImageItem, ImageSet};
-pub use loader::{BatchLoader, DeviceSplit};
+pub use loader::BatchLoader;
 pub use order::{Order, epoch_order};
 pub use split::{Splits, assignment_splits, validated_splits};

@@ -11,121 +11,15 @@ use burn::{
         dataloader::{DataLoader, DataLoaderIterator, Progress},
         dataset::DatasetError,
     },
-    tensor::{Device, Int, Tensor, TensorData},
+    tensor::Device,
 };
-use kindling_kernels::select_rows;
 
-use crate::{ImageBatch, ImageSet, Normalization, Order, epoch_order};
-
-/// A whole split for a device: normalised and moved there once, and gathered from for every batch.
-///
-/// 60,000 images of 28x28 take 188 MB as f32. Where that is more than the device takes in one piece, the images stay on
-/// the host, and every batch is normalised there and moved by itself: the same numbers, a little later.
-#[derive(Clone, Debug)]
-pub struct DeviceSplit {
-    images: Images,
-    count: usize,
-    size: [usize; 2],
-}
-
-// There is one for each split; a box would only add a hop to every batch.
-#[allow(clippy::large_enum_variant)]
-#[derive(Clone, Debug)]
-enum Images {
-    OnDevice {
-        /// `[count, height * width]`
-        images: Tensor<2>,
-        /// `[count]`
-        targets: Tensor<1, Int>,
-    },
-    OnHost {
-        set: Arc<ImageSet>,
-        /// The number for each byte.
-        table: Box<[f32; 256]>,
-        device: Device,
-    },
-}
-
-impl DeviceSplit {
-    /// Moves `set` to `device`, if `largest` bytes, the most that the device takes in one piece, are enough for it.
-    #[must_use]
-    pub fn new(set: &ImageSet, normalization: Normalization, device: &Device, largest: Option<u64>) -> Self {
-        let (count, size) = (set.count(), set.size());
-        let table = normalization.table();
-        let device = device.clone().inner();
-        let bytes = (set.pixels().len() * size_of::<f32>()) as u64;
-        let images = if largest.is_some_and(|largest| bytes > largest) {
-            Images::OnHost { set: Arc::new(set.clone()), table: Box::new(table), device }
-        } else {
-            let pixels: Vec<f32> = set.pixels().iter().map(|&byte| table[usize::from(byte)]).collect();
-            let targets: Vec<i32> = set.labels().iter().map(|&label| i32::from(label)).collect();
-            Images::OnDevice {
-                images: Tensor::from_data(TensorData::new(pixels, [count, size[0] * size[1]]), &device),
-                targets: Tensor::from_data(TensorData::new(targets, [count]), &device),
-            }
-        };
-        Self { images, count, size }
-    }
-
-    /// Number of images.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    fn to_device(&self, device: &Device) -> Self {
-        let device = device.clone().inner();
-        let images = match self.images.clone() {
-            Images::OnDevice { images, targets } => {
-                Images::OnDevice { images: images.to_device(&device), targets: targets.to_device(&device) }
-            }
-            Images::OnHost { set, table, .. } => Images::OnHost { set, table, device },
-        };
-        Self { images, ..*self }
-    }
-
-    /// The images with the given indices, or neighbouring ones: `[batch, height * width]` and `[batch]`.
-    fn batch(&self, rows: &Rows<'_>) -> (Tensor<2>, Tensor<1, Int>) {
-        match (&self.images, rows) {
-            (Images::OnDevice { images, targets }, Rows::Picked(indices)) => {
-                let picked = TensorData::new(indices.to_vec(), [indices.len()]);
-                let picked = Tensor::<1, Int>::from_data(picked, &images.device());
-                (select_rows(images.clone(), picked.clone()), targets.clone().select(0, picked))
-            }
-            (Images::OnDevice { images, targets }, Rows::Range(range)) => {
-                let (start, count) = (range.start, range.len());
-                (images.clone().narrow(0, start, count), targets.clone().narrow(0, start, count))
-            }
-            (Images::OnHost { set, table, device }, Rows::Picked(indices)) => {
-                on_host(set, table, indices.iter().map(|&index| index as usize), device)
-            }
-            (Images::OnHost { set, table, device }, Rows::Range(range)) => on_host(set, table, range.clone(), device),
-        }
-    }
-}
-
-/// Which images a batch has.
-enum Rows<'a> {
-    Picked(&'a [i32]),
-    Range(Range<usize>),
-}
-
-/// Normalises the images on the host and moves them.
-fn on_host(
-    set: &ImageSet,
-    table: &[f32; 256],
-    indices: impl ExactSizeIterator<Item = usize> + Clone,
-    device: &Device,
-) -> (Tensor<2>, Tensor<1, Int>) {
-    let (count, pixels) = (indices.len(), set.size()[0] * set.size()[1]);
-    let rows = indices.clone().map(|index| &set.pixels()[index * pixels..(index + 1) * pixels]);
-    let images: Vec<f32> = rows.flatten().map(|&byte| table[usize::from(byte)]).collect();
-    let targets: Vec<i32> = indices.map(|index| i32::from(set.labels()[index])).collect();
-    (
-        Tensor::from_data(TensorData::new(images, [count, pixels]), device),
-        Tensor::from_data(TensorData::new(targets, [count]), device),
-    )
-}
+use crate::{
+    Augmentation, DeviceSplit, ImageBatch, Order,
+    augment::{self, Augmenter},
+    device_split::Rows,
+    epoch_order,
+};
 
 /// Batches of a [`DeviceSplit`], behind Burn's `DataLoader`.
 ///
@@ -142,6 +36,7 @@ pub struct BatchLoader {
     order: Order,
     share: Share,
     limit_batches: Option<usize>,
+    augmenter: Option<Augmenter>,
     device: Device,
     next_epoch: AtomicUsize,
     skipped_batches: AtomicUsize,
@@ -161,6 +56,7 @@ impl BatchLoader {
             batch_size,
             order,
             limit_batches: None,
+            augmenter: None,
             device: device.clone(),
             next_epoch: AtomicUsize::new(1),
             skipped_batches: AtomicUsize::new(0),
@@ -171,6 +67,16 @@ impl BatchLoader {
     #[must_use]
     pub fn limited_to(self, batches: Option<usize>) -> Self {
         Self { limit_batches: batches, ..self }
+    }
+
+    /// Changes every image at random each time it is seen: for training, never for evaluation.
+    ///
+    /// What happens to an image is a pure function of `seed`, the epoch, and the image's index in the split; neither batch
+    /// size nor order, resuming, slices, or device make a difference to it.
+    #[must_use]
+    pub fn augmented_by(self, augmentations: &[Augmentation], seed: u64) -> Self {
+        let augmenter = (!augmentations.is_empty()).then(|| Augmenter::new(augmentations, seed));
+        Self { augmenter, ..self }
     }
 
     /// The same batches from epoch `epoch` (from 1) on, after its first `batches`: where a resumed run left off.
@@ -192,7 +98,7 @@ impl BatchLoader {
     /// Images of an epoch, of which this loader may serve a share.
     fn total(&self) -> usize {
         let limit = self.limit_batches.map_or(usize::MAX, |batches| batches.saturating_mul(self.batch_size));
-        self.split.count.min(limit)
+        self.split.count().min(limit)
     }
 
     fn with(&self, split: DeviceSplit, share: Share, device: Device) -> Self {
@@ -202,6 +108,7 @@ impl BatchLoader {
             order: self.order,
             share,
             limit_batches: self.limit_batches,
+            augmenter: self.augmenter.clone(),
             device,
             next_epoch: AtomicUsize::new(self.next_epoch.load(Ordering::Relaxed)),
             skipped_batches: AtomicUsize::new(self.skipped_batches.load(Ordering::Relaxed)),
@@ -239,8 +146,9 @@ impl DataLoader<ImageBatch> for BatchLoader {
         let total = self.total();
         // File order needs no gather: its batches are slices.
         let indices = (self.order != Order::File)
-            .then(|| epoch_order(self.order, epoch, self.split.count).iter().map(|&index| index as i32).collect());
-        Box::new(Batches { loader: self, indices, position: skipped.saturating_mul(self.batch_size).min(total), total })
+            .then(|| epoch_order(self.order, epoch, self.split.count()).iter().map(|&index| index as i32).collect());
+        let position = skipped.saturating_mul(self.batch_size).min(total);
+        Box::new(Batches { loader: self, epoch, indices, position, total })
     }
 
     fn num_items(&self) -> usize {
@@ -262,6 +170,8 @@ impl DataLoader<ImageBatch> for BatchLoader {
 /// One epoch of a [`BatchLoader`].
 struct Batches<'a> {
     loader: &'a BatchLoader,
+    /// From 1.
+    epoch: usize,
     /// The epoch's order, unless it is the file's.
     indices: Option<Vec<i32>>,
     /// Images of the whole that are done.
@@ -287,7 +197,14 @@ impl Iterator for Batches<'_> {
             None => Rows::Range(start..start + count),
         };
         let (images, targets) = loader.split.batch(&rows);
-        let [height, width] = loader.split.size;
+        let [height, width] = loader.split.size();
+        let images = match &loader.augmenter {
+            Some(augmenter) => {
+                let sources = augmenter.sources(self.epoch, &rows.indices(), [height, width]);
+                augment::pick(images, sources, loader.split.background())
+            }
+            None => images,
+        };
         let images = images.reshape([count, 1, height, width]); // [batch, 1, height, width]
         Some(Ok(if loader.device.is_autodiff() {
             ImageBatch { images: images.autodiff(), targets: targets.autodiff(), whole }
@@ -305,12 +222,14 @@ impl DataLoaderIterator<ImageBatch> for Batches<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use burn::data::dataloader::batcher::Batcher;
     use burn::data::dataset::Dataset;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ImageBatcher;
+    use crate::{ImageBatcher, ImageSet, Normalization};
 
     /// `count` images of one pixel; image `i` has the pixel `i` and the label `i`.
     fn numbered(count: usize) -> ImageSet {
@@ -402,26 +321,6 @@ mod tests {
     }
 
     #[test]
-    fn a_split_too_large_for_the_device_gives_the_same_batches_from_the_host() {
-        let device = Device::flex();
-        let (set, normalization) = (numbered(100), Normalization { mean: 0.1, deviation: 0.3 });
-        for order in [Order::File, Order::Shuffled { seed: 3 }] {
-            let batches = |largest| {
-                let split = DeviceSplit::new(&set, normalization, &device, largest);
-                assert_eq!(matches!(split.images, Images::OnHost { .. }), largest == Some(399));
-                let loader = BatchLoader::new(split, 32, order, &device);
-                let batches: Vec<_> = loader.iter().map(Result::unwrap).collect();
-                batches
-                    .into_iter()
-                    .map(|batch| (batch.images.into_data(), batch.targets.into_data()))
-                    .collect::<Vec<_>>()
-            };
-            // A hundred images of one pixel take 400 bytes.
-            assert_eq!(batches(Some(399)), batches(Some(400)));
-        }
-    }
-
-    #[test]
     fn batches_for_training_carry_autodiff_and_the_others_do_not() {
         let device = Device::flex();
         let split = DeviceSplit::new(&numbered(4), Normalization::default(), &device, None);
@@ -442,5 +341,69 @@ mod tests {
         let loaded = BatchLoader::new(split, 5, Order::File, &device).iter().next().unwrap().unwrap();
         assert_eq!(batched.images.into_data(), loaded.images.into_data());
         assert_eq!(batched.targets.into_data(), loaded.targets.into_data());
+    }
+
+    const ALL: [Augmentation; 3] = [Augmentation::Shift, Augmentation::Flip, Augmentation::Erase];
+
+    /// 120 images of 9x8 pixels without background, augmented by all there is; image `i` has the label `i`.
+    fn augmented(batch_size: usize, order: Order, largest: Option<u64>) -> BatchLoader {
+        let device = Device::flex();
+        let pixels = (0..120 * 72_usize).map(|index| (index % 251) as u8 + 1).collect();
+        let set = ImageSet::new(pixels, (0..120).collect(), 9, 8).unwrap();
+        let split = DeviceSplit::new(&set, Normalization { mean: 0.25, deviation: 0.5 }, &device, largest);
+        BatchLoader::new(split, batch_size, order, &device).augmented_by(&ALL, 7)
+    }
+
+    /// The pixels of one epoch's images by their labels.
+    fn pixels(loader: &dyn DataLoader<ImageBatch>) -> BTreeMap<i64, Vec<f32>> {
+        loader
+            .iter()
+            .flat_map(|batch| {
+                let batch = batch.unwrap();
+                let labels: Vec<i64> = batch.targets.into_data().iter::<i64>().collect();
+                let pixels: Vec<f32> = batch.images.into_data().iter::<f32>().collect();
+                labels.into_iter().zip(pixels.chunks_exact(72).map(<[f32]>::to_vec).collect::<Vec<_>>())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_image_is_changed_alike_whatever_the_batches_are() {
+        let shuffled = Order::Shuffled { seed: 3 };
+        let expected = pixels(&augmented(16, Order::File, None).starting_at(2, 0));
+        assert_eq!(expected.len(), 120);
+        for (batch_size, order, largest) in [(16, shuffled, None), (50, Order::File, None), (7, shuffled, Some(0))] {
+            let whole = augmented(batch_size, order, largest).starting_at(2, 0);
+            let slices = [whole.slice(0, 60), whole.slice(60, 120)];
+            let moved = whole.to_device(&Device::flex());
+            assert_eq!(slices.iter().flat_map(|slice| pixels(&**slice)).collect::<BTreeMap<_, _>>(), expected);
+            assert_eq!(pixels(&*moved), expected);
+            assert_eq!(pixels(&whole), expected);
+            assert_ne!(pixels(&whole), expected, "the third epoch has changes of its own");
+            let resumed = pixels(&whole.starting_at(2, 2));
+            assert_eq!(resumed.len(), 120 - 2 * batch_size);
+            assert!(resumed.iter().all(|(label, pixels)| *pixels == expected[label]));
+            let limited = pixels(&whole.starting_at(2, 0).limited_to(Some(1)));
+            assert_eq!(limited.len(), batch_size);
+            assert!(limited.iter().all(|(label, pixels)| *pixels == expected[label]));
+        }
+    }
+
+    #[test]
+    fn what_comes_in_is_the_normalised_background() {
+        // The byte 0 becomes -0.5; the images have none.
+        let background = |loader: &BatchLoader| pixels(loader).values().filter(|pixels| pixels.contains(&-0.5)).count();
+        let loader = augmented(32, Order::File, None);
+        // One of 25 shifts is none, and half of the images are not erased: 118 of 120 on average.
+        assert!(background(&loader) > 100);
+        assert_eq!(background(&loader.augmented_by(&[], 7)), 0);
+    }
+
+    #[test]
+    fn no_augmentation_changes_no_bit() {
+        let batches =
+            |loader: BatchLoader| -> Vec<_> { loader.iter().map(|batch| batch.unwrap().images.into_data()).collect() };
+        let order = Order::Shuffled { seed: 1 };
+        assert_eq!(batches(loader(100, 32, order).augmented_by(&[], 7)), batches(loader(100, 32, order)));
     }
 }
