@@ -8,8 +8,10 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 
+use serde::{Serialize, de::DeserializeOwned};
+
 use crate::{
-    RecordError, RunRecord, RunStatus, SCHEMA,
+    EvaluationRecord, RecordError, RunRecord, RunStatus, SCHEMA,
     atomic::{remove_left_overs, replace_file},
 };
 
@@ -109,6 +111,18 @@ impl RunDirectory {
         self.path.join("model.safetensors")
     }
 
+    /// What `kindling evaluate` found out about the weights.
+    #[must_use]
+    pub fn evaluation(&self) -> PathBuf {
+        self.path.join("evaluation.json")
+    }
+
+    /// The pictures of the mistakes in [`evaluation`](Self::evaluation).
+    #[must_use]
+    pub fn mistakes(&self) -> PathBuf {
+        self.path.join("mistakes")
+    }
+
     /// What happened during the run, line by line.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -159,20 +173,7 @@ impl RunDirectory {
     /// # Errors
     /// When it is missing, is no record, or has a schema this version does not know.
     pub fn read_record(&self) -> Result<RunRecord, RecordError> {
-        let path = self.path.join("run.json");
-        let text = fs::read_to_string(&path).map_err(RecordError::io(&path))?;
-        let malformed = |message: String| RecordError::Malformed { path: path.clone(), message };
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
-        match value.get("schema").and_then(serde_json::Value::as_u64) {
-            Some(schema) if schema == u64::from(SCHEMA) => {}
-            Some(schema) => {
-                return Err(malformed(format!(
-                    "expected schema {SCHEMA}, found {schema}; it was written by another version of Kindling"
-                )));
-            }
-            None => return Err(malformed("expected a run record, found no `schema`".to_owned())),
-        }
-        serde_json::from_value(value).map_err(|error| malformed(error.to_string()))
+        read_json(&self.path.join("run.json"))
     }
 
     /// Replaces `run.json` atomically.
@@ -180,12 +181,49 @@ impl RunDirectory {
     /// # Errors
     /// When it cannot be written; the old record then stays.
     pub fn write_record(&self, record: &RunRecord) -> Result<(), RecordError> {
-        let path = self.path.join("run.json");
-        let mut text = serde_json::to_vec_pretty(record)
-            .map_err(|error| RecordError::Malformed { path: path.clone(), message: error.to_string() })?;
-        text.push(b'\n');
-        replace_file(&path, &text)
+        write_json(&self.path.join("run.json"), record)
     }
+
+    /// Reads `evaluation.json`; nothing where the run was not evaluated.
+    ///
+    /// # Errors
+    /// When it is there and is no evaluation, or has a schema this version does not know.
+    pub fn read_evaluation(&self) -> Result<Option<EvaluationRecord>, RecordError> {
+        let path = self.evaluation();
+        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Replaces `evaluation.json` atomically.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one then stays.
+    pub fn write_evaluation(&self, evaluation: &EvaluationRecord) -> Result<(), RecordError> {
+        write_json(&self.evaluation(), evaluation)
+    }
+}
+
+/// Reads a record of the schema that this version knows.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
+    let text = fs::read_to_string(path).map_err(RecordError::io(path))?;
+    let malformed = |message: String| RecordError::Malformed { path: path.to_path_buf(), message };
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+    match value.get("schema").and_then(serde_json::Value::as_u64) {
+        Some(schema) if schema == u64::from(SCHEMA) => {}
+        Some(schema) => {
+            return Err(malformed(format!(
+                "expected schema {SCHEMA}, found {schema}; it was written by another version of Kindling"
+            )));
+        }
+        None => return Err(malformed("expected a record, found no `schema`".to_owned())),
+    }
+    serde_json::from_value(value).map_err(|error| malformed(error.to_string()))
+}
+
+fn write_json(path: &Path, record: &impl Serialize) -> Result<(), RecordError> {
+    let mut text = serde_json::to_vec_pretty(record)
+        .map_err(|error| RecordError::Malformed { path: path.to_path_buf(), message: error.to_string() })?;
+    text.push(b'\n');
+    replace_file(path, &text)
 }
 
 /// A run with its record, or with the reason why that cannot be read.

@@ -1,7 +1,8 @@
 //! The run directory and the run record.
 //!
 //! Everything a run leaves behind goes through this crate: [`RunRecord`] is the content of `run.json`,
-//! [`RunDirectory`] is the place it lives in, and [`StepLog`] is its `steps.jsonl`. These are plain data types with
+//! [`RunDirectory`] is the place it lives in, [`StepLog`] is its `steps.jsonl`, and [`EvaluationRecord`] is its
+//! `evaluation.json`. These are plain data types with
 //! atomic writing and an operating-system lock. The layout and the schema are described in ARCHITECTURE.md.
 //!
 //! This crate knows neither tensors nor models, and it never prints: whatever reads runs (tables, plots, reports)
@@ -10,6 +11,7 @@
 mod atomic;
 mod directory;
 mod error;
+mod evaluation;
 mod number;
 mod run;
 mod steps;
@@ -17,11 +19,12 @@ mod steps;
 pub use atomic::{replace_file, sync_directory};
 pub use directory::{ListedRun, RunDirectory, RunLock, list_runs};
 pub use error::RecordError;
+pub use evaluation::{CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPair, EvaluationRecord, MistakeRecord};
 pub use run::{
     DatasetRecord, DivergenceRecord, EpochRecord, MachineRecord, PartRecord, RunRecord, RunStatus, SCHEMA, TestRecord,
     Timings,
 };
-pub use steps::{StepLog, StepRecord, read_steps};
+pub use steps::{GradientRecord, LayerGradient, StepLog, StepRecord, read_steps};
 
 /// The time, RFC 3339 in UTC, to the second.
 #[must_use]

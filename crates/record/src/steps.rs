@@ -22,6 +22,43 @@ pub struct StepRecord {
     pub loss: f64,
     /// The learning rate of the step.
     pub learning_rate: f64,
+    /// Statistics of the step's gradients, before clipping, where the config's `gradient_steps` asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient: Option<GradientRecord>,
+}
+
+/// Statistics of the gradients of all trainable parameters, taken as one list of numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GradientRecord {
+    /// Their mean.
+    #[serde(with = "crate::number")]
+    pub mean: f64,
+    /// The mean of their absolute values.
+    #[serde(with = "crate::number")]
+    pub mean_abs: f64,
+    /// The square root of the sum of their squares.
+    #[serde(with = "crate::number")]
+    pub norm: f64,
+    /// The same for each layer, weights and biases together, in the network's order.
+    pub layers: Vec<LayerGradient>,
+}
+
+/// Statistics of the gradients of one layer's parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerGradient {
+    /// Its name, as in `model.safetensors`.
+    pub layer: String,
+    /// Number of parameters.
+    pub parameters: usize,
+    /// As in [`GradientRecord`].
+    #[serde(with = "crate::number")]
+    pub mean: f64,
+    /// As in [`GradientRecord`].
+    #[serde(with = "crate::number")]
+    pub mean_abs: f64,
+    /// As in [`GradientRecord`].
+    #[serde(with = "crate::number")]
+    pub norm: f64,
 }
 
 /// The open `steps.jsonl` of a run.

@@ -1,6 +1,7 @@
 use std::fmt;
 
 use burn::tensor::FloatDType;
+use kindling_data::Augmentation;
 use kindling_models::{ModelName, NetworkConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -22,6 +23,7 @@ pub struct ExperimentConfig {
     pub pixel_deviation: f64,
     pub protocol: Protocol,
     pub order: OrderName,
+    pub augment: Vec<AugmentationName>,
     pub limit_batches: Option<usize>,
     pub epochs: usize,
     pub batch_size: usize,
@@ -43,6 +45,7 @@ pub struct ExperimentConfig {
     pub clip_norm: Option<f64>,
     pub early_stopping: Option<usize>,
     pub early_stopping_metric: Option<StoppingMetric>,
+    pub gradient_steps: Option<usize>,
 }
 
 /// The number type of weights, activations, gradients and the optimizer's state; losses are always in f32.
@@ -110,6 +113,30 @@ pub enum OrderName {
     File,
 }
 
+/// What is changed at random in a training image each time it is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AugmentationName {
+    /// Moved by up to two pixels in each direction.
+    Shift,
+    /// Mirrored left to right, every other time.
+    Flip,
+    /// A rectangle of it made background, every other time.
+    Erase,
+}
+
+impl AugmentationName {
+    /// As the loader has it.
+    #[must_use]
+    pub fn augmentation(self) -> Augmentation {
+        match self {
+            Self::Shift => Augmentation::Shift,
+            Self::Flip => Augmentation::Flip,
+            Self::Erase => Augmentation::Erase,
+        }
+    }
+}
+
 /// The update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -173,6 +200,7 @@ impl Settings {
                 Protocol::Validated => OrderName::Shuffled,
                 Protocol::Assignment => OrderName::File,
             }),
+            augment: self.augment.unwrap_or_default(),
             limit_batches: self.limit_batches,
             epochs: self.epochs.unwrap_or(10),
             batch_size: self.batch_size.unwrap_or(64),
@@ -209,6 +237,7 @@ impl Settings {
                 (Some(_), Protocol::Validated) => Some(StoppingMetric::ValidLoss),
                 (Some(_), Protocol::Assignment) => Some(StoppingMetric::TestLoss),
             }),
+            gradient_steps: self.gradient_steps,
         };
         config.check()?;
         Ok(config)
@@ -239,6 +268,7 @@ impl ExperimentConfig {
         at_least_one("batch_size", Some(self.batch_size))?;
         at_least_one("limit_batches", self.limit_batches)?;
         at_least_one("early_stopping", self.early_stopping)?;
+        at_least_one("gradient_steps", self.gradient_steps)?;
         at_least_one("step_epochs", Some(self.step_epochs))?;
         let not_negative = |value: f64| value >= 0.0;
         let positive = |value: f64| value > 0.0;

@@ -16,6 +16,8 @@ mod descent;
 mod divergence;
 mod error;
 mod evaluation;
+mod gradients;
+mod grid;
 mod metrics;
 mod optimizer;
 mod replicas;
@@ -29,10 +31,11 @@ pub use checkpoint::Checkpoint;
 pub use classifier::{BatchFigures, BatchOutput, Classifier, cross_entropy};
 pub use clip::clip_by_global_norm;
 pub use config::{
-    DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric,
+    AugmentationName, DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric,
 };
 pub use error::{ConfigError, TrainingError};
 pub use evaluation::{Evaluation, evaluate};
+pub use grid::Grid;
 pub use optimizer::{LearningRates, init_optimizer};
 pub use run::{BURN_VERSION, Event, Host, MakeRenderer, OnEvent, check, resume, test, train};
 pub use schedule::Schedule;

@@ -285,7 +285,9 @@ fn run(
         OrderName::Shuffled => Order::Shuffled { seed: config.seed },
     };
     let largest = host.largest_tensor;
+    let augmentations: Vec<_> = config.augment.iter().map(|name| name.augmentation()).collect();
     let train = loader(config, &splits.train, order, (&tracked, largest))
+        .augmented_by(&augmentations, config.seed)
         .starting_at(state.record.epochs.len() + 1, state.batch);
     let test = loader(config, &splits.test, Order::File, (&device, largest));
     let each_epoch = splits.valid.as_ref().map(|valid| loader(config, valid, Order::File, (&device, largest)));

@@ -21,7 +21,7 @@ use kindling_record::{EpochRecord, RunDirectory, RunStatus, StepLog, StepRecord}
 
 use crate::{
     BatchFigures, BatchOutput, Checkpoint, Classifier, ExperimentConfig, LearningRates, Protocol, Schedule,
-    StoppingMetric, TrainingError, checkpoint, clip_by_global_norm, divergence,
+    StoppingMetric, TrainingError, checkpoint, clip_by_global_norm, divergence, gradients,
     replicas::{Replicas, Step},
     run::{Event, OnEvent},
 };
@@ -162,7 +162,9 @@ impl Session {
             let Step { gradients, mut figures } = self.replicas.step(&model, shares)?;
             let factor = self.schedule.factor(step);
             let learning_rate = self.rates.base(factor);
-            self.step_log.append(&StepRecord { step, epoch, loss: figures.loss(), learning_rate })?;
+            let is_wanted = self.config.gradient_steps.is_some_and(|steps| step <= steps);
+            let gradient = is_wanted.then(|| gradients::statistics(&model, &gradients)).transpose()?;
+            self.step_log.append(&StepRecord { step, epoch, loss: figures.loss(), learning_rate, gradient })?;
             if !figures.loss_sum.is_finite() {
                 self.state.record.diverged = Some(divergence::locate(&model, Some(&gradients), step));
                 outcome = Steps::Diverged;

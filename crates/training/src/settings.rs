@@ -3,7 +3,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     ConfigError,
-    config::{DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric},
+    config::{
+        AugmentationName, DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric,
+    },
 };
 use kindling_models::ModelName;
 
@@ -50,6 +52,8 @@ settings! {
     protocol: Protocol,
     /// In which order an epoch sees the training images.
     order: OrderName,
+    /// What is changed at random in every training image each time it is seen.
+    augment: Vec<AugmentationName>,
     /// Caps every split at so many batches.
     limit_batches: usize,
     /// How often the training images are seen.
@@ -92,6 +96,8 @@ settings! {
     early_stopping: usize,
     /// What has to improve.
     early_stopping_metric: StoppingMetric,
+    /// Steps at the start of the run whose gradients' statistics go into `steps.jsonl`.
+    gradient_steps: usize,
 }
 
 impl Settings {
