@@ -27,7 +27,7 @@ impl<B: Host + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         bias: FloatTensor<Self>,
         relu: bool,
     ) -> FloatTensor<Self> {
-        if !fused::on_host::<B>(&[x.primitive(), weight.primitive(), bias.primitive()]) {
+        if !B::has_linear(&[x.primitive(), weight.primitive(), bias.primitive()]) {
             return composed::linear::<Self>(x, weight, bias, relu);
         }
         match Linear.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful() {
@@ -109,9 +109,8 @@ impl<B: Host> Backward<B, 3> for Linear {
         let [x_node, weight_node, bias_node] = ops.parents;
         let dy = B::packed(gradients.consume::<B>(&ops.node));
         let (x, weight, y) = ops.state;
-        let Some((dx, [dweight, dbias])) = fused::linear_backward::<B>(&x, &weight, y.as_ref(), &dy, x_node.is_some())
-        else {
-            unreachable!("what was on the host forward has its gradient there")
+        let Some((dx, [dweight, dbias])) = B::linear_backward(&x, &weight, y.as_ref(), &dy, x_node.is_some()) else {
+            unreachable!("what has a linear layer of its own has its gradients")
         };
         for (node, gradient) in [(x_node, dx), (weight_node, Some(dweight)), (bias_node, Some(dbias))] {
             if let (Some(node), Some(gradient)) = (node, gradient) {

@@ -28,7 +28,7 @@ pub(crate) fn on_host<B: Host>(tensors: &[&FloatTensor<B>]) -> bool {
 }
 
 /// The gradient of x, if wanted, and those of the parameters.
-type Gradients<B, const N: usize> = (Option<FloatTensor<B>>, [FloatTensor<B>; N]);
+pub(crate) type Gradients<B, const N: usize> = (Option<FloatTensor<B>>, [FloatTensor<B>; N]);
 
 /// Sizes of a linear layer.
 fn linear_sizes<B: Host>(x: &FloatTensor<B>, weight: &FloatTensor<B>) -> linear::Sizes {

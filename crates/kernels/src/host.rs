@@ -6,6 +6,8 @@ use burn::{
     tensor::{DType, Shape, TensorData},
 };
 
+use crate::fused::{self, Gradients};
+
 /// A backend that may have its tensors in the program's own memory.
 pub(crate) trait Host: Backend {
     /// Whether it has: a tensor of `f32` that is packed is then a slice.
@@ -34,6 +36,22 @@ pub(crate) trait Host: Backend {
     /// A tensor on the device of another.
     fn tensor(floats: Vec<f32>, shape: Shape, like: &FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_from_data(TensorData::new(floats, shape), &like.device())
+    }
+
+    /// Whether [`linear_backward`](Self::linear_backward) goes with the backend's linear layer for these tensors.
+    fn has_linear(tensors: &[&FloatTensor<Self>]) -> bool {
+        fused::on_host::<Self>(tensors)
+    }
+
+    /// The gradients of a linear layer's x, if wanted, weight and bias; `y` is its output where a ReLU is behind it.
+    fn linear_backward(
+        x: &FloatTensor<Self>,
+        weight: &FloatTensor<Self>,
+        y: Option<&FloatTensor<Self>>,
+        dy: &FloatTensor<Self>,
+        wants_x: bool,
+    ) -> Option<Gradients<Self, 2>> {
+        fused::linear_backward::<Self>(x, weight, y, dy, wants_x)
     }
 }
 
@@ -111,8 +129,6 @@ impl Host for burn::backend::NdArray {
     }
 }
 
-#[cfg(feature = "libtorch")]
-impl Host for burn::backend::LibTorch {}
 #[cfg(feature = "cube")]
 impl Host for burn::backend::Cube {}
 #[cfg(feature = "remote")]

@@ -63,6 +63,8 @@ mod cpu;
 mod fused;
 mod host;
 mod kernels;
+#[cfg(feature = "libtorch")]
+mod libtorch;
 mod ops;
 #[cfg(test)]
 mod tests;

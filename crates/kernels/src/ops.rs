@@ -105,8 +105,6 @@ pub trait KernelOps: Backend {
     }
 }
 
-#[cfg(feature = "libtorch")]
-impl KernelOps for burn::backend::LibTorch {}
 #[cfg(feature = "cube")]
 impl KernelOps for burn::backend::Cube {}
 #[cfg(feature = "remote")]

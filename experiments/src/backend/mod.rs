@@ -168,6 +168,7 @@ impl Backend {
     pub(crate) fn kernels(&self, chosen: Kernels) -> String {
         match chosen {
             Kernels::Auto if self.has_fused_kernels() => format!("fused, {}", Level::best()),
+            Kernels::Auto if self.name.starts_with("libtorch") => "libtorch".to_owned(),
             Kernels::Auto | Kernels::Composed => Kernels::Composed.to_string(),
         }
     }
