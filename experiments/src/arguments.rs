@@ -1,7 +1,8 @@
 //! Arguments as typed. [`Settings`] are what they mean; [`Settings::resolve`] checks them.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
+use anyhow::Context;
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -9,11 +10,17 @@ use clap::{
 use kindling_kernels::Kernels;
 use kindling_models::ModelName;
 use kindling_training::{
-    DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, Settings, StoppingMetric,
+    AugmentationName, DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, Settings,
+    StoppingMetric,
 };
 use serde_json::Value;
 
-use crate::backend::Request;
+use crate::{
+    backend::Request,
+    commands::{
+        CompareArguments, GradientsArguments, PredictArguments, ReportArguments, SamplesArguments, SweepArguments,
+    },
+};
 
 /// Trains image classifiers on any backend of Burn, and keeps every run.
 #[derive(Parser)]
@@ -25,16 +32,28 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Show images of the data set with their classes, and the shapes of images and batches
+    Samples(SamplesArguments),
+    /// List the models with their layers, shapes and parameters
+    Models(ModelsArguments),
     /// Train a model; the last line printed is the run's directory
     Train(Box<TrainArguments>),
     /// Go on with an interrupted run, to the same end as if it had never stopped
     Resume(ResumeArguments),
+    /// Train every combination of values for a config; finished runs are not run again
+    Sweep(Box<SweepArguments>),
+    /// Look at the gradients of a model's first steps
+    Gradients(Box<GradientsArguments>),
     /// List the runs
     Runs(RunsArguments),
-    /// List the models with their layers, shapes and parameters
-    Models(ModelsArguments),
-    /// Test a run's weights, on any backend
+    /// Set runs side by side: a table, and curves
+    Compare(CompareArguments),
+    /// Look closer at a run's weights: figures for each class, calibration, mistakes
     Evaluate(EvaluateArguments),
+    /// Classify pictures with a run's weights
+    Predict(PredictArguments),
+    /// Write a report of runs: HTML, Markdown, and every plot as SVG and PNG
+    Report(ReportArguments),
     /// Compare the speed of models, backends and batch sizes, and of PyTorch
     Bench(BenchArguments),
     /// Say what this build and this machine have, measure it, and recommend a backend
@@ -45,17 +64,24 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct TrainArguments {
-    /// The network: mlp, mlp-deep, mlp-wide or cnn; may be left out when --config names it
-    #[arg(value_parser = names(&ModelName::ALL.map(ModelName::as_str)).try_map(|name| name.parse::<ModelName>()))]
-    model: Option<ModelName>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArguments,
     #[command(flatten)]
     pub(crate) host: HostArguments,
-    /// Read the config from a JSON file: a config, or the run.json of a run; flags override it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
     /// Name of the run: its id is NAME and the time [default: the model]
     #[arg(long)]
     pub(crate) name: Option<String>,
+}
+
+/// What makes a config: a file, and flags that override it.
+#[derive(Args)]
+pub(crate) struct ConfigArguments {
+    /// The network: mlp, mlp-deep, mlp-wide, cnn or cnn-deep; may be left out when --config names it
+    #[arg(value_parser = names(&ModelName::ALL.map(ModelName::as_str)).try_map(|name| name.parse::<ModelName>()))]
+    model: Option<ModelName>,
+    /// Read the config from a JSON file: a config, or the run.json of a run; flags override it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// How often the training images are seen [default: 10]
     #[arg(long, value_name = "N", help_heading = "Training")]
@@ -115,6 +141,9 @@ pub(crate) struct TrainArguments {
     /// What has to improve [default: valid_loss; test_loss with the protocol assignment]
     #[arg(long, help_heading = "Training", value_parser = names(&["valid_loss", "valid_accuracy", "test_loss"]).try_map(from_name::<StoppingMetric>))]
     early_stopping_metric: Option<StoppingMetric>,
+    /// Write statistics of the gradients of the first N steps into steps.jsonl [default: none]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    gradient_steps: Option<usize>,
 
     /// What to train on [default: fashion-mnist]
     #[arg(long, help_heading = "Data", value_parser = names(&["fashion-mnist", "idx", "synthetic"]).try_map(from_name::<DatasetName>))]
@@ -126,6 +155,10 @@ pub(crate) struct TrainArguments {
     /// In which order an epoch sees the images [default: shuffled; file with the protocol assignment]
     #[arg(long, help_heading = "Data", value_parser = names(&["shuffled", "file"]).try_map(from_name::<OrderName>))]
     order: Option<OrderName>,
+    /// Change training images at random each time they are seen: shift (by up to 2 pixels), flip (left to right), erase
+    /// (a rectangle) [default: none]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Data", value_parser = names(&["shift", "flip", "erase"]).try_map(from_name::<AugmentationName>))]
+    augment: Option<Vec<AugmentationName>>,
     /// Use only the first N batches of every split; the record says so
     #[arg(long, value_name = "N", help_heading = "Data")]
     limit_batches: Option<usize>,
@@ -144,6 +177,19 @@ pub(crate) struct TrainArguments {
 #[derive(Args)]
 pub(crate) struct HostArguments {
     #[command(flatten)]
+    pub(crate) place: PlaceArguments,
+    /// Whether to show the dashboard: auto does where standard input and output are a terminal, without --json
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dashboard: Dashboard,
+    /// Print the run's record as JSON instead of a summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where runs take place, and where they find their data and leave their records.
+#[derive(Args)]
+pub(crate) struct PlaceArguments {
+    #[command(flatten)]
     pub(crate) device: DeviceArguments,
     /// Operations that the layers compute by: auto has Kindling's own, fused, on flex and ndarray in f32; composed has
     /// Burn's everywhere, for comparison [default: auto, or the run's]
@@ -155,12 +201,6 @@ pub(crate) struct HostArguments {
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) runs_dir: RunsDirectory,
-    /// Whether to show the dashboard: auto does where standard input and output are a terminal, without --json
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) dashboard: Dashboard,
-    /// Print the run's record as JSON instead of a summary
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Where tensors live.
@@ -341,9 +381,15 @@ pub(crate) struct ModelsArguments {
     pub(crate) json: bool,
 }
 
-impl TrainArguments {
-    /// What the flags say, with nothing filled in.
-    pub(crate) fn settings(&self) -> Settings {
+impl ConfigArguments {
+    /// What flags and file say, with nothing filled in.
+    pub(crate) fn settings(&self) -> anyhow::Result<Settings> {
+        let Some(path) = &self.config else { return Ok(self.flags()) };
+        let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        Ok(self.flags().or(Settings::from_json(&text).with_context(|| path.display().to_string())?))
+    }
+
+    fn flags(&self) -> Settings {
         Settings {
             model: self.model,
             hidden: self.hidden.clone(),
@@ -354,6 +400,7 @@ impl TrainArguments {
             pixel_deviation: self.pixel_deviation,
             protocol: self.protocol,
             order: self.order,
+            augment: self.augment.clone(),
             limit_batches: self.limit_batches,
             epochs: self.epochs,
             batch_size: self.batch_size,
@@ -372,6 +419,7 @@ impl TrainArguments {
             clip_norm: self.clip_norm,
             early_stopping: self.early_stopping,
             early_stopping_metric: self.early_stopping_metric,
+            gradient_steps: self.gradient_steps,
             ..Settings::default()
         }
     }

@@ -10,13 +10,17 @@ mod backend;
 mod commands;
 mod dashboard;
 mod data;
+mod figure;
 mod log_file;
 mod machine;
 mod output;
+mod photo;
+mod pictures;
 mod progress;
 mod pytorch;
 mod relaunch;
 mod signals;
+mod sweep;
 mod workload;
 
 use std::process::ExitCode;
@@ -33,11 +37,17 @@ fn main() -> ExitCode {
     let start = std::time::Instant::now();
     let arguments = arguments::Arguments::parse();
     let outcome = match arguments.command {
+        Command::Samples(arguments) => commands::samples(&arguments),
+        Command::Models(arguments) => commands::models(&arguments),
         Command::Train(arguments) => commands::train(*arguments, start),
         Command::Resume(arguments) => commands::resume(&arguments, start),
+        Command::Sweep(arguments) => commands::sweep(&arguments),
+        Command::Gradients(arguments) => commands::gradients(&arguments),
         Command::Runs(arguments) => commands::runs(&arguments),
-        Command::Models(arguments) => commands::models(&arguments),
+        Command::Compare(arguments) => commands::compare(&arguments),
         Command::Evaluate(arguments) => commands::evaluate(&arguments),
+        Command::Predict(arguments) => commands::predict(&arguments),
+        Command::Report(arguments) => commands::report(&arguments),
         Command::Bench(arguments) => commands::bench(&arguments),
         Command::Doctor(arguments) => commands::doctor(&arguments),
         Command::Serve(arguments) => commands::serve(&arguments),

@@ -2,6 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write, stderr},
+    ops::Range,
     time::Duration,
 };
 
@@ -37,6 +38,11 @@ impl Progress {
         Self { bar, compiling: ProgressBar::with_draw_target(None, target()), epoch: 0, epochs: 0 }
     }
 
+    /// One that shows nothing: where something else does.
+    pub(crate) fn hidden() -> Self {
+        Self { bar: ProgressBar::hidden(), compiling: ProgressBar::hidden(), epoch: 0, epochs: 0 }
+    }
+
     /// Shows that the backend compiles its kernels, for as long as it does.
     pub(crate) fn start_compiling(&self) {
         notice("warming up: a few steps before the clock starts; compiling a GPU's kernels takes its time once");
@@ -56,6 +62,62 @@ impl Progress {
     pub(crate) fn show_epoch(&self, epoch: &EpochRecord, epochs: usize) {
         // Where nobody reads it any more, the run goes on all the same.
         let _ = self.bar.suspend(|| writeln!(stderr(), "epoch {:>2} of {epochs}: {epoch}", epoch.epoch));
+    }
+}
+
+/// A bar for a whole sweep, in shares of its work; hidden where standard error is no terminal.
+#[derive(Clone)]
+pub(crate) struct SweepBar {
+    bar: ProgressBar,
+    /// The current run's part of the bar, and its epochs.
+    run: Range<u64>,
+    epochs: usize,
+    title: String,
+    /// Work in a step of the bar.
+    unit: f64,
+}
+
+impl SweepBar {
+    const STEPS: f64 = 1_000_000.0;
+
+    /// For so much work, in any unit.
+    pub(crate) fn new(work: f64) -> Self {
+        let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(Self::STEPS as u64), target);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent} %, {eta} left; {msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Self { bar, run: 0..0, epochs: 1, title: String::new(), unit: work.max(f64::MIN_POSITIVE) / Self::STEPS }
+    }
+
+    /// The same for a run of so much work that begins now.
+    pub(crate) fn run(&self, title: &str, work: f64, epochs: usize) -> Self {
+        self.bar.set_message(title.to_owned());
+        let begin = self.bar.position();
+        let run = begin..begin + (work / self.unit) as u64;
+        Self { run, epochs, title: title.to_owned(), ..self.clone() }
+    }
+
+    /// Shows a finished epoch of the run.
+    pub(crate) fn show_epoch(&self, epoch: &EpochRecord) {
+        let whole = self.run.end - self.run.start;
+        self.bar.set_position(self.run.start + whole * epoch.epoch as u64 / self.epochs as u64);
+        self.bar.set_message(format!("{}, epoch {}: {epoch}", self.title, epoch.epoch));
+    }
+
+    /// Counts all the work of the run, however it ended.
+    pub(crate) fn finish_run(&self) {
+        self.bar.set_position(self.run.end);
+    }
+
+    /// Says something that stays.
+    pub(crate) fn say(&self, line: &str) {
+        self.bar.suspend(|| notice(line));
+    }
+
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -48,3 +48,8 @@ pub(crate) fn install() -> Result<()> {
 pub(crate) fn stop_gently(interrupter: &Interrupter) {
     *RUN.lock().unwrap_or_else(PoisonError::into_inner) = Some(interrupter.clone());
 }
+
+/// From here on there is no run to stop: the first signal ends the program.
+pub(crate) fn leave_at_once() {
+    *RUN.lock().unwrap_or_else(PoisonError::into_inner) = None;
+}

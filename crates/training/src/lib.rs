@@ -9,6 +9,7 @@
 //! come from the caller.
 
 mod checkpoint;
+mod classification;
 mod classifier;
 mod clip;
 mod config;
@@ -20,6 +21,7 @@ mod gradients;
 mod grid;
 mod metrics;
 mod optimizer;
+mod predict;
 mod replicas;
 mod run;
 mod schedule;
@@ -28,15 +30,18 @@ mod settings;
 mod warm_up;
 
 pub use checkpoint::Checkpoint;
+pub use classification::{Prediction, calibration, class_records, confused_pairs, mistakes};
 pub use classifier::{BatchFigures, BatchOutput, Classifier, cross_entropy};
 pub use clip::clip_by_global_norm;
 pub use config::{
-    AugmentationName, DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric,
+    AugmentationName, DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName,
+    StoppingMetric,
 };
 pub use error::{ConfigError, TrainingError};
 pub use evaluation::{Evaluation, evaluate};
 pub use grid::Grid;
 pub use optimizer::{LearningRates, init_optimizer};
-pub use run::{BURN_VERSION, Event, Host, MakeRenderer, OnEvent, check, resume, test, train};
+pub use predict::predict;
+pub use run::{BURN_VERSION, Event, Host, MakeRenderer, OnEvent, check, check_data, resume, test, train};
 pub use schedule::Schedule;
 pub use settings::Settings;

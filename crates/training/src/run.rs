@@ -2,7 +2,6 @@ use std::{
     any::Any,
     cell::RefCell,
     collections::BTreeMap,
-    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
@@ -21,16 +20,19 @@ use kindling_data::{
 };
 use kindling_models::{ImageShape, trainable_parameters};
 use kindling_record::{
-    DatasetRecord, EpochRecord, MachineRecord, PartRecord, RecordError, RunDirectory, RunRecord, RunStatus, SCHEMA,
-    StepLog, Timings, now, replace_file,
+    DatasetRecord, EpochRecord, MachineRecord, PartRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog,
+    Timings, now, replace_file,
 };
 
 use crate::{
-    Checkpoint, Classifier, ConfigError, Evaluation, ExperimentConfig, LearningRates, OrderName, Protocol, Schedule,
-    Settings, TrainingError, checkpoint,
+    Checkpoint, Classifier, ConfigError, Evaluation, ExperimentConfig, LearningRates, OrderName, Prediction, Protocol,
+    Schedule, Settings, TrainingError, checkpoint,
     config::name_of,
-    evaluate, init_optimizer,
+    evaluate,
+    evaluation::evaluate_each,
+    init_optimizer,
     metrics::{ImageMean, NoMetricFiles},
+    predict::{contained, trained_network},
     replicas::Replicas,
     session::{End, Session, Strategy},
     warm_up::warm_up,
@@ -190,7 +192,8 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
 }
 
 /// Tests the weights of the finished run in `directory` on `device`, which has no autodiff and takes `largest` bytes in
-/// one piece, as the run itself did at its end.
+/// one piece, as the run itself did at its end: the figures, and what the network makes of each image in the test file's
+/// order.
 ///
 /// # Errors
 /// When the weights cannot be read, the run was tested on other data, or the device fails.
@@ -199,24 +202,22 @@ pub fn test(
     directory: &RunDirectory,
     device: &Device,
     largest: Option<u64>,
-) -> Result<Evaluation, TrainingError> {
+) -> Result<(Evaluation, Vec<Prediction>), TrainingError> {
     let record = directory.read_record()?;
     check_data(&record, data)?;
     let config = Settings::from_object(record.config)?.resolve()?;
-    let path = directory.weights();
-    let weights = fs::read(&path).map_err(|source| RecordError::Io { path, source })?;
-    let fallible = || {
-        let network = config.network()?.init(shape(data), config.seed, device)?.with_safetensors(weights)?;
+    contained(|| {
+        let network = trained_network(directory, &config, shape(data), device)?;
         let test = loader(&config, &splits(&config, data)?.test, Order::File, (device, largest));
-        evaluate(&network, &test, data.classes.len(), &|| false)
-    };
-    // Burn panics where a backend fails.
-    let outcome = catch_unwind(AssertUnwindSafe(fallible));
-    let evaluation = outcome.map_err(|panic| TrainingError::backend(message(&*panic)))??;
-    evaluation.ok_or_else(|| TrainingError::backend("the evaluation was stopped"))
+        evaluate_each(&network, &test, data.classes.len())
+    })
 }
 
-fn check_data(record: &RunRecord, data: &ImageData) -> Result<(), TrainingError> {
+/// Whether `data` is what the run of `record` was begun with.
+///
+/// # Errors
+/// [`TrainingError::OtherData`] when it is not.
+pub fn check_data(record: &RunRecord, data: &ImageData) -> Result<(), TrainingError> {
     if record.dataset.sha256 == data.sha256 {
         return Ok(());
     }

@@ -1,69 +1,222 @@
-use std::path::PathBuf;
+mod tables;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
-use kindling_record::{RunDirectory, RunStatus};
-use kindling_report::percent;
-use kindling_training::{Precision, Settings};
-use serde_json::json;
+use kindling_data::{ImageData, ImageSet};
+use kindling_kernels::Kernels;
+use kindling_record::{EvaluationRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, now};
+use kindling_training::{ExperimentConfig, Precision, Settings, calibration, class_records, confused_pairs, mistakes};
+use serde::Serialize;
 
 use crate::{
-    arguments::EvaluateArguments,
-    backend::Request,
+    arguments::{EvaluateArguments, PlaceArguments},
+    backend::{Backend, Request},
     commands::{Misuse, Outcome},
     data,
     output::{notice, print},
-    relaunch, signals,
+    pictures, relaunch, signals,
 };
+
+/// How much larger than the images their pictures are, so that a person can see something.
+const ENLARGEMENT: u32 = 4;
+
+/// What `--json` prints: the record, and whose it is.
+#[derive(Serialize)]
+struct Printed<'a> {
+    run: String,
+    #[serde(flatten)]
+    evaluation: &'a EvaluationRecord,
+}
 
 /// `kindling evaluate`
 pub(crate) fn evaluate(arguments: &EvaluateArguments) -> Result<Outcome> {
     let directory = RunDirectory::find(&arguments.runs_dir.path, &arguments.run)?;
+    let (record, config) = finished(&directory)?;
+    let name = arguments.backend.as_deref().unwrap_or(&record.backend);
+    let request = Request::new(name, None, arguments.remote.as_deref())?;
+    relaunch::with(&request.environment())?;
+    let backend = open(&request, &config)?;
+    notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
+    arguments.kernels.choose();
+    signals::install()?;
+    let data = data_of(&record, &config, arguments.data_dir.as_deref())?;
+    let evaluation = examine(&directory, &backend, &data)?;
+    if arguments.json {
+        print(serde_json::to_string_pretty(&Printed { run: directory.id(), evaluation: &evaluation })?);
+    } else {
+        tables::show(&evaluation, &record);
+    }
+    keep(&directory, &evaluation, &data.test)?;
+    if !arguments.json {
+        print(format_args!("\nkept in {}", directory.evaluation().display()));
+        if !evaluation.mistakes.is_empty() {
+            let (count, place) = (evaluation.mistakes.len(), directory.mistakes());
+            print(format_args!("pictures of the {count} surest mistakes: {}", place.display()));
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Evaluates the finished run in `directory` on the backend that `place` asks for, by default its own, and keeps what it
+/// finds; for a program that has chosen its kernels already.
+pub(crate) fn keep_evaluation(directory: &RunDirectory, place: &PlaceArguments) -> Result<()> {
+    let (record, config) = finished(directory)?;
+    let backend = open(&place.device.request((&record.backend, None))?, &config)?;
+    let data = data_of(&record, &config, place.data_dir.as_deref())?;
+    let evaluation = examine(directory, &backend, &data)?;
+    keep(directory, &evaluation, &data.test)
+}
+
+/// The record and the config of a run that has weights.
+///
+/// # Errors
+/// When the run is not finished.
+pub(crate) fn finished(directory: &RunDirectory) -> Result<(RunRecord, ExperimentConfig)> {
     let record = directory.read_record()?;
     if record.status != RunStatus::Finished {
         bail!(Misuse(format!(
-            "{} is {}, and only a finished run has weights to evaluate; go on with: kindling resume {}",
+            "{} is {}, and only a finished run has weights to use; go on with: kindling resume {}",
             directory.id(),
-            record.status,
+            directory.status(&record),
             directory.path().display()
         )));
     }
     let config = Settings::from_object(record.config.clone())?.resolve()?;
-    let name = arguments.backend.as_deref().unwrap_or(&record.backend);
-    let request = Request::new(name, None, arguments.remote.as_deref())?;
-    relaunch::with(&request.environment())?;
-    // The weights are in f32 on disk: a backend that lacks the run's type computes in that.
+    Ok((record, config))
+}
+
+/// Opens the backend in the run's precision, or else in f32, which weights on disk are in.
+pub(crate) fn open(request: &Request, config: &ExperimentConfig) -> Result<Backend> {
     let backend = request.open_for(&[config.precision, Precision::F32])?;
-    notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     if backend.precision != config.precision {
-        notice(format_args!("trained in {}, evaluated in {}", config.precision, backend.precision));
+        notice(format_args!("trained in {}, computing in {}", config.precision, backend.precision));
     }
-    arguments.kernels.choose();
-    signals::install()?;
-    let known = record.dataset.source.map(PathBuf::from).filter(|path| path.exists());
-    let data = data::load(&config, arguments.data_dir.clone().or(known).as_deref())?;
-    let found = kindling_training::test(&data, &directory, &backend.devices[0], backend.largest_tensor)
-        .with_context(|| format!("{} cannot be evaluated", directory.id()))?;
-    if arguments.json {
-        print(serde_json::to_string_pretty(&json!({
-            "run": directory.id(),
-            "backend": backend.name,
-            "device": backend.device_name,
-            "kernels": backend.kernels(arguments.kernels),
-            "images": found.confusion.iter().flatten().sum::<usize>(),
-            "loss": found.loss,
-            "accuracy": found.accuracy,
-            "confusion": found.confusion,
-        }))?);
-        return Ok(Outcome::Done);
+    Ok(backend)
+}
+
+/// The run's data, from `directory` or from where the run found it, if it still is there.
+pub(crate) fn data_of(record: &RunRecord, config: &ExperimentConfig, directory: Option<&Path>) -> Result<ImageData> {
+    let known = record.dataset.source.as_ref().map(PathBuf::from).filter(|path| path.exists());
+    data::load(config, directory.or(known.as_deref()))
+}
+
+/// Tests the run's weights and draws all conclusions.
+fn examine(directory: &RunDirectory, backend: &Backend, data: &ImageData) -> Result<EvaluationRecord> {
+    let (evaluation, predictions) =
+        kindling_training::test(data, directory, &backend.devices[0], backend.largest_tensor)
+            .with_context(|| format!("{} cannot be evaluated", directory.id()))?;
+    Ok(EvaluationRecord {
+        schema: SCHEMA,
+        evaluated: now(),
+        backend: backend.name.to_owned(),
+        device: backend.device_name.clone(),
+        kernels: backend.kernels(Kernels::chosen()),
+        images: predictions.len(),
+        loss: evaluation.loss,
+        accuracy: evaluation.accuracy,
+        classes: class_records(&evaluation.confusion, &data.classes),
+        calibration: calibration(&predictions),
+        confused: confused_pairs(&evaluation.confusion),
+        mistakes: mistakes(&predictions, &data.classes),
+        confusion: evaluation.confusion,
+    })
+}
+
+/// Puts the evaluation and the pictures of its mistakes into the run, in place of those of an earlier one.
+///
+/// The old record goes before the old pictures do: a record never stands beside pictures that are not its own.
+fn keep(directory: &RunDirectory, evaluation: &EvaluationRecord, images: &ImageSet) -> Result<()> {
+    let kept = || -> Result<()> {
+        let _lock = directory.lock()?;
+        let [new, old] = [".mistakes-new", ".mistakes-old"].map(|name| directory.path().join(name));
+        // Of an evaluation that was killed.
+        for left_over in [&new, &old] {
+            unless_missing(fs::remove_dir_all(left_over))?;
+        }
+        fs::create_dir(&new)?;
+        for mistake in &evaluation.mistakes {
+            let picture = pictures::enlarged(&pictures::of(images, mistake.index)?, ENLARGEMENT);
+            fs::write(new.join(&mistake.picture), pictures::png(&picture)?)?;
+        }
+        unless_missing(fs::remove_file(directory.evaluation()))?;
+        unless_missing(fs::rename(directory.mistakes(), &old))?;
+        fs::rename(&new, directory.mistakes())?;
+        directory.write_evaluation(evaluation)?;
+        unless_missing(fs::remove_dir_all(&old))?;
+        Ok(())
+    };
+    kept().with_context(|| format!("the evaluation cannot be kept in {}", directory.path().display()))
+}
+
+/// What is not there need not go.
+fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
+    outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use kindling_data::synthetic;
+    use kindling_training::Prediction;
+
+    use super::*;
+
+    fn evaluation(predictions: &[Prediction]) -> EvaluationRecord {
+        EvaluationRecord {
+            schema: SCHEMA,
+            evaluated: now(),
+            backend: "flex".to_owned(),
+            device: "a processor".to_owned(),
+            kernels: "composed".to_owned(),
+            images: predictions.len(),
+            loss: 0.5,
+            accuracy: 0.5,
+            confusion: Vec::new(),
+            classes: Vec::new(),
+            calibration: calibration(predictions),
+            confused: Vec::new(),
+            mistakes: mistakes(predictions, &synthetic::CLASSES.map(str::to_owned)),
+        }
     }
-    print(format_args!("test accuracy {}, test loss {:.4} on {}", percent(found.accuracy), found.loss, backend.name));
-    if let Some(test) = record.test {
-        let difference = (found.accuracy - test.accuracy) * 100.0;
-        print(format_args!(
-            "the run itself, on {}: {} (difference {difference:+.2} points)",
-            record.backend,
-            percent(test.accuracy)
-        ));
+
+    fn files(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
     }
-    Ok(Outcome::Done)
+
+    #[test]
+    fn pictures_and_record_replace_those_of_an_earlier_evaluation_and_of_a_killed_one() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(place.path(), "mlp").unwrap();
+        let images = synthetic::draw().test;
+        let first = [Prediction::new(0, 1, 0.9), Prediction::new(2, 2, 0.8), Prediction::new(8, 9, 0.95)];
+        keep(&directory, &evaluation(&first), &images).unwrap();
+        let expected = ["01-horizontal-bars-as-vertical-bars.png", "02-disc-as-ring.png"];
+        assert_eq!(files(&directory.mistakes()), expected);
+        // The image itself, four times as large.
+        let picture = pictures::read(&directory.mistakes().join(expected[0])).unwrap().into_luma8();
+        assert_eq!(picture.dimensions(), (112, 112));
+        assert_eq!(picture.get_pixel(57, 41).0, [images.pixels()[2 * 784 + 10 * 28 + 14]]);
+
+        fs::create_dir(directory.path().join(".mistakes-new")).unwrap();
+        fs::write(directory.path().join(".mistakes-new/half"), "").unwrap();
+        let second = evaluation(&[Prediction::new(3, 4, 0.7)]);
+        keep(&directory, &second, &images).unwrap();
+        assert_eq!(files(&directory.mistakes()), ["01-frame-as-triangle.png"]);
+        assert_eq!(directory.read_evaluation().unwrap(), Some(second));
+        assert_eq!(files(directory.path()), ["evaluation.json", "lock", "mistakes"]);
+    }
+
+    #[test]
+    fn what_is_printed_as_json_has_the_run_beside_the_record() {
+        let evaluation = evaluation(&[Prediction::new(0, 1, 0.9)]);
+        let printed = serde_json::to_value(Printed { run: "mlp-1".to_owned(), evaluation: &evaluation }).unwrap();
+        assert_eq!((&printed["run"], &printed["images"], &printed["loss"]), (&"mlp-1".into(), &1.into(), &0.5.into()));
+    }
 }

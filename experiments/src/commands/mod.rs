@@ -1,12 +1,18 @@
 //! One file for each command.
 
 mod bench;
+mod compare;
 mod doctor;
 mod evaluate;
+mod gradients;
 mod models;
+mod predict;
+mod report;
 mod resume;
 mod runs;
+mod samples;
 mod serve;
+mod sweep;
 mod train;
 
 use std::process::ExitCode;
@@ -16,7 +22,19 @@ use kindling_training::{ConfigError, TrainingError};
 use thiserror::Error;
 
 pub(crate) use self::{
-    bench::bench, doctor::doctor, evaluate::evaluate, models::models, resume::resume, runs::runs, serve::serve,
+    bench::bench,
+    compare::{CompareArguments, compare},
+    doctor::doctor,
+    evaluate::evaluate,
+    gradients::{GradientsArguments, gradients},
+    models::models,
+    predict::{PredictArguments, predict},
+    report::{ReportArguments, report},
+    resume::resume,
+    runs::runs,
+    samples::{SamplesArguments, samples},
+    serve::serve,
+    sweep::{SweepArguments, sweep},
     train::train,
 };
 

@@ -1,11 +1,11 @@
-use std::{fs, time::Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use burn::train::Interrupter;
 use kindling_kernels::Kernels;
 use kindling_record::{RunDirectory, RunRecord, RunStatus};
 use kindling_report::summary;
-use kindling_training::{Event, Host, Settings, TrainingError};
+use kindling_training::{Event, Host, TrainingError};
 
 use crate::{
     arguments::{HostArguments, TrainArguments},
@@ -19,24 +19,19 @@ use crate::{
 
 /// `kindling train`
 pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome> {
-    let request = arguments.host.device.request((backend::default_name(), None))?;
+    let request = arguments.host.place.device.request((backend::default_name(), None))?;
     relaunch::with(&request.environment())?;
-    let mut settings = arguments.settings();
-    if let Some(path) = &arguments.config {
-        let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        settings = settings.or(Settings::from_json(&text).with_context(|| path.display().to_string())?);
-    }
-    let config = settings.resolve()?;
+    let config = arguments.config.settings()?.resolve()?;
     let host = arguments.host;
     let name = arguments.name.unwrap_or_else(|| config.model.to_string());
     RunDirectory::check_name(&name)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
     let backend = request.open(config.precision)?;
-    host.kernels.unwrap_or_default().choose();
+    host.place.kernels.unwrap_or_default().choose();
     signals::install()?;
-    let data = data::load(&config, host.data_dir.as_deref())?;
+    let data = data::load(&config, host.place.data_dir.as_deref())?;
     kindling_training::check(&config, &data, &backend.devices)?;
-    let directory = RunDirectory::create(&host.runs_dir.path, &name)?;
+    let directory = RunDirectory::create(&host.place.runs_dir.path, &name)?;
     run_and_tell(&directory, &host, backend, shows_dashboard, start, |host| {
         kindling_training::train(&config, &data, &directory, host)
     })

@@ -1,0 +1,128 @@
+//! Confusion matrices.
+
+use kuva::render::{
+    color::Color,
+    render::{Primitive, Scene, TextAnchor},
+};
+
+use super::{Confusion, Ink, Plot, WIDTH, png, svg};
+use crate::ReportError;
+
+/// Where the cells begin: room for the classes' names.
+const LEFT: f64 = 130.0;
+const TOP: f64 = 100.0;
+/// Ink within the cells, which are light on every page.
+const CELL_INK: &str = "#1a1a1a";
+
+impl Plot for Confusion {
+    fn svg(&self) -> String {
+        svg(&self.scene(Ink::Paper))
+    }
+
+    fn inline_svg(&self) -> String {
+        svg(&self.scene(Ink::Page))
+    }
+
+    fn png(&self) -> Result<Vec<u8>, ReportError> {
+        png("confusion matrix", &self.scene(Ink::Paper))
+    }
+}
+
+impl Confusion {
+    fn scene(&self, ink: Ink) -> Scene {
+        let theme = ink.theme();
+        let classes = self.classes.len().max(1);
+        let cell = (WIDTH - LEFT - 20.0) / classes as f64;
+        let mut scene = Scene::new(WIDTH, TOP + cell * classes as f64 + 20.0);
+        scene.background_color = Some(theme.background.clone());
+        scene.text_color = Some(theme.text_color.clone());
+        scene.font_family = Some("DejaVu Sans, Verdana, Arial, sans-serif".to_owned());
+        let mut write =
+            |x: f64, y: f64, text: &str, size: u32, anchor: TextAnchor, rotate: Option<f64>, color: &str| {
+                scene.add(Primitive::Text {
+                    x,
+                    y,
+                    content: text.to_owned(),
+                    size,
+                    anchor,
+                    rotate,
+                    bold: false,
+                    color: Some(Color::from(color)),
+                });
+            };
+        let ink = theme.text_color.as_str();
+        write(LEFT + cell * classes as f64 / 2.0, 18.0, "predicted class", 14, TextAnchor::Middle, None, ink);
+        write(18.0, TOP + cell * classes as f64 / 2.0, "true class", 14, TextAnchor::Middle, Some(-90.0), ink);
+        for (index, name) in self.classes.iter().enumerate() {
+            let middle = (index as f64 + 0.5) * cell;
+            write(LEFT + middle - 4.0, TOP - 8.0, name, 12, TextAnchor::Start, Some(-35.0), ink);
+            write(LEFT - 8.0, TOP + middle + 4.0, name, 12, TextAnchor::End, None, ink);
+        }
+        for (target, counts) in self.counts.iter().enumerate() {
+            let whole = counts.iter().sum::<usize>().max(1) as f64;
+            for (predicted, &count) in counts.iter().enumerate() {
+                let (x, y) = (LEFT + predicted as f64 * cell, TOP + target as f64 * cell);
+                scene.add(Primitive::Rect {
+                    x,
+                    y,
+                    width: cell,
+                    height: cell,
+                    fill: Color::from(shade(count as f64 / whole, target == predicted)),
+                    stroke: Some(Color::from("#ffffff")),
+                    stroke_width: Some(1.0),
+                    opacity: None,
+                });
+                scene.add(Primitive::Text {
+                    x: x + cell / 2.0,
+                    y: y + cell / 2.0 + 4.5,
+                    content: count.to_string(),
+                    size: if cell > 36.0 { 13 } else { 9 },
+                    anchor: TextAnchor::Middle,
+                    rotate: None,
+                    bold: false,
+                    color: Some(Color::from(CELL_INK)),
+                });
+            }
+        }
+        scene
+    }
+}
+
+/// The colour of a cell with a share of its row: from almost white to blue on the diagonal, to orange beside it. Mistakes
+/// are few: the square root makes them visible.
+fn shade(share: f64, is_correct: bool) -> String {
+    let strength = share.clamp(0.0, 1.0).sqrt();
+    let (from, to) = if is_correct {
+        ([244.0, 247.0, 250.0], [120.0, 178.0, 222.0])
+    } else {
+        ([244.0, 247.0, 250.0], [240.0, 150.0, 90.0])
+    };
+    let part = |index: usize| -> f64 { from[index] + (to[index] - from[index]) * strength };
+    format!("#{:02x}{:02x}{:02x}", part(0) as u8, part(1) as u8, part(2) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_count_and_both_axes_are_there() {
+        let matrix = Confusion {
+            classes: vec!["shirt".to_owned(), "a < b".to_owned()],
+            counts: vec![vec![901, 99], vec![7, 993]],
+        };
+        let drawn = matrix.svg();
+        for wanted in ["901", "99", ">7<", "993", "true class", "predicted class", "a &lt; b"] {
+            assert!(drawn.contains(wanted), "{wanted}");
+        }
+        assert!(matrix.inline_svg().contains("currentColor"));
+        assert!(matrix.png().unwrap().starts_with(b"\x89PNG"));
+    }
+
+    #[test]
+    fn a_class_without_images_and_no_class_at_all_are_drawn() {
+        let empty = Confusion { classes: vec!["a".to_owned()], counts: vec![vec![0]] };
+        assert!(empty.svg().contains("</svg>"));
+        assert!(Confusion { classes: Vec::new(), counts: Vec::new() }.svg().contains("</svg>"));
+    }
+}

@@ -1,0 +1,346 @@
+//! Curves, by kuva's line plots.
+
+use kuva::{
+    TerminalBackend, TickFormat,
+    plot::{
+        LegendEntry, LegendPosition, LegendShape, LinePlot, LineStyle, MarkerShape, ScatterPlot,
+        annotations::ReferenceLine,
+    },
+    render::{
+        layout::Layout,
+        plots::Plot as Kuva,
+        render::{Scene, render_multiple},
+    },
+};
+
+use super::{Axis, COLORS, Ink, LineChart, Plot, Point, Series, Style, WIDTH, png, svg};
+use crate::ReportError;
+
+/// Up to so many points a curve shows each of them.
+const MARKED: usize = 60;
+/// More points than this are thinned: of each of half as many stretches of the axis the lowest and the highest stay.
+const MOST: usize = 1200;
+/// Dashes of the measured curves, so that they can be told apart without colour.
+const DASHES: [&str; 4] = ["", "9 3", "9 3 2 3", "4 3"];
+/// Dashes of references.
+const REFERENCE: &str = "1.5 3";
+
+impl Plot for LineChart {
+    fn svg(&self) -> String {
+        svg(&self.scene(Ink::Paper))
+    }
+
+    fn inline_svg(&self) -> String {
+        svg(&self.scene(Ink::Page))
+    }
+
+    fn png(&self) -> Result<Vec<u8>, ReportError> {
+        png(&self.y.label, &self.scene(Ink::Paper))
+    }
+}
+
+impl LineChart {
+    /// The curves in characters, `columns` wide and `rows` high with a line for each curve below; in grey unless
+    /// `colored`. Bands are left out.
+    #[must_use]
+    pub fn terminal(&self, columns: u16, rows: u16, colored: bool) -> String {
+        let scene = self.scene(Ink::Terminal);
+        let drawn = TerminalBackend::new(usize::from(columns), usize::from(rows)).render_scene(&scene);
+        let lines: Vec<&str> =
+            drawn.lines().map(str::trim_end).filter(|line| !without_colors(line).trim().is_empty()).collect();
+        let mut text = format!("{}\n{}\n", self.y.label, lines.join("\n"));
+        for series in &self.series {
+            let [red, green, blue] = rgb(color(series));
+            let sign = match series.style {
+                Style::Measured => "━━",
+                Style::Reference => "┄┄",
+                Style::Mark => "┃",
+            };
+            text.push_str(&format!("  \u{1b}[38;2;{red};{green};{blue}m{sign}\u{1b}[0m {}\n", series.label));
+        }
+        let text = text.trim_end().to_owned();
+        if colored { text } else { without_colors(&text) }
+    }
+
+    fn scene(&self, ink: Ink) -> Scene {
+        let mut plots: Vec<Kuva> = Vec::new();
+        for series in self.series.iter().filter(|series| series.style != Style::Mark) {
+            for piece in pieces(series, &self.x, &self.y) {
+                plots.extend(draw(series, &piece, ink));
+            }
+        }
+        let is_empty = plots.is_empty();
+        if is_empty {
+            // Kuva needs something to lay out.
+            plots.push(ScatterPlot::new().with_data([(0.0, 0.0), (1.0, 1.0)]).with_size(0.0).with_color("none").into());
+        }
+        let mut layout = Layout::auto_from_plots(&plots)
+            .with_width(WIDTH)
+            .with_height(400.0)
+            .with_theme(ink.theme())
+            .with_x_label(escaped(&self.x.label))
+            .with_y_label(if ink == Ink::Terminal { String::new() } else { escaped(&self.y.label) })
+            .with_label_size(14)
+            .with_tick_size(12)
+            .with_body_size(12);
+        layout = self.ranges(layout);
+        if self.x.label.starts_with("epoch") || self.x.label.contains("step") {
+            layout = layout.with_x_tick_format(TickFormat::Integer);
+        }
+        for series in self.series.iter().filter(|series| series.style == Style::Mark) {
+            if let Some(point) = series.points.first().filter(|point| point.x.is_finite()) {
+                let line = ReferenceLine::vertical(point.x).with_color(color(series)).with_dasharray("2 2");
+                layout = layout.with_reference_line(line);
+            }
+        }
+        if ink == Ink::Terminal {
+            layout = layout.with_legend_entries(Vec::new());
+        } else {
+            layout = layout
+                .with_legend_position(LegendPosition::OutsideBottomColumns)
+                .with_legend_entries(self.series.iter().map(entry).collect())
+                .with_legend_box(false);
+        }
+        if is_empty {
+            let note = kuva::plot::annotations::TextAnnotation::new("no data", 0.5, 0.5);
+            layout = layout.with_annotation(note);
+        }
+        render_multiple(plots, layout)
+    }
+
+    /// Axes that no data can break: as long as anything, and as wide as asked for.
+    fn ranges(&self, mut layout: Layout) -> Layout {
+        let points = || {
+            let series = self.series.iter().filter(|series| series.style != Style::Mark);
+            series.flat_map(|series| series.points.iter().filter(|point| is_drawable(point, &self.x, &self.y)))
+        };
+        if self.x.logarithmic {
+            layout = layout.with_log_x();
+        }
+        if self.y.logarithmic {
+            layout = layout.with_log_y();
+        }
+        let ends = |axis: &Axis, figures: &mut dyn Iterator<Item = f64>| {
+            if let Some(range) = axis.range {
+                return Some(range);
+            }
+            let (low, high) =
+                figures.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+            // A single value has no extent to draw on.
+            (low <= high && high - low <= 1e-9 * high.abs().max(low.abs())).then(|| {
+                let margin = if high == 0.0 { 1.0 } else { 0.5 * high.abs() };
+                (high - margin, high + margin)
+            })
+        };
+        if let Some((low, high)) = ends(&self.x, &mut points().map(|point| point.x)) {
+            layout = layout.with_x_axis_min(low).with_x_axis_max(high);
+        }
+        if let Some((low, high)) = ends(&self.y, &mut points().map(|point| point.y)) {
+            layout = layout.with_y_axis_min(low).with_y_axis_max(high);
+        }
+        layout
+    }
+}
+
+fn is_drawable(point: &Point, x: &Axis, y: &Axis) -> bool {
+    // Beyond this kuva's own sums overflow.
+    let fits =
+        |value: f64, axis: &Axis| value.is_finite() && value.abs() < 1e100 && !(axis.logarithmic && value <= 1e-100);
+    let inside = |value: f64, axis: &Axis| axis.range.is_none_or(|(low, high)| (low..=high).contains(&value));
+    fits(point.x, x) && fits(point.y, y) && inside(point.x, x) && inside(point.y, y)
+}
+
+/// The stretches of a curve without a gap, thinned where there are more points than anyone can see.
+fn pieces(series: &Series, x: &Axis, y: &Axis) -> Vec<Vec<Point>> {
+    let pieces = series.points.split(|point| !is_drawable(point, x, y)).filter(|piece| !piece.is_empty());
+    pieces.map(thinned).collect()
+}
+
+/// The lowest and the highest point of every stretch: extremes stay, and nothing is averaged.
+fn thinned(points: &[Point]) -> Vec<Point> {
+    if points.len() <= MOST {
+        return points.to_vec();
+    }
+    let stretch = points.len().div_ceil(MOST / 2);
+    let mut kept = Vec::with_capacity(MOST);
+    for stretch in points.chunks(stretch) {
+        let by_height = |a: &&Point, b: &&Point| a.y.total_cmp(&b.y);
+        let (Some(low), Some(high)) = (stretch.iter().min_by(by_height), stretch.iter().max_by(by_height)) else {
+            continue;
+        };
+        let (first, second) = if low.x <= high.x { (low, high) } else { (high, low) };
+        kept.push(*first);
+        if second != first {
+            kept.push(*second);
+        }
+    }
+    kept
+}
+
+fn draw(series: &Series, points: &[Point], ink: Ink) -> Vec<Kuva> {
+    let data: Vec<(f64, f64)> = points.iter().map(|point| (point.x, point.y)).collect();
+    let is_reference = series.style == Style::Reference;
+    let mut line = LinePlot::new()
+        .with_data(data.clone())
+        .with_color(color(series))
+        .with_stroke_width(if is_reference { 1.4 } else { 2.0 })
+        .with_line_style(LineStyle::Custom(dash(series).to_owned()));
+    let has_band = points.iter().any(|point| point.deviation.is_some()) && points.len() > 1 && ink != Ink::Terminal;
+    if has_band {
+        let end = |sign: f64| points.iter().map(move |point| point.y + sign * point.deviation.unwrap_or(0.0));
+        line = line.with_band(end(-1.0), end(1.0));
+    }
+    if dash(series).is_empty() {
+        line = line.with_line_style(LineStyle::Solid);
+    }
+    let mut plots = vec![line.into()];
+    if points.len() == 1 || (points.len() <= MARKED && ink != Ink::Terminal) {
+        let marks = ScatterPlot::new().with_data(data).with_color(color(series)).with_marker(marker(series));
+        plots.push(marks.with_size(if is_reference { 2.5 } else { 3.0 }).into());
+    }
+    plots
+}
+
+fn entry(series: &Series) -> LegendEntry {
+    LegendEntry {
+        label: escaped(&series.label),
+        color: color(series).to_owned(),
+        shape: LegendShape::Line,
+        dasharray: Some(dash(series).to_owned()).filter(|dash| !dash.is_empty()),
+    }
+}
+
+fn color(series: &Series) -> &'static str {
+    COLORS[series.color % COLORS.len()]
+}
+
+fn dash(series: &Series) -> &'static str {
+    match series.style {
+        Style::Measured => DASHES[series.color % DASHES.len()],
+        Style::Reference => REFERENCE,
+        Style::Mark => "2 2",
+    }
+}
+
+fn marker(series: &Series) -> MarkerShape {
+    match series.color % 4 {
+        0 => MarkerShape::Circle,
+        1 => MarkerShape::Square,
+        2 => MarkerShape::Triangle,
+        _ => MarkerShape::Diamond,
+    }
+}
+
+/// Kuva takes what stands between dollars for mathematics.
+fn escaped(text: &str) -> String {
+    text.replace('$', "\\$")
+}
+
+fn rgb(color: &str) -> [u8; 3] {
+    let part = |at: usize| u8::from_str_radix(color.get(at..at + 2).unwrap_or("80"), 16).unwrap_or(128);
+    [part(1), part(3), part(5)]
+}
+
+/// The text without the sequences that colour it.
+fn without_colors(text: &str) -> String {
+    let mut plain = String::new();
+    for (index, part) in text.split("\u{1b}[").enumerate() {
+        plain.push_str(if index == 0 { part } else { part.split_once('m').map_or("", |(_, rest)| rest) });
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn point(x: f64, y: f64) -> Point {
+        Point { x, y, deviation: Some(0.1) }
+    }
+
+    fn chart(points: Vec<Point>) -> LineChart {
+        let series = Series { label: "a < b & $c".to_owned(), points, color: 0, style: Style::Measured };
+        LineChart {
+            x: Axis { label: "epoch".to_owned(), ..Axis::default() },
+            y: Axis { label: "test loss (nats)".to_owned(), ..Axis::default() },
+            series: vec![series],
+        }
+    }
+
+    #[test]
+    fn a_chart_has_its_labels_and_units_and_escapes_them() {
+        let drawn = chart(vec![point(1.0, 0.5), point(2.0, 0.4)]).svg();
+        for wanted in [">epoch<", "test loss (nats)", "a &lt; b &amp; $c", "viewBox", "white"] {
+            assert!(drawn.contains(wanted), "{wanted}: {drawn}");
+        }
+        let inline = chart(vec![point(1.0, 0.5), point(2.0, 0.4)]).inline_svg();
+        assert!(inline.contains("currentColor") && inline.contains("var(--grid)") && !inline.contains("white"));
+    }
+
+    #[test]
+    fn what_is_not_finite_breaks_the_curve() {
+        let x = Axis::default();
+        let found = |points: Vec<Point>| pieces(&chart(points).series[0], &x, &x).len();
+        assert_eq!(found(vec![point(1.0, 1.0), point(2.0, f64::NAN), point(3.0, 1.0)]), 2);
+        assert_eq!(found(vec![point(1.0, f64::INFINITY), point(2.0, 1.0), point(3.0, 1.0)]), 1);
+        assert_eq!(found(vec![point(1.0, f64::NAN)]), 0);
+    }
+
+    #[test]
+    fn thinning_keeps_the_extremes() {
+        let mut points: Vec<Point> = (0..10_000).map(|x| point(f64::from(x), (f64::from(x) * 0.1).sin())).collect();
+        points[5_003].y = 9.0;
+        points[7_001].y = -9.0;
+        let kept = thinned(&points);
+        assert!(kept.len() <= MOST && kept.contains(&points[5_003]) && kept.contains(&points[7_001]));
+        assert!(kept.windows(2).all(|pair| pair[0].x <= pair[1].x));
+        assert!(chart(points).svg().len() < 400_000);
+    }
+
+    #[test]
+    fn charts_on_one_page_share_no_name_and_drawing_twice_gives_the_same_file() {
+        let first = chart(vec![point(1.0, 0.5), point(2.0, 0.4)]);
+        let second = chart(vec![point(1.0, 0.5), point(2.0, 0.3)]);
+        let name = |drawn: &str| drawn.split("id=\"").nth(1).and_then(|rest| rest.split('"').next()).map(str::to_owned);
+        assert!(name(&first.inline_svg()).is_some());
+        assert_ne!(name(&first.inline_svg()), name(&second.inline_svg()));
+        assert_eq!(first.svg(), first.svg());
+    }
+
+    #[test]
+    fn a_terminal_gets_every_curve_named_and_no_colour_unless_asked() {
+        let plain = chart(vec![point(1.0, 0.5), point(2.0, 0.4)]).terminal(80, 20, false);
+        assert!(plain.contains("━━ a < b & $c") && !plain.contains('\u{1b}'), "{plain}");
+        assert!(plain.lines().all(|line| line.chars().count() <= 80));
+        assert!(chart(vec![point(1.0, 0.5)]).terminal(160, 20, true).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_png_is_one_of_its_width() {
+        let png = chart(vec![point(1.0, 0.5), point(2.0, 0.4)]).png().unwrap();
+        assert!(png.starts_with(b"\x89PNG\r\n\x1a\n"));
+        assert_eq!(u32::from_be_bytes(png[16..20].try_into().unwrap()), 960);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_points_are_too_odd_to_draw(
+            points in prop::collection::vec((any::<f64>(), any::<f64>(), prop::option::of(any::<f64>())), 0..20),
+            scale in prop::sample::select(vec![(false, false), (true, false), (false, true)]),
+        ) {
+            let points = points.into_iter().map(|(x, y, deviation)| Point { x, y, deviation }).collect();
+            let mut chart = chart(points);
+            (chart.x.logarithmic, chart.y.logarithmic) = scale;
+            prop_assert!(chart.svg().ends_with("</svg>") || chart.svg().ends_with("</svg>\n"));
+        }
+
+        #[test]
+        fn a_single_value_has_room(value in prop::sample::select(vec![0.0, 1.0, -3.0, 1e-12, 1e12]), n in 1_usize..4) {
+            let points: Vec<Point> = (0..n).map(|_| point(value, value)).collect();
+            prop_assert!(chart(points).svg().contains("</svg>"));
+        }
+    }
+}

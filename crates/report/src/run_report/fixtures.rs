@@ -1,0 +1,108 @@
+//! Runs made by hand, for tests.
+
+use std::{fs, path::Path};
+
+use kindling_record::RunDirectory;
+use serde_json::{Value, json};
+
+use crate::Run;
+
+/// A finished run of `mlp` in `place`, with `changes` laid over its record.
+pub(crate) fn run(place: &Path, id: &str, changes: Value) -> Run {
+    let mut record = json!({
+        "schema": 1,
+        "id": id,
+        "status": "finished",
+        "started": "2026-01-02T03:04:05Z",
+        "parts": [{
+            "started": "2026-01-02T03:04:05Z",
+            "backend": "flex",
+            "device": "a processor, 2 threads",
+            "devices": 1,
+            "kernels": "fused, AVX2",
+        }],
+        "config": {
+            "model": "mlp",
+            "dataset": "fashion-mnist",
+            "protocol": "assignment",
+            "batch_size": 32,
+            "epochs": 3,
+            "learning_rate": 0.1,
+            "limit_batches": null,
+            "gradient_steps": null,
+            "seed": 1,
+        },
+        "backend": "flex",
+        "device": "a processor, 2 threads",
+        "versions": { "burn": "0.22.1", "kindling": "0.1.0" },
+        "machine": { "platform": "linux x86_64", "processor": "a processor", "threads": 2 },
+        "dataset": {
+            "name": "fashion-mnist",
+            "source": "/data",
+            "sha256": "00ff",
+            "protocol": "assignment",
+            "train": 100,
+            "valid": 0,
+            "test": 4,
+            "classes": ["Coat", "Bag"],
+        },
+        "model": "mlp",
+        "parameters": 669_706,
+        "epochs": [epoch(1, 0.5, 10.0)],
+        "best_epoch": 1,
+        "stopped_early": null,
+        "test": { "loss": 0.5, "accuracy": 0.75, "confusion": [[2, 0], [1, 1]] },
+        "seconds": 40.0,
+        "images_per_second": 1234.0,
+        "timings": {
+            "start_up_seconds": 1.0,
+            "training_seconds": 30.0,
+            "evaluation_seconds": 8.0,
+            "checkpoint_seconds": 1.0,
+        },
+        "diverged": null,
+        "error": null,
+    });
+    lay_over(&mut record, changes);
+    let directory = place.join(id);
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("run.json"), record.to_string()).unwrap();
+    Run::read(RunDirectory::find(place, id).unwrap()).unwrap()
+}
+
+/// An epoch of the protocol `assignment`.
+pub(crate) fn epoch(number: usize, test_loss: f64, seconds: f64) -> Value {
+    json!({
+        "epoch": number,
+        "train_loss": test_loss + 0.1,
+        "train_accuracy": 0.8,
+        "test_loss": test_loss,
+        "test_accuracy": 0.75,
+        "learning_rate": 0.1,
+        "seconds": seconds,
+        "images_per_second": 100.0 / seconds,
+        "evaluation_seconds": 1.0,
+    })
+}
+
+/// Writes a step log with `changes` for each step.
+pub(crate) fn steps(run: &Run, changes: &[Value]) {
+    let lines = changes.iter().enumerate().map(|(index, changes)| {
+        let mut step = json!({ "step": index + 1, "epoch": 1, "loss": 1.0, "learning_rate": 0.1 });
+        lay_over(&mut step, changes.clone());
+        format!("{step}\n")
+    });
+    fs::write(run.directory.steps(), lines.collect::<Vec<_>>().concat()).unwrap();
+}
+
+/// Objects are merged key by key; everything else is replaced.
+fn lay_over(value: &mut Value, changes: Value) {
+    match (value, changes) {
+        (Value::Object(object), Value::Object(changes)) => {
+            for (key, change) in changes {
+                lay_over(object.entry(key).or_insert(Value::Null), change);
+            }
+        }
+        (value, changes) => *value = changes,
+    }
+}

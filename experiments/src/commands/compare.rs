@@ -1,0 +1,251 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use kindling_record::RunDirectory;
+use kindling_report::{
+    Against, Group, Point, Quantity, Run, Split, chart, comparison_table, epoch_series, evaluated_splits, group, table,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    arguments::RunsDirectory,
+    commands::{Misuse, Outcome},
+    dashboard::terminal_width,
+    figure,
+    output::print,
+};
+
+/// Arguments of `kindling compare`.
+#[derive(Args)]
+pub(crate) struct CompareArguments {
+    /// The runs: ids, prefixes that no other run has, or paths; those that differ by their seed alone are taken
+    /// together
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<String>,
+    /// What to compare [default: both in tables, the loss as curves]
+    #[arg(long, value_parser = named(Quantity::ALL, Quantity::as_str))]
+    quantity: Option<Quantity>,
+    /// On which images; train is the mean over an epoch in which the weights change [default: valid or test, whichever
+    /// the runs have after each epoch]
+    #[arg(long = "split", value_name = "LIST", value_delimiter = ',', value_parser = named(Split::ALL, Split::as_str))]
+    splits: Vec<Split>,
+    /// What the curves run along; seconds are those of training steps
+    #[arg(long, default_value = "epoch", value_parser = named(Against::ALL, Against::as_str))]
+    against: Against,
+    /// Write the curves to FILE.svg or FILE.png
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    runs_dir: RunsDirectory,
+    /// Print JSON with the curves' points instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// `kindling compare`
+pub(crate) fn compare(arguments: &CompareArguments) -> Result<Outcome> {
+    if let Some(path) = &arguments.output {
+        figure::check(path)?;
+    }
+    let groups = group(read_runs(&arguments.runs_dir.path, &arguments.runs)?);
+    let splits = splits(&arguments.splits, &groups)?;
+    let quantities = arguments.quantity.map_or_else(|| Quantity::ALL.to_vec(), |quantity| vec![quantity]);
+    let curves = chart(&groups, arguments.quantity.unwrap_or(Quantity::Loss), &splits, arguments.against)?;
+    if let Some(path) = &arguments.output {
+        figure::write(&curves, path)?;
+    }
+    if arguments.json {
+        let described = groups.iter().map(|group| group_json(group, &quantities, &splits, arguments.against));
+        print(serde_json::to_string_pretty(&described.collect::<Result<Vec<_>>>()?)?);
+        return Ok(Outcome::Done);
+    }
+    let width = terminal_width();
+    for quantity in quantities {
+        let block = comparison_table(&groups, quantity, &splits);
+        let header: Vec<&str> = block.header.iter().map(String::as_str).collect();
+        print(table(&header, &block.right, width, block.rows));
+        print(block.caption + "\n");
+    }
+    if let Some(width) = width {
+        print(figure::terminal(&curves, width));
+    }
+    Ok(Outcome::Done)
+}
+
+/// Reads the runs that `wanted` names; one that is named twice counts once.
+pub(crate) fn read_runs(runs_dir: &Path, wanted: &[String]) -> Result<Vec<Run>> {
+    let mut places = Vec::new();
+    let mut runs = Vec::new();
+    for name in wanted {
+        let directory = RunDirectory::find(runs_dir, name)?;
+        let place = fs::canonicalize(directory.path())
+            .with_context(|| format!("{} cannot be found again", directory.path().display()))?;
+        if !places.contains(&place) {
+            places.push(place);
+            runs.push(Run::read(directory)?);
+        }
+    }
+    Ok(runs)
+}
+
+/// The splits to compare: those `wanted`, or where none are, those with figures after each epoch.
+fn splits(wanted: &[Split], groups: &[Group]) -> Result<Vec<Split>> {
+    let mut records = groups.iter().flat_map(|group| &group.runs).map(|run| &run.record);
+    if records.all(|record| record.epochs.is_empty()) {
+        bail!("expected runs to compare epoch by epoch, found none that has finished its first one");
+    }
+    let there = evaluated_splits(groups);
+    if wanted.is_empty() {
+        return Ok(if there.is_empty() { vec![Split::Train] } else { there });
+    }
+    let mut splits = Vec::new();
+    for &split in wanted {
+        if split != Split::Train && !there.contains(&split) {
+            let there: Vec<&str> = there.iter().map(|split| split.as_str()).collect();
+            bail!(Misuse(format!(
+                "--split {split}: none of these runs has {split} figures after each epoch; they have train, {}",
+                there.join(", ")
+            )));
+        }
+        if !splits.contains(&split) {
+            splits.push(split);
+        }
+    }
+    Ok(splits)
+}
+
+fn group_json(group: &Group, quantities: &[Quantity], splits: &[Split], against: Against) -> Result<Value> {
+    let mut series = Vec::new();
+    for &quantity in quantities {
+        for &split in splits {
+            let points = epoch_series(group, 0, quantity, split, against)?.points;
+            series.push(json!({
+                "quantity": quantity.as_str(),
+                "split": split.as_str(),
+                "against": against.as_str(),
+                "points": points.iter().map(point_json).collect::<Vec<_>>(),
+            }));
+        }
+    }
+    let runs: Vec<&str> = group.runs.iter().map(|run| run.record.id.as_str()).collect();
+    Ok(json!({ "label": group.label, "runs": runs, "n": runs.len(), "series": series }))
+}
+
+/// A point as records have their numbers: what is not finite is a text.
+fn point_json(point: &Point) -> Value {
+    let y = if point.y.is_finite() { json!(point.y) } else { json!(point.y.to_string()) };
+    json!({ "x": point.x, "y": y, "deviation": point.deviation })
+}
+
+/// A parser for the names of `all`.
+fn named<T, const N: usize>(all: [T; N], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(all.map(name))
+        .try_map(move |text| all.into_iter().find(|&value| name(value) == text).ok_or("no such name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Command;
+
+    use super::*;
+
+    /// A run with the protocol `assignment` and these losses on the test images.
+    fn run(runs_dir: &Path, id: &str, seed: u64, losses: &[Value]) {
+        let epochs: Vec<Value> = losses
+            .iter()
+            .enumerate()
+            .map(|(index, loss)| {
+                json!({
+                    "epoch": index + 1, "train_loss": 1.0, "train_accuracy": 0.5, "test_loss": loss,
+                    "test_accuracy": 0.5, "learning_rate": 0.1, "seconds": 2.0, "images_per_second": 50.0,
+                    "evaluation_seconds": 1.0,
+                })
+            })
+            .collect();
+        let record = json!({
+            "schema": 1, "id": id, "status": "finished", "started": "2026-01-02T03:04:05Z", "parts": [],
+            "config": { "model": "mlp", "batch_size": 64, "epochs": 2, "seed": seed }, "backend": "flex",
+            "device": "a processor", "versions": {},
+            "machine": { "platform": "linux x86_64", "processor": null, "threads": 2 },
+            "dataset": {
+                "name": "fashion-mnist", "source": null, "sha256": "00ff", "protocol": "assignment", "train": 100,
+                "valid": 0, "test": 10, "classes": [],
+            },
+            "model": "mlp", "parameters": 1, "epochs": epochs, "seconds": 5.0,
+            "timings": {
+                "start_up_seconds": 0.0, "training_seconds": 4.0, "evaluation_seconds": 1.0, "checkpoint_seconds": 0.0,
+            },
+        });
+        let directory = runs_dir.join(id);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("run.json"), record.to_string()).unwrap();
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_run_that_is_named_twice_counts_once() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        run(runs_dir.path(), "mlp-1", 1, &[json!(0.5)]);
+        let path = runs_dir.path().join("mlp-1");
+        let wanted = names(&["mlp", "mlp-1", path.to_str().unwrap()]);
+        assert_eq!(read_runs(runs_dir.path(), &wanted).unwrap().len(), 1);
+        assert!(read_runs(runs_dir.path(), &names(&["cnn"])).is_err());
+    }
+
+    #[test]
+    fn json_has_the_runs_and_the_points_of_every_curve() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        run(runs_dir.path(), "mlp-1", 1, &[json!("NaN"), json!(0.5)]);
+        run(runs_dir.path(), "mlp-2", 2, &[json!(0.75), json!(0.5)]);
+        let groups = group(read_runs(runs_dir.path(), &names(&["mlp-1", "mlp-2"])).unwrap());
+        let found = group_json(&groups[0], &[Quantity::Loss], &[Split::Test], Against::Seconds).unwrap();
+        let points = json!([
+            { "x": 2.0, "y": "NaN", "deviation": null },
+            { "x": 4.0, "y": 0.5, "deviation": 0.0 },
+        ]);
+        let series = json!([{ "quantity": "loss", "split": "test", "against": "seconds", "points": points }]);
+        assert_eq!(found, json!({ "label": "mlp", "runs": ["mlp-1", "mlp-2"], "n": 2, "series": series }));
+    }
+
+    #[test]
+    fn splits_default_to_what_was_evaluated_and_others_are_misuse() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        run(runs_dir.path(), "mlp-1", 1, &[json!(0.5)]);
+        run(runs_dir.path(), "cnn-1", 1, &[]);
+        let groups = |name| group(read_runs(runs_dir.path(), &names(&[name])).unwrap());
+        assert_eq!(splits(&[], &groups("mlp-1")).unwrap(), [Split::Test]);
+        let twice = [Split::Train, Split::Test, Split::Train];
+        assert_eq!(splits(&twice, &groups("mlp-1")).unwrap(), [Split::Train, Split::Test]);
+        let refused = splits(&[Split::Valid], &groups("mlp-1")).unwrap_err();
+        assert!(refused.is::<Misuse>() && refused.to_string().ends_with("they have train, test"), "{refused}");
+        assert!(splits(&[], &groups("cnn-1")).unwrap_err().to_string().contains("found none"));
+    }
+
+    #[test]
+    fn arguments_take_lists_of_splits_and_refuse_unknown_ones() {
+        let parse = |arguments: &[&str]| -> Result<CompareArguments, clap::Error> {
+            let command = CompareArguments::augment_args(Command::new("compare").no_binary_name(true));
+            let matches = command.try_get_matches_from(arguments.iter().copied())?;
+            <CompareArguments as clap::FromArgMatches>::from_arg_matches(&matches)
+        };
+        let arguments = parse(&["mlp", "cnn", "--split", "train,test", "--against", "seconds"]).unwrap();
+        assert_eq!((arguments.runs.len(), arguments.against), (2, Against::Seconds));
+        assert_eq!((arguments.splits, arguments.quantity), (vec![Split::Train, Split::Test], None));
+        for wrong in [&["mlp", "--split", "all"][..], &["mlp", "--against", "hours"], &[]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

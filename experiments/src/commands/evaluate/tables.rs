@@ -1,0 +1,106 @@
+use kindling_record::{ClassRecord, EvaluationRecord, RunRecord};
+use kindling_report::{grouped, percent, table};
+
+use crate::{dashboard::terminal_width, output::print};
+
+/// Columns that the confusion matrix may take.
+const COLUMNS: usize = 80;
+
+/// Prints what there is to say about a run's weights.
+pub(super) fn show(evaluation: &EvaluationRecord, record: &RunRecord) {
+    print(format_args!(
+        "test accuracy {}, test loss {:.4}, calibration error {} on {} ({} images)",
+        percent(evaluation.accuracy),
+        evaluation.loss,
+        percent(evaluation.calibration.error),
+        evaluation.backend,
+        grouped(evaluation.images)
+    ));
+    if let Some(test) = &record.test {
+        let difference = (evaluation.accuracy - test.accuracy) * 100.0;
+        print(format_args!(
+            "the run itself, on {}: {} (difference {difference:+.2} points)",
+            record.backend,
+            percent(test.accuracy)
+        ));
+    }
+    let classes = &evaluation.classes;
+    let fraction = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), percent);
+    let rows = classes.iter().enumerate().map(|(label, class)| {
+        let figures = [class.precision, class.recall, class.f1].map(fraction);
+        [vec![numbered(label, classes), grouped(class.images)], figures.to_vec()].concat()
+    });
+    let header = ["class", "images", "precision", "recall", "F1"];
+    print(format_args!("\n{}", table(&header, &[1, 2, 3, 4], terminal_width(), rows)));
+    match matrix(&evaluation.confusion, classes) {
+        Some(matrix) => {
+            print("\nconfusion: a row for each class, a column for what its images were taken for");
+            print(matrix);
+        }
+        None => print(format_args!("\nthe confusion matrix of {} classes is too wide to show", classes.len())),
+    }
+    if evaluation.confused.is_empty() {
+        return;
+    }
+    let rows = evaluation.confused.iter().map(|pair| {
+        let share = pair.images as f64 / classes[pair.target].images.max(1) as f64;
+        let [target, predicted] = [pair.target, pair.predicted].map(|label| numbered(label, classes));
+        vec![target, predicted, grouped(pair.images), percent(share)]
+    });
+    let header = ["class", "taken for", "images", "of the class"];
+    print(format_args!("\n{}", table(&header, &[2, 3], terminal_width(), rows)));
+}
+
+/// The label and the name of a class, the labels right-aligned: ` 7 Sneaker`.
+fn numbered(label: usize, classes: &[ClassRecord]) -> String {
+    let digits = classes.len().saturating_sub(1).to_string().len();
+    format!("{label:>digits$} {}", classes[label].name)
+}
+
+/// The confusion matrix with the labels above its columns, and names cut so that it fits; nothing where it cannot.
+fn matrix(confusion: &[Vec<usize>], classes: &[ClassRecord]) -> Option<String> {
+    let labels: Vec<String> = (0..classes.len()).map(|label| label.to_string()).collect();
+    let counts = confusion.iter().flatten().map(|count| count.to_string().len());
+    // Two blanks stand behind every column, one behind the last.
+    let column = 2 + counts.chain(labels.iter().map(String::len)).max()?;
+    let names = COLUMNS.checked_sub(1 + column * classes.len())?;
+    if names < labels.last()?.len() {
+        return None;
+    }
+    let rows = confusion.iter().enumerate().map(|(label, counts)| {
+        let name = numbered(label, classes).chars().take(names).collect::<String>();
+        std::iter::once(name).chain(counts.iter().map(ToString::to_string)).collect::<Vec<_>>()
+    });
+    let header: Vec<&str> = std::iter::once("").chain(labels.iter().map(String::as_str)).collect();
+    let right: Vec<usize> = (1..=classes.len()).collect();
+    Some(table(&header, &right, None, rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classes(names: &[&str]) -> Vec<ClassRecord> {
+        let record =
+            |name: &&str| ClassRecord { name: (*name).to_owned(), images: 0, precision: None, recall: None, f1: None };
+        names.iter().map(record).collect()
+    }
+
+    #[test]
+    fn the_matrix_of_ten_classes_fits_80_columns_whatever_their_names() {
+        let long = "a name of far more than eighty characters, which no table on a terminal has room for, no, none";
+        for name in ["Bag", long] {
+            let text = matrix(&vec![vec![1000; 10]; 10], &classes(&[name; 10])).unwrap();
+            assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
+            assert_eq!(text.lines().count(), 12, "{text}");
+            assert!(text.contains(&format!("9 {}", &name[..3])), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_matrix_too_wide_for_80_columns_is_left_out() {
+        assert!(matrix(&vec![vec![0; 47]; 47], &classes(&["x"; 47])).is_none());
+        let narrow = matrix(&vec![vec![7; 16]; 16], &classes(&["letter"; 16])).unwrap();
+        assert!(narrow.lines().all(|line| line.chars().count() <= COLUMNS), "{narrow}");
+    }
+}

@@ -1,0 +1,239 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use image::GrayImage;
+use kindling_data::ImageSet;
+use kindling_models::ImageShape;
+use kindling_record::{RunDirectory, RunRecord};
+use kindling_report::{percent, table};
+use kindling_training::{DatasetName, ExperimentConfig, check_data};
+use serde::Serialize;
+
+use crate::{
+    arguments::RunsDirectory,
+    backend::Request,
+    commands::{
+        Outcome,
+        evaluate::{data_of, finished, open},
+    },
+    dashboard::terminal_width,
+    output::{notice, print},
+    photo, pictures, relaunch, signals,
+};
+
+/// How the names of pictures in a directory end.
+const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
+
+/// Arguments of `kindling predict`.
+#[derive(Args)]
+pub(crate) struct PredictArguments {
+    /// The run: its id, a prefix that no other run has, or its path
+    run: String,
+    /// Pictures in PNG or JPEG, or directories of them
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<PathBuf>,
+    /// How many classes to name for each picture, the likeliest first
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    top: u16,
+    /// Only make the pictures grey and resize them: neither invert a light background nor trim the edges
+    #[arg(long)]
+    as_is: bool,
+    /// Backend to compute on, as for train [default: the run's]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
+    /// With --backend remote: where `kindling serve` listens
+    #[arg(long, value_name = "URL")]
+    remote: Option<String>,
+    /// For a run on --dataset idx: directory of the data set, which has the size of its images [default: where the run
+    /// found it]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    runs_dir: RunsDirectory,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the network makes of one picture.
+#[derive(Serialize)]
+struct Answer<'a> {
+    image: String,
+    /// The likeliest first.
+    predictions: Vec<Guess<'a>>,
+}
+
+#[derive(Serialize)]
+struct Guess<'a> {
+    class: &'a str,
+    label: usize,
+    probability: f32,
+}
+
+/// `kindling predict`
+pub(crate) fn predict(arguments: &PredictArguments) -> Result<Outcome> {
+    let directory = RunDirectory::find(&arguments.runs_dir.path, &arguments.run)?;
+    let (record, config) = finished(&directory)?;
+    let name = arguments.backend.as_deref().unwrap_or(&record.backend);
+    let request = Request::new(name, None, arguments.remote.as_deref())?;
+    relaunch::with(&request.environment())?;
+    signals::install()?;
+    let size = image_size(&record, &config, arguments.data_dir.as_deref())?;
+    let (images, outcome) = read_all(arguments, size);
+    if images.is_empty() {
+        return Ok(outcome);
+    }
+    let backend = open(&request, &config)?;
+    let pixels = images.iter().flat_map(|(_, image)| image.as_raw()).copied().collect();
+    let set = ImageSet::new(pixels, vec![0; images.len()], size[0], size[1])?;
+    let rows = kindling_training::predict(&directory, &set, &backend.devices[0], backend.largest_tensor)
+        .with_context(|| format!("the weights of {} cannot be used", directory.id()))?;
+    let top = usize::from(arguments.top);
+    let answers: Vec<_> = images
+        .iter()
+        .zip(&rows)
+        .map(|((path, _), row)| Answer {
+            image: path.display().to_string(),
+            predictions: likeliest(row, &record.dataset.classes).into_iter().take(top).collect(),
+        })
+        .collect();
+    if arguments.json {
+        print(serde_json::to_string_pretty(&answers)?);
+    } else {
+        let rows = answers.iter().flat_map(rows_of);
+        print(table(&["image", "class", "probability"], &[2], terminal_width(), rows));
+    }
+    Ok(outcome)
+}
+
+/// `[height, width]` of the images that the run was trained on. Its record does not say, and the weights of a CNN fit
+/// several sizes: all sets but `idx` have the same, and that one is asked.
+fn image_size(record: &RunRecord, config: &ExperimentConfig, directory: Option<&Path>) -> Result<[usize; 2]> {
+    match config.dataset {
+        DatasetName::FashionMnist | DatasetName::Synthetic => Ok([ImageShape::MNIST.height, ImageShape::MNIST.width]),
+        DatasetName::Idx => {
+            let data = data_of(record, config, directory).context("the size of the run's images is not known")?;
+            check_data(record, &data)?;
+            Ok(data.test.size())
+        }
+    }
+}
+
+/// Reads and prepares all pictures; says which cannot be, and goes on with the others.
+fn read_all(arguments: &PredictArguments, size: [usize; 2]) -> (Vec<(PathBuf, GrayImage)>, Outcome) {
+    let mut images = Vec::new();
+    let mut outcome = Outcome::Done;
+    let mut complain = |error: &anyhow::Error| {
+        notice(format_args!("error: {error:#}"));
+        outcome = Outcome::Failed;
+    };
+    for path in &arguments.images {
+        match files(path) {
+            Ok(files) => {
+                for file in files {
+                    match prepared(&file, arguments.as_is, size) {
+                        Ok(image) => images.push((file, image)),
+                        Err(error) => complain(&error),
+                    }
+                }
+            }
+            Err(error) => complain(&error),
+        }
+    }
+    (images, outcome)
+}
+
+/// The file itself, or the pictures in the directory, by name.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let is_picture = |file: &PathBuf| {
+        let ending = file.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        file.is_file() && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+    };
+    let entries = fs::read_dir(path).and_then(|entries| {
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<PathBuf>>>()
+    });
+    let mut files = entries.with_context(|| format!("{} cannot be read", path.display()))?;
+    files.retain(is_picture);
+    if files.is_empty() {
+        bail!("{}: expected pictures that end in .png, .jpg or .jpeg, found none", path.display());
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The picture as the network was trained to see it.
+fn prepared(path: &Path, as_is: bool, size: [usize; 2]) -> Result<GrayImage> {
+    let picture = pictures::read(path)?;
+    if as_is {
+        return Ok(photo::as_it_is(&picture, size));
+    }
+    photo::prepared(&picture, size).with_context(|| path.display().to_string())
+}
+
+/// All classes, the likeliest first; of equals the first, and what is not a number last.
+fn likeliest<'a>(probabilities: &[f32], classes: &'a [String]) -> Vec<Guess<'a>> {
+    let guesses = probabilities.iter().zip(classes).enumerate();
+    let mut guesses: Vec<_> =
+        guesses.map(|(label, (&probability, class))| Guess { class, label, probability }).collect();
+    let order = |guess: &Guess| if guess.probability.is_nan() { f32::NEG_INFINITY } else { guess.probability };
+    guesses.sort_by(|a, b| order(b).total_cmp(&order(a)));
+    guesses
+}
+
+/// A row for each class, the picture's name in the first.
+fn rows_of(answer: &Answer<'_>) -> Vec<Vec<String>> {
+    let rows = answer.predictions.iter().enumerate().map(|(rank, guess)| {
+        let image = if rank == 0 { answer.image.clone() } else { String::new() };
+        vec![image, guess.class.to_owned(), percent(guess.probability.into())]
+    });
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_named_by_their_probability_and_numbers_that_are_none_come_last() {
+        let classes = ["a", "b", "c", "d"].map(str::to_owned);
+        let labels = |probabilities: &[f32]| -> Vec<usize> {
+            likeliest(probabilities, &classes).iter().map(|guess| guess.label).collect()
+        };
+        assert_eq!(labels(&[0.1, 0.4, 0.4, 0.1]), [1, 2, 0, 3]);
+        assert_eq!(labels(&[f32::NAN, 0.0, 1.0, f32::NAN]), [2, 1, 0, 3]);
+    }
+
+    #[test]
+    fn a_directory_gives_its_pictures_by_name_and_not_those_of_directories_in_it() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["b.JPG", "a.png", "notes.txt", "c.jpeg"] {
+            fs::write(place.path().join(name), "").unwrap();
+        }
+        let inner = place.path().join("inner.png");
+        fs::create_dir(&inner).unwrap();
+        let found = files(place.path()).unwrap();
+        assert_eq!(found, ["a.png", "b.JPG", "c.jpeg"].map(|name| place.path().join(name)));
+        let message = files(&inner).unwrap_err().to_string();
+        assert!(message.ends_with("inner.png: expected pictures that end in .png, .jpg or .jpeg, found none"));
+        // Whether a file can be read is found out when it is.
+        assert_eq!(files(Path::new("none.png")).unwrap(), [PathBuf::from("none.png")]);
+    }
+
+    #[test]
+    fn a_picture_that_cannot_be_used_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("wall.png");
+        let wall = GrayImage::from_pixel(50, 40, image::Luma([180]));
+        fs::write(&path, pictures::png(&wall).unwrap()).unwrap();
+        let message = format!("{:#}", prepared(&path, false, [28, 28]).unwrap_err());
+        assert!(message.contains("wall.png: nothing stands out from the background"), "{message}");
+        assert_eq!(prepared(&path, true, [28, 28]).unwrap().dimensions(), (28, 28));
+    }
+}

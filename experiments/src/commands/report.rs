@@ -1,0 +1,58 @@
+use std::{
+    env, iter,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use kindling_report::{figures, group, run_report, write};
+use serde_json::json;
+
+use crate::{
+    arguments::RunsDirectory,
+    commands::{Outcome, compare::read_runs},
+    output::print,
+};
+
+/// Arguments of `kindling report`.
+#[derive(Args)]
+pub(crate) struct ReportArguments {
+    /// The runs: ids, prefixes that no other run has, or paths; those that differ by their seed alone are taken
+    /// together
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<String>,
+    /// Directory for report.html, report.md and their figures [default: reports/ and the id of the first run]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    runs_dir: RunsDirectory,
+    /// Print the paths and the number of figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `kindling report`
+pub(crate) fn report(arguments: &ReportArguments) -> Result<Outcome> {
+    let runs = read_runs(&arguments.runs_dir.path, &arguments.runs)?;
+    let first = runs.first().context("expected at least one run, found none")?.directory.id();
+    let output = arguments.output.clone().unwrap_or_else(|| Path::new("reports").join(first));
+    let document = run_report(&group(runs), &command())?;
+    write(&document, &output).with_context(|| format!("the report in {} cannot be written", output.display()))?;
+    let html = output.join("report.html");
+    if arguments.json {
+        print(serde_json::to_string_pretty(&json!({
+            "html": html.display().to_string(),
+            "markdown": output.join("report.md").display().to_string(),
+            "figures": figures(&document)?.len(),
+        }))?);
+    } else {
+        print(html.display());
+    }
+    Ok(Outcome::Done)
+}
+
+/// The command as its user could type it.
+fn command() -> String {
+    let arguments = env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    iter::once("kindling".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+}
