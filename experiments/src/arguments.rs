@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{
     backend::Request,
     commands::{
-        CompareArguments, GradientsArguments, PredictArguments, ReportArguments, SamplesArguments, SweepArguments,
+        CheckArguments, CompareArguments, GradientsArguments, LrFindArguments, PredictArguments, ReportArguments, SamplesArguments, SweepArguments,
     },
 };
 
@@ -36,6 +36,10 @@ pub(crate) enum Command {
     Samples(SamplesArguments),
     /// List the models with their layers, shapes and parameters
     Models(ModelsArguments),
+    /// Check a model and its config before a long training
+    Check(Box<CheckArguments>),
+    /// Look for a learning rate: a short training with one that grows
+    LrFind(Box<LrFindArguments>),
     /// Train a model; the last line printed is the run's directory
     Train(Box<TrainArguments>),
     /// Go on with an interrupted run, to the same end as if it had never stopped

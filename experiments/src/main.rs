@@ -39,6 +39,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Samples(arguments) => commands::samples(&arguments),
         Command::Models(arguments) => commands::models(&arguments),
+        Command::Check(arguments) => commands::check(&arguments),
+        Command::LrFind(arguments) => commands::lr_find(&arguments),
         Command::Train(arguments) => commands::train(*arguments, start),
         Command::Resume(arguments) => commands::resume(&arguments, start),
         Command::Sweep(arguments) => commands::sweep(&arguments),

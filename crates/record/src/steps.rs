@@ -117,19 +117,38 @@ impl StepLog {
     }
 }
 
-/// Reads a step log.
+/// Reads a step log. A last line without its end is left out: the process that wrote it was killed, or still writes.
 ///
 /// # Errors
 /// When the file cannot be read or a line is not a step; the message has the line's number.
 pub fn read_steps(path: &Path) -> Result<Vec<StepRecord>, RecordError> {
-    let file = File::open(path).map_err(RecordError::io(path))?;
+    let mut file = BufReader::new(File::open(path).map_err(RecordError::io(path))?);
     let mut steps = Vec::new();
-    for (index, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(RecordError::io(path))?;
+    let mut line = String::new();
+    while file.read_line(&mut line).map_err(RecordError::io(path))? > 0 && line.ends_with('\n') {
         steps.push(serde_json::from_str(&line).map_err(|error| RecordError::Malformed {
             path: path.to_path_buf(),
-            message: format!("line {}: {error}", index + 1),
+            message: format!("line {}: {error}", steps.len() + 1),
         })?);
+        line.clear();
     }
     Ok(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn an_unfinished_last_line_is_left_out_and_a_broken_one_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("steps.jsonl");
+        let whole = r#"{"step":1,"epoch":1,"loss":2.5,"learning_rate":0.1}"#;
+        fs::write(&path, format!("{whole}\n{}", &whole[..20])).unwrap();
+        assert_eq!(read_steps(&path).unwrap().len(), 1);
+        fs::write(&path, format!("{whole}\n{}\n", &whole[..20])).unwrap();
+        assert!(read_steps(&path).unwrap_err().to_string().contains("line 2: "));
+    }
 }

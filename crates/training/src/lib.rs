@@ -19,11 +19,13 @@ mod error;
 mod evaluation;
 mod gradients;
 mod grid;
+mod lr_range;
 mod metrics;
 mod optimizer;
 mod predict;
 mod replicas;
 mod run;
+mod sanity;
 mod schedule;
 mod session;
 mod settings;
@@ -34,14 +36,15 @@ pub use classification::{Prediction, calibration, class_records, confused_pairs,
 pub use classifier::{BatchFigures, BatchOutput, Classifier, cross_entropy};
 pub use clip::clip_by_global_norm;
 pub use config::{
-    AugmentationName, DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName,
-    StoppingMetric,
+    AugmentationName, DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric,
 };
 pub use error::{ConfigError, TrainingError};
 pub use evaluation::{Evaluation, evaluate};
 pub use grid::Grid;
+pub use lr_range::{LearningRateRange, RangePoint, RangeTest, SMOOTHING, lr_range_test};
 pub use optimizer::{LearningRates, init_optimizer};
 pub use predict::predict;
 pub use run::{BURN_VERSION, Event, Host, MakeRenderer, OnEvent, check, check_data, resume, test, train};
+pub use sanity::{CheckResult, sanity_checks};
 pub use schedule::Schedule;
 pub use settings::Settings;

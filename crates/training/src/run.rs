@@ -418,7 +418,7 @@ fn load(
 }
 
 /// A loader for a device that takes so many bytes in one piece.
-fn loader(
+pub(crate) fn loader(
     config: &ExperimentConfig,
     set: &ImageSet,
     order: Order,
@@ -441,7 +441,7 @@ pub fn check(config: &ExperimentConfig, data: &ImageData, devices: &[Device]) ->
     splits(config, data).map(|_| ())
 }
 
-fn splits(config: &ExperimentConfig, data: &ImageData) -> Result<Splits, TrainingError> {
+pub(crate) fn splits(config: &ExperimentConfig, data: &ImageData) -> Result<Splits, TrainingError> {
     match config.protocol {
         Protocol::Validated => Ok(validated_splits(data, config.seed)?),
         Protocol::Assignment => Ok(assignment_splits(data)),
@@ -480,7 +480,7 @@ fn part(host: &Host) -> PartRecord {
     }
 }
 
-fn shape(data: &ImageData) -> ImageShape {
+pub(crate) fn shape(data: &ImageData) -> ImageShape {
     let [height, width] = data.train.size();
     ImageShape { height, width, classes: data.classes.len() }
 }

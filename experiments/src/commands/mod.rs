@@ -1,10 +1,12 @@
 //! One file for each command.
 
 mod bench;
+mod check;
 mod compare;
 mod doctor;
 mod evaluate;
 mod gradients;
+mod lr_find;
 mod models;
 mod predict;
 mod report;
@@ -23,10 +25,12 @@ use thiserror::Error;
 
 pub(crate) use self::{
     bench::bench,
+    check::{CheckArguments, check},
     compare::{CompareArguments, compare},
     doctor::doctor,
     evaluate::evaluate,
     gradients::{GradientsArguments, gradients},
+    lr_find::{LrFindArguments, lr_find},
     models::models,
     predict::{PredictArguments, predict},
     report::{ReportArguments, report},

@@ -76,16 +76,16 @@ impl LineChart {
         }
         let mut layout = Layout::auto_from_plots(&plots)
             .with_width(WIDTH)
-            .with_height(400.0)
+            .with_height(self.height(ink))
             .with_theme(ink.theme())
             .with_x_label(escaped(&self.x.label))
             .with_y_label(if ink == Ink::Terminal { String::new() } else { escaped(&self.y.label) })
-            .with_label_size(14)
+            .with_label_size(13)
             .with_tick_size(12)
             .with_body_size(12);
         layout = self.ranges(layout);
         if self.x.label.starts_with("epoch") || self.x.label.contains("step") {
-            layout = layout.with_x_tick_format(TickFormat::Integer);
+            layout = layout.with_x_tick_format(TickFormat::Integer).with_x_tick_step(self.whole_step());
         }
         for series in self.series.iter().filter(|series| series.style == Style::Mark) {
             if let Some(point) = series.points.first().filter(|point| point.x.is_finite()) {
@@ -106,6 +106,27 @@ impl LineChart {
             layout = layout.with_annotation(note);
         }
         render_multiple(plots, layout)
+    }
+
+    /// Room for the curves, and for a legend of as many lines as it needs.
+    fn height(&self, ink: Ink) -> f64 {
+        let longest = self.series.iter().map(|series| series.label.chars().count()).max().unwrap_or(0);
+        // About what kuva sets its columns by.
+        let columns = (WIDTH / (60.0 + 7.5 * longest as f64)).floor().max(1.0);
+        let lines = if ink == Ink::Terminal { 0.0 } else { (self.series.len() as f64 / columns).ceil() };
+        350.0 + 21.0 * lines
+    }
+
+    /// The distance of ticks on an axis of whole numbers, of which there are at most ten.
+    fn whole_step(&self) -> f64 {
+        let points = self.series.iter().flat_map(|series| &series.points).map(|point| point.x);
+        let last = points.filter(|x| x.is_finite()).fold(1.0, f64::max);
+        let decade = 10_f64.powf((last / 10.0).log10().floor().max(0.0));
+        [1.0, 2.0, 5.0, 10.0]
+            .map(|step| step * decade)
+            .into_iter()
+            .find(|step| last / step <= 10.0)
+            .unwrap_or(decade * 10.0)
     }
 
     /// Axes that no data can break: as long as anything, and as wide as asked for.
@@ -194,7 +215,7 @@ fn draw(series: &Series, points: &[Point], ink: Ink) -> Vec<Kuva> {
         line = line.with_line_style(LineStyle::Solid);
     }
     let mut plots = vec![line.into()];
-    if points.len() == 1 || (points.len() <= MARKED && ink != Ink::Terminal) {
+    if points.len() == 1 || (series.points.len() <= MARKED && ink != Ink::Terminal) {
         let marks = ScatterPlot::new().with_data(data).with_color(color(series)).with_marker(marker(series));
         plots.push(marks.with_size(if is_reference { 2.5 } else { 3.0 }).into());
     }

@@ -70,7 +70,7 @@ impl Pictures {
         let mut scene = Scene::new(WIDTH, height);
         for (index, picture) in self.pictures.iter().enumerate() {
             let (left, top) = self.place(index);
-            let [rows, columns] = picture.size;
+            let [rows, columns] = picture.size.map(|pixels| pixels.max(1));
             let pixel = side / rows.max(columns).max(1) as f64;
             for (position, value) in picture.pixels.iter().enumerate() {
                 scene.add(Primitive::Rect {
