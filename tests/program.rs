@@ -214,7 +214,10 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
         (&["train", "mlp", "--dataset", "synthetic", "--data-dir", "."], "--dataset synthetic takes no --data-dir"),
         (&["train", "mlp", "--dashboard", "always"], "--dashboard always needs a terminal"),
         (&["train", "mlp", "--name", "a b"], "`a b` cannot name a run"),
-        (&["train", "vgg"], "invalid value 'vgg' for '[MODEL]'\n  [possible values: mlp, mlp-deep, mlp-wide, cnn, cnn-deep]"),
+        (
+            &["train", "vgg"],
+            "invalid value 'vgg' for '[MODEL]'\n  [possible values: mlp, mlp-deep, mlp-wide, cnn, cnn-deep]",
+        ),
         (&["train"], "`model` is missing"),
         (&["train", "mlp", "--epochs", "0"], "epochs: expected at least 1, found 0"),
         (&["train", "mlp", "--epoch", "1"], "unexpected argument '--epoch' found"),

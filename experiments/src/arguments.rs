@@ -18,7 +18,8 @@ use serde_json::Value;
 use crate::{
     backend::Request,
     commands::{
-        CheckArguments, CompareArguments, GradientsArguments, LrFindArguments, PredictArguments, ReportArguments, SamplesArguments, SweepArguments,
+        CheckArguments, CompareArguments, GradientsArguments, LrFindArguments, PredictArguments, ReportArguments,
+        SamplesArguments, SweepArguments,
     },
 };
 

@@ -65,7 +65,7 @@ impl PyTorch {
         use kindling_models::NetworkConfig::{Cnn, Mlp};
         let (channels, hidden) = match task.model.config(task.hidden.as_deref())? {
             Mlp(mlp) => (Vec::new(), mlp.hidden),
-            Cnn(cnn) => (cnn.channels.to_vec(), vec![cnn.hidden]),
+            Cnn(cnn) => (cnn.channels.clone(), vec![cnn.hidden]),
         };
         self.next_id += 1;
         self.ask(&json!({

@@ -32,12 +32,7 @@ pub(crate) fn statistics(model: &Classifier, gradients: &GradientsParams) -> Res
         mean_abs: sums.mean_abs(),
         norm: sums.norm(),
     });
-    Ok(GradientRecord {
-        mean: total.mean(),
-        mean_abs: total.mean_abs(),
-        norm: total.norm(),
-        layers: layers.collect(),
-    })
+    Ok(GradientRecord { mean: total.mean(), mean_abs: total.mean_abs(), norm: total.norm(), layers: layers.collect() })
 }
 
 #[derive(Default)]

@@ -36,7 +36,8 @@ pub use classification::{Prediction, calibration, class_records, confused_pairs,
 pub use classifier::{BatchFigures, BatchOutput, Classifier, cross_entropy};
 pub use clip::clip_by_global_norm;
 pub use config::{
-    AugmentationName, DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric,
+    AugmentationName, DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName,
+    StoppingMetric,
 };
 pub use error::{ConfigError, TrainingError};
 pub use evaluation::{Evaluation, evaluate};

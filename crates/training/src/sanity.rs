@@ -208,8 +208,8 @@ fn no_dead_layers(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
 }
 
 fn one_batch_by_heart(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
-    let least = 0.05 * bench.ignorance();
-    let is_enough = |figures: &BatchFigures| figures.loss() < least && figures.correct == figures.images;
+    let enough = 0.05 * bench.ignorance();
+    let is_enough = |figures: &BatchFigures| figures.loss() < enough && figures.correct == figures.images;
     let mut learnt = false;
     let losses = bench.train(STEPS, |figures| {
         learnt = is_enough(figures);
@@ -219,7 +219,7 @@ fn one_batch_by_heart(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
     Ok(CheckResult {
         name: "learns one batch by heart",
         passed: learnt,
-        wanted: format!("a loss below {least:.3} and all {BATCH} images right within {STEPS} steps"),
+        wanted: format!("a loss below {enough:.3} and all {BATCH} images right within {STEPS} steps"),
         found: format!("a loss of {last:.3} after {} steps{}", losses.len(), if learnt { ", all right" } else { "" }),
         advice: "a learning rate that is too high or too low (kindling lr-find), or a network that is too small",
     })

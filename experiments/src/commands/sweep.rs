@@ -71,7 +71,9 @@ pub(crate) fn sweep(arguments: &SweepArguments) -> Result<Outcome> {
         bail!(Misuse("expected at least one run, found an empty list of grids".to_owned()));
     }
     if arguments.dry_run {
-        plan.iter().for_each(|planned| print(&planned.name));
+        for planned in &plan {
+            print(&planned.name);
+        }
         return Ok(Outcome::Done);
     }
     let swept = run_all(&plan, &arguments.place)?;

@@ -48,17 +48,17 @@ impl LineChart {
         let drawn = TerminalBackend::new(usize::from(columns), usize::from(rows)).render_scene(&scene);
         let lines: Vec<&str> =
             drawn.lines().map(str::trim_end).filter(|line| !without_colors(line).trim().is_empty()).collect();
-        let mut text = format!("{}\n{}\n", self.y.label, lines.join("\n"));
-        for series in &self.series {
+        let legend = self.series.iter().map(|series| {
             let [red, green, blue] = rgb(color(series));
             let sign = match series.style {
                 Style::Measured => "━━",
                 Style::Reference => "┄┄",
                 Style::Mark => "┃",
             };
-            text.push_str(&format!("  \u{1b}[38;2;{red};{green};{blue}m{sign}\u{1b}[0m {}\n", series.label));
-        }
-        let text = text.trim_end().to_owned();
+            format!("  \u{1b}[38;2;{red};{green};{blue}m{sign}\u{1b}[0m {}", series.label)
+        });
+        let legend: Vec<String> = legend.collect();
+        let text = format!("{}\n{}\n{}", self.y.label, lines.join("\n"), legend.join("\n"));
         if colored { text } else { without_colors(&text) }
     }
 

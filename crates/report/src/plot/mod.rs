@@ -170,9 +170,11 @@ fn renamed(svg: &str) -> String {
         .iter()
         .flat_map(|part| without_number(part).into_bytes())
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let name = format!("{hash:016x}");
     for part in rest {
-        text.push_str(&format!("clip-{hash:016x}"));
-        text.push_str(&without_number(part));
+        text += "clip-";
+        text += &name;
+        text += &without_number(part);
     }
     text
 }
