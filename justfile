@@ -6,7 +6,7 @@ set positional-arguments
 default:
     @just --list --unsorted
 
-# Train MODEL (mlp, mlp-deep, mlp-wide, cnn) on BACKEND (flex, ndarray, wgpu, ...); ARGS as in `kindling train --help`
+# Train MODEL (mlp, mlp-deep, mlp-wide, cnn, cnn-deep) on BACKEND (flex, ndarray, wgpu, ...); ARGS as in `kindling train --help`
 train BACKEND MODEL *ARGS:
     @backend="$1"; shift; scripts/kindling "$(just build-of "$backend")" train --backend "$backend" "$@"
 
@@ -38,13 +38,37 @@ train-cuda MODEL *ARGS:
 resume RUN *ARGS:
     @just kindling cpu resume "$@"
 
-# Test a finished run's weights: just evaluate RUN
-evaluate RUN *ARGS:
-    @just kindling cpu evaluate "$@"
+# Train every combination of values: just sweep mlp --learning-rate 1,0.1,0.01 --seeds 3
+sweep *ARGS:
+    @just kindling cpu sweep "$@"
+
+# Regenerate the assignment, with a report in reports/reproduction: just reproduce --seeds 3
+reproduce *ARGS:
+    @just kindling cpu reproduce "$@"
 
 # List the runs
 runs *ARGS:
     @just kindling cpu runs "$@"
+
+# Set runs side by side: just compare RUN RUN
+compare *ARGS:
+    @just kindling cpu compare "$@"
+
+# Look closer at a finished run's weights: just evaluate RUN
+evaluate RUN *ARGS:
+    @just kindling cpu evaluate "$@"
+
+# Classify pictures with a run's weights: just predict RUN shoe.jpg
+predict RUN *ARGS:
+    @just kindling cpu predict "$@"
+
+# Write a report of runs, HTML and Markdown: just report RUN RUN
+report *ARGS:
+    @just kindling cpu report "$@"
+
+# Show images of the data set, and the shapes of batches
+samples *ARGS:
+    @just kindling cpu samples "$@"
 
 # List the models with their layers and parameters
 models *ARGS:

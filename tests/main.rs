@@ -11,3 +11,4 @@ mod remote;
 mod resume;
 mod terminal;
 mod training;
+mod workflow;

@@ -19,7 +19,7 @@ use crate::{
     backend::Request,
     commands::{
         CheckArguments, CompareArguments, GradientsArguments, LrFindArguments, PredictArguments, ReportArguments,
-        SamplesArguments, SweepArguments,
+        ReproduceArguments, SamplesArguments, SweepArguments,
     },
 };
 
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Predict(PredictArguments),
     /// Write a report of runs: HTML, Markdown, and every plot as SVG and PNG
     Report(ReportArguments),
+    /// Regenerate the assignment: every table and curve, beside the reference's
+    Reproduce(ReproduceArguments),
     /// Compare the speed of models, backends and batch sizes, and of PyTorch
     Bench(BenchArguments),
     /// Say what this build and this machine have, measure it, and recommend a backend

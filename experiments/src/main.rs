@@ -19,6 +19,7 @@ mod pictures;
 mod progress;
 mod pytorch;
 mod relaunch;
+mod reproduction;
 mod signals;
 mod sweep;
 mod workload;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Evaluate(arguments) => commands::evaluate(&arguments),
         Command::Predict(arguments) => commands::predict(&arguments),
         Command::Report(arguments) => commands::report(&arguments),
+        Command::Reproduce(arguments) => commands::reproduce(&arguments),
         Command::Bench(arguments) => commands::bench(&arguments),
         Command::Doctor(arguments) => commands::doctor(&arguments),
         Command::Serve(arguments) => commands::serve(&arguments),

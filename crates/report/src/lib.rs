@@ -12,6 +12,7 @@ mod groups;
 mod html;
 mod markdown;
 mod plot;
+pub mod reproduction;
 mod run_report;
 mod statistics;
 mod table;

@@ -166,7 +166,9 @@ mod tests {
         let file = only(r#"{"model": "mlp", "learning_rate": [1, 0.1], "seeds": 3}"#);
         let flags = Grid::default().with("learning_rate", vec![0.5.into()]).unwrap();
         let configs = flags.or(file).configs().unwrap();
-        assert!(configs.len() == 3 && configs.iter().all(|(_, config)| config.learning_rate == 0.5));
+        assert!(
+            configs.len() == 3 && configs.iter().all(|(_, config)| config.learning_rate.to_bits() == 0.5_f64.to_bits())
+        );
     }
 
     #[test]

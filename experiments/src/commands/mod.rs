@@ -10,6 +10,7 @@ mod lr_find;
 mod models;
 mod predict;
 mod report;
+mod reproduce;
 mod resume;
 mod runs;
 mod samples;
@@ -34,6 +35,7 @@ pub(crate) use self::{
     models::models,
     predict::{PredictArguments, predict},
     report::{ReportArguments, report},
+    reproduce::{ReproduceArguments, reproduce},
     resume::resume,
     runs::runs,
     samples::{SamplesArguments, samples},

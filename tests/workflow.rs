@@ -1,0 +1,241 @@
+//! What people do around a training: sweeps, comparisons, reports, a closer look at weights and gradients.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::program::{command, in_workspace, kindling, record, text};
+
+const SWEEP: [&str; 12] = [
+    "sweep",
+    "mlp",
+    "--hidden",
+    "16",
+    "--dataset",
+    "synthetic",
+    "--epochs",
+    "2",
+    "--limit-batches=5",
+    "--learning-rate",
+    "0.1,0.01",
+    "--seeds=2",
+];
+
+fn runs(place: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(place.join("runs")).into_iter().flatten();
+    let mut runs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    runs.sort();
+    runs
+}
+
+fn json(place: &Path, arguments: &[&str]) -> Value {
+    let output = kindling(place, arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_sweep_trains_every_combination_once_and_never_again() {
+    let place = tempfile::tempdir().unwrap();
+    let groups = json(place.path(), &[&SWEEP[..], &["--json"]].concat());
+    let groups = groups.as_array().unwrap();
+    assert_eq!(groups.len(), 2);
+    assert!(groups.iter().all(|group| group["runs"].as_array().unwrap().len() == 2), "{groups:?}");
+    let first = runs(place.path());
+    assert_eq!(first.len(), 4);
+    let again = kindling(place.path(), &SWEEP);
+    assert!(again.status.success() && runs(place.path()) == first);
+    assert!(text(&again.stderr).contains("4 of 4 runs are there already"), "{}", text(&again.stderr));
+    assert!(text(&again.stdout).contains("n = 2"), "{}", text(&again.stdout));
+    // One value more takes its own runs alone.
+    let more = [&SWEEP[..9], &["--learning-rate", "0.1,0.01,0.001", "--seeds=2"]].concat();
+    assert!(kindling(place.path(), &more).status.success());
+    assert_eq!(runs(place.path()).len(), 6);
+}
+
+#[test]
+fn a_run_of_a_sweep_has_the_weights_of_the_same_training_alone() {
+    let place = tempfile::tempdir().unwrap();
+    assert!(kindling(place.path(), &SWEEP).status.success());
+    let run = runs(place.path()).into_iter().find(|run| run.to_string_lossy().contains("0.01-seed-2")).unwrap();
+    let alone = ["train", "--runs-dir", "alone/runs", "--config"];
+    let config = run.join("run.json");
+    assert!(kindling(place.path(), &[&alone[..], &[config.to_str().unwrap()]].concat()).status.success());
+    let [alone] = &runs(&place.path().join("alone"))[..] else { panic!("expected one run") };
+    let weights = |run: &Path| fs::read(run.join("model.safetensors")).unwrap();
+    assert!(weights(&run) == weights(alone));
+}
+
+#[test]
+fn a_diverged_run_and_a_failed_one_stop_no_sweep() {
+    let place = tempfile::tempdir().unwrap();
+    let grid = r#"[
+        {"model": "mlp", "hidden": [16], "dataset": "synthetic", "epochs": 1, "limit_batches": 5,
+         "learning_rate": [1e38, 0.1]},
+        {"model": "mlp", "dataset": "idx", "epochs": 1},
+        {"model": "mlp", "hidden": [8], "dataset": "synthetic", "epochs": 1, "limit_batches": 5}
+    ]"#;
+    fs::write(place.path().join("grid.json"), grid).unwrap();
+    let output = kindling(place.path(), &["sweep", "--grid", "grid.json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("--dataset idx needs the directory"), "{}", text(&output.stderr));
+    let statuses: Vec<_> = runs(place.path()).iter().map(|run| record(run).status.to_string()).collect();
+    assert_eq!(statuses.len(), 3);
+    assert_eq!(statuses.iter().filter(|status| *status == "diverged").count(), 1);
+    assert_eq!(statuses.iter().filter(|status| *status == "finished").count(), 2);
+    // Without the one that failed, a diverged run is a result like any other.
+    fs::write(place.path().join("grid.json"), grid.replace("idx", "synthetic")).unwrap();
+    assert!(kindling(place.path(), &["sweep", "--grid", "grid.json", "--limit-batches", "5"]).status.success());
+}
+
+#[test]
+fn an_interrupted_sweep_goes_on_where_it_was() {
+    let place = tempfile::tempdir().unwrap();
+    let arguments =
+        ["sweep", "cnn", "--dataset", "synthetic", "--epochs", "3", "--limit-batches", "25", "--seeds", "2"];
+    let mut child = command(place.path(), &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_mins(2);
+    let has_begun = || runs(place.path()).iter().any(|run| run.join("checkpoints/index.json").exists());
+    while !has_begun() {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "no checkpoint to interrupt at");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let begun = runs(place.path());
+    assert!(kindling(place.path(), &arguments).status.success());
+    let all = runs(place.path());
+    assert!(all.len() == 2 && begun.iter().all(|run| all.contains(run)), "{begun:?} {all:?}");
+    assert!(all.iter().all(|run| record(run).status.to_string() == "finished"));
+    assert_eq!(record(&begun[0]).parts.len(), 2, "it went on, it did not begin again");
+}
+
+#[test]
+fn gradients_are_recorded_for_the_steps_asked_for() {
+    let place = tempfile::tempdir().unwrap();
+    let arguments = ["gradients", "cnn", "--dataset", "synthetic", "--steps", "12", "--output", "g.svg"];
+    let found = json(place.path(), &[&arguments[..], &["--json"]].concat());
+    let steps = found["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 12);
+    let layers = steps[0]["gradient"]["layers"].as_array().unwrap();
+    assert_eq!(layers.iter().map(|layer| layer["layer"].as_str().unwrap()).collect::<Vec<_>>()[0], "conv1");
+    assert!(fs::read_to_string(place.path().join("g.svg")).unwrap().contains("</svg>"));
+    let table = kindling(place.path(), &arguments[..6]);
+    assert!(text(&table.stdout).contains("fc1"), "{}", text(&table.stdout));
+    assert_eq!(runs(place.path()).len(), 1, "the same steps are not taken twice");
+}
+
+#[test]
+fn compare_and_report_show_what_runs_have() {
+    let place = tempfile::tempdir().unwrap();
+    assert!(kindling(place.path(), &SWEEP).status.success());
+    let all = runs(place.path());
+    let ids: Vec<&str> = all.iter().map(|run| run.file_name().unwrap().to_str().unwrap()).collect();
+    let compared = json(place.path(), &[&["compare"], &ids[..], &["--json"]].concat());
+    assert_eq!(compared.as_array().or_else(|| compared["groups"].as_array()).unwrap().len(), 2, "{compared}");
+    let drawn = kindling(place.path(), &[&["compare"], &ids[..], &["--output", "curves.png"]].concat());
+    assert!(drawn.status.success(), "{}", text(&drawn.stderr));
+    assert!(fs::read(place.path().join("curves.png")).unwrap().starts_with(b"\x89PNG"));
+    let refused = kindling(place.path(), &[&["compare"], &ids[..], &["--output", "curves.pdf"]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+
+    let evaluated = kindling(place.path(), &["evaluate", ids[0]]);
+    // The test set of a limited run is not whole.
+    assert!(evaluated.status.success(), "{}", text(&evaluated.stderr));
+    let reported = kindling(place.path(), &[&["report"], &ids[..], &["--output", "report"]].concat());
+    assert!(reported.status.success(), "{}", text(&reported.stderr));
+    let html = fs::read_to_string(place.path().join("report/report.html")).unwrap();
+    for forbidden in ["<script", "http-equiv", "@import", "src=\"http"] {
+        assert!(!html.contains(forbidden), "{forbidden}");
+    }
+    assert!(html.contains("<svg") && html.contains("synthetic"));
+    let markdown = fs::read_to_string(place.path().join("report/report.md")).unwrap();
+    for figure in markdown.split("](figures/").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+        assert!(place.path().join("report/figures").join(figure).is_file(), "{figure}");
+    }
+}
+
+#[test]
+fn evaluate_keeps_what_it_found_and_predict_agrees_with_the_pictures_of_mistakes() {
+    let place = tempfile::tempdir().unwrap();
+    let train = ["train", "mlp", "--hidden", "8", "--dataset", "synthetic", "--epochs", "1", "--learning-rate", "0.02"];
+    assert!(kindling(place.path(), &train).status.success());
+    let run = runs(place.path()).remove(0);
+    let found = json(place.path(), &["evaluate", run.to_str().unwrap(), "--json"]);
+    let kept: Value = serde_json::from_str(&fs::read_to_string(run.join("evaluation.json")).unwrap()).unwrap();
+    assert_eq!(found["accuracy"], kept["accuracy"]);
+    assert_eq!(kept["accuracy"], serde_json::to_value(record(&run).test.unwrap().accuracy).unwrap());
+    let mistakes = kept["mistakes"].as_array().unwrap();
+    assert!(!mistakes.is_empty(), "a net that weak makes some");
+    for mistake in mistakes {
+        let picture = run.join("mistakes").join(mistake["picture"].as_str().unwrap());
+        let guess =
+            json(place.path(), &["predict", run.to_str().unwrap(), picture.to_str().unwrap(), "--as-is", "--json"]);
+        let first = &guess[0]["predictions"][0];
+        assert_eq!(first["label"], mistake["predicted"], "{guess} {mistake}");
+    }
+}
+
+#[test]
+fn predict_names_what_is_no_image_and_classifies_the_others() {
+    let place = tempfile::tempdir().unwrap();
+    let train = ["train", "mlp", "--hidden", "8", "--dataset", "synthetic", "--epochs", "1", "--limit-batches", "5"];
+    assert!(kindling(place.path(), &train).status.success());
+    fs::write(place.path().join("no.png"), "not a picture").unwrap();
+    let samples = ["samples", "--dataset", "synthetic", "--output", "sheet.png"];
+    assert!(kindling(place.path(), &samples).status.success());
+    let output = kindling(place.path(), &["predict", "mlp", "no.png", "sheet.png", "missing.jpg"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("no.png") && said.contains("missing.jpg"), "{said}");
+    assert!(text(&output.stdout).contains("sheet.png"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn samples_tell_the_shapes_of_real_batches() {
+    let place = tempfile::tempdir().unwrap();
+    let output = kindling(place.path(), &["samples", "--dataset", "synthetic"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    for shape in ["[1, 28, 28]", "[64, 1, 28, 28]", "[64]"] {
+        assert!(shown.contains(shape), "{shape}: {shown}");
+    }
+}
+
+#[test]
+fn check_passes_the_models_and_fails_a_config_that_cannot_learn() {
+    let place = tempfile::tempdir().unwrap();
+    let fine = kindling(place.path(), &["check", "mlp", "--dataset", "synthetic"]);
+    assert!(fine.status.success(), "{}{}", text(&fine.stdout), text(&fine.stderr));
+    let stuck = kindling(place.path(), &["check", "mlp", "--dataset", "synthetic", "--learning-rate", "0"]);
+    assert_eq!(stuck.status.code(), Some(1), "{}", text(&stuck.stdout));
+}
+
+#[test]
+fn lr_find_suggests_a_rate_within_its_range() {
+    let place = tempfile::tempdir().unwrap();
+    let found = json(place.path(), &["lr-find", "mlp", "--dataset", "synthetic", "--steps", "100", "--json"]);
+    let rate = found["suggestion"].as_f64().or_else(|| found["suggestion"]["learning_rate"].as_f64()).unwrap();
+    assert!((1e-4..1.0).contains(&rate), "{found}");
+}
+
+#[test]
+fn a_quick_reproduction_of_one_question_is_marked_as_such() {
+    let place = tempfile::tempdir().unwrap();
+    let report = place.path().join("report");
+    let arguments = ["reproduce", "--only", "1.6", "--quick", "--output", report.to_str().unwrap()];
+    let output = in_workspace(&place.path().join("runs"), &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let html = fs::read_to_string(report.join("report.html")).unwrap();
+    assert!(html.to_lowercase().contains("quick") && html.contains("not run"));
+    assert_eq!(runs(place.path()).len(), 4);
+    let refused = kindling(place.path(), &["reproduce", "--only", "1.9"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("expected some of 1.1, 1.2"), "{}", text(&refused.stderr));
+}
