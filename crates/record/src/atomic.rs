@@ -32,7 +32,8 @@ pub(crate) fn remove_left_overs(directory: &Path) -> Result<(), RecordError> {
 /// # Errors
 /// Any failure to create, write, sync or rename; `path` then has its old content.
 pub fn replace_file(path: &Path, content: &[u8]) -> Result<(), RecordError> {
-    let directory = path.parent().unwrap_or(Path::new("."));
+    // The parent of a name alone is empty.
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(RecordError::io(path))?;
     file.write_all(content).map_err(RecordError::io(path))?;
     file.as_file().sync_all().map_err(RecordError::io(path))?;

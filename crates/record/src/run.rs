@@ -97,7 +97,8 @@ pub struct PartRecord {
     /// How many devices shared every batch.
     #[serde(default = "one")]
     pub devices: usize,
-    /// Whose operations the layers trained by: Kindling's, as in `fused, AVX-512`, or Burn's, `composed`.
+    /// Whose operations the layers trained by: Kindling's, as in `fused, AVX-512`, libtorch's own linear layers,
+    /// `libtorch`, or Burn's, `composed`.
     #[serde(default = "composed")]
     pub kernels: String,
 }

@@ -402,9 +402,11 @@ mod tests {
             assert_eq!(kernels(name, Precision::F32, Kernels::Composed), "composed");
         }
         // It may be flex that serves, which is sent the single operations.
-        for name in ["wgpu", "libtorch", "remote"] {
+        for name in ["wgpu", "remote"] {
             assert_eq!(kernels(name, Precision::F32, Kernels::Auto), "composed");
         }
+        assert_eq!(kernels("libtorch", Precision::F32, Kernels::Auto), "libtorch");
+        assert_eq!(kernels("libtorch", Precision::F32, Kernels::Composed), "composed");
     }
 
     #[test]
