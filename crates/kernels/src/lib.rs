@@ -2,9 +2,9 @@
 //!
 //! Burn composes a layer of operations that each read and write all of its numbers. For the networks that Kindling trains,
 //! most of a step on a CPU is then spent moving data. The operations here do a layer at once, forward and backward, on
-//! the slices of the two backends that have them in the program's own memory, flex and ndarray. Every other backend gets
-//! the composition of Burn's operations that each function documents, and so do these two for other types than `f32`. Call
-//! the functions of this page; none asks which backend it runs on.
+//! the slices of the two backends that have them in the program's own memory, flex and ndarray. libtorch has linear layers
+//! and a descent of its own. Everywhere else, and for these two in other types than `f32`, it is the composition of Burn's
+//! operations that each function documents. Call the functions of this page; none asks which backend it runs on.
 //!
 //! # The operations
 //!
