@@ -194,7 +194,7 @@ mod tests {
         ];
         assert_eq!(names(&report), expected);
         let warned = report.lead.iter().any(
-            |block| matches!(block, Block::Paragraph(text) if text.contains("learning rate 10.0: diverged at step 3")),
+            |block| matches!(block, Block::Paragraph(text) if text.contains("learning rate 10: diverged at step 3")),
         );
         assert!(warned, "{:?}", report.lead);
     }
