@@ -3,7 +3,7 @@
     pip install torch==2.9.0 numpy safetensors
     python assets/golden/make_golden.py
 
-Writes, beside this file, for a small MLP and a small CNN: `<name>.start.safetensors`, the weights before training, and
+Writes, beside this file, for a small MLP and small CNNs of two and three blocks: `<name>.start.safetensors`, the weights before training, and
 `<name>.json`, with images and targets of 20 batches, logits and gradients of the first batch in training mode, logits
 in evaluation mode before and after training, the losses of 20 SGD steps, and the running statistics at the end; and
 `variants.json`, the losses of 20 steps of the small MLP with sgd, momentum, adam and adamw and with what changes the objective.
@@ -41,10 +41,23 @@ class Cnn(nn.Module):
         self.fc1 = nn.Linear(5 * (HEIGHT // 4) * (WIDTH // 4), 6)
         self.fc2 = nn.Linear(6, CLASSES)
 
-    def forward(self, x):
+    def blocks(self, x):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2)
-        x = F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
-        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+        return F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
+
+    def forward(self, x):
+        return self.fc2(F.relu(self.fc1(self.blocks(x).flatten(1))))
+
+
+class CnnDeep(Cnn):
+    def __init__(self):
+        super().__init__()
+        # An odd width is left over for the last pooling: 3 becomes 1.
+        self.conv3, self.bn3 = nn.Conv2d(5, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.fc1 = nn.Linear(4 * (HEIGHT // 8) * (WIDTH // 8), 6)
+
+    def blocks(self, x):
+        return F.max_pool2d(F.relu(self.bn3(self.conv3(super().blocks(x)))), 2)
 
 
 def numbers(tensor):
@@ -136,3 +149,5 @@ torch.set_num_threads(1)
 golden("mlp", Mlp())
 golden("cnn", Cnn())
 variants()
+torch.manual_seed(2)
+golden("cnn-deep", CnnDeep())
