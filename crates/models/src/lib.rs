@@ -223,6 +223,10 @@ mod tests {
         let bytes = cnn.init(SMALL, 1, &Device::flex()).unwrap().to_safetensors().unwrap();
         let network = deep.init(SMALL, 1, &Device::flex()).unwrap();
         assert!(network.with_safetensors(bytes).unwrap_err().to_string().contains("conv3.weight"));
+        // All of the cnn's tensors are there, in their shapes, and a third block's as well.
+        let bytes = deep.init(SMALL, 1, &Device::flex()).unwrap().to_safetensors().unwrap();
+        let network = cnn.init(SMALL, 1, &Device::flex()).unwrap();
+        assert!(network.with_safetensors(bytes).unwrap_err().to_string().contains("found `bn3."));
         let network = mlp.init(SMALL, 1, &Device::flex()).unwrap();
         assert!(matches!(network.with_safetensors(b"no weights".to_vec()), Err(ModelError::Weights(_))));
     }

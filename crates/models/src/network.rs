@@ -141,16 +141,22 @@ impl Network {
     /// The network with weights from a safetensors file with PyTorch's names and layout, in the device's own precision.
     ///
     /// # Errors
-    /// When the file is none, or lacks a tensor, or holds one of another shape.
+    /// When the file is none, or lacks a tensor, or holds one of another shape or one that the network has no place for.
     pub fn with_safetensors(mut self, bytes: Vec<u8>) -> Result<Self, ModelError> {
         let precision = self.devices().first().map_or(FloatDType::F32, |device| device.settings().float_dtype);
         let adapter = PyTorchToBurnAdapter.chain(FloatCastAdapter::to(precision.into()));
         let mut store = SafetensorsStore::from_bytes(Some(bytes)).with_from_adapter(adapter);
-        match &mut self {
+        let loaded = match &mut self {
             Self::Mlp(mlp) => mlp.load_from(&mut store),
             Self::Cnn(cnn) => cnn.load_from(&mut store),
         }
         .map_err(|error| ModelError::Weights(error.to_string()))?;
-        Ok(self)
+        // PyTorch's batch norms count batches, for an average that theirs is not.
+        match loaded.unused.iter().find(|name| !name.ends_with("num_batches_tracked")) {
+            Some(name) => {
+                Err(ModelError::Weights(format!("expected the network's tensors alone, found `{name}` as well")))
+            }
+            None => Ok(self),
+        }
     }
 }
