@@ -267,3 +267,25 @@ fn a_gpu_that_is_not_there_is_an_error_with_the_package_that_brings_one() {
     assert!(message.contains("apt install mesa-vulkan-drivers"), "{message}");
     assert!(!place.path().join("runs").exists());
 }
+
+#[cfg(feature = "libtorch")]
+#[test]
+fn libtorchs_own_layers_train_as_burns_do_in_single_and_in_bfloat16() {
+    let place = tempfile::tempdir().unwrap();
+    let losses = |precision, kernels| {
+        let more = ["--epochs", "3", "--backend", "libtorch", "--precision", precision, "--kernels", kernels];
+        let arguments = [&SHAPES[..6], &SHAPES[8..], &["--json"], &more].concat();
+        let output = command(place.path(), &arguments).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let record: RunRecord = serde_json::from_slice(&output.stdout).unwrap();
+        record.epochs.iter().map(|epoch| epoch.train_loss).collect::<Vec<_>>()
+    };
+    // Rounding in f32, and in bf16, where numbers about 2 lie 0.016 apart.
+    for (precision, tolerance) in [("f32", 1e-4), ("bf16", 0.02)] {
+        let (own, burns) = (losses(precision, "auto"), losses(precision, "composed"));
+        assert!(own[2] < own[0], "{precision}: {own:?}");
+        for (own, burns) in own.iter().zip(&burns) {
+            assert!((own - burns).abs() < tolerance, "{precision}: {own} {burns}");
+        }
+    }
+}

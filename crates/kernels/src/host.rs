@@ -8,7 +8,8 @@ use burn::{
 
 use crate::fused::{self, Gradients};
 
-/// A backend that may have its tensors in the program's own memory.
+/// A backend with more than Burn's operations to compute a layer by: its tensors are in the program's own memory, where
+/// the fused operations reach them, or it has a linear layer of its own, as libtorch has.
 pub(crate) trait Host: Backend {
     /// Whether it has: a tensor of `f32` that is packed is then a slice.
     const ON_HOST: bool = false;

@@ -1,6 +1,9 @@
 //! libtorch has a linear layer and a descent of its own: those that PyTorch uses, in fewer passes than Burn's operations.
 
-use burn::backend::{LibTorch, tensor::FloatTensor};
+use burn::{
+    backend::{LibTorch, TensorMetadata, tensor::FloatTensor},
+    tensor::DType,
+};
 
 use crate::{Kernels, composed, fused::Gradients, host::Host, ops::KernelOps};
 
@@ -42,6 +45,10 @@ impl KernelOps for LibTorch {
     }
 
     fn descend(mut parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
+        // A factor in a half type would round the rate, which is a number of Rust's elsewhere.
+        if !Self::has_linear(&[]) || gradient.dtype() != DType::F32 {
+            return composed::descend::<Self>(parameter, gradient, rate);
+        }
         let options = (gradient.tensor.kind(), gradient.tensor.device());
         let factor = gradient.tensor.new_full([0_i64; 0], -rate, options);
         let descended = parameter.mut_ops(|parameter| parameter.addcmul_(&gradient.tensor, &factor));
