@@ -12,7 +12,7 @@ mod atomic;
 mod directory;
 mod error;
 mod evaluation;
-mod number;
+pub mod number;
 mod run;
 mod steps;
 

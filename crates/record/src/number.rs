@@ -31,13 +31,21 @@ impl TryFrom<Number> for f64 {
     }
 }
 
+/// Writes a number of any kind, for `#[serde(serialize_with)]`.
+///
+/// # Errors
+/// The serializer's.
 // serde hands the field over by reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
-pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     Number::from(*value).serialize(serializer)
 }
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+/// Reads what [`serialize`] writes.
+///
+/// # Errors
+/// The deserializer's, or when it is some other text.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Number::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
 }
 

@@ -35,6 +35,11 @@ pub(crate) fn statistics(model: &Classifier, gradients: &GradientsParams) -> Res
     Ok(GradientRecord { mean: total.mean(), mean_abs: total.mean_abs(), norm: total.norm(), layers: layers.collect() })
 }
 
+/// The layer of a parameter of a classifier: `network.Mlp.layers.0.weight` is of `layers.0`.
+pub(crate) fn layer_name(path: &[String]) -> String {
+    path.get(2..path.len().saturating_sub(1)).unwrap_or_default().join(".")
+}
+
 #[derive(Default)]
 struct Sums {
     count: usize,
@@ -97,9 +102,7 @@ impl ModuleVisitor for Visitor<'_> {
                 return;
             }
         };
-        // `network.Mlp.layers.0.weight`: the first two are the wrapper's, the last is the parameter's own.
-        let inner = self.path.get(2..self.path.len().saturating_sub(1)).unwrap_or_default();
-        let layer = inner.join(".");
+        let layer = layer_name(&self.path);
         if self.layers.last().is_none_or(|(last, _)| *last != layer) {
             self.layers.push((layer, Sums::default()));
         }
@@ -120,6 +123,19 @@ mod tests {
 
     use super::*;
 
+    /// All gradients in the network's order.
+    struct Numbers<'a> {
+        gradients: &'a GradientsParams,
+        found: Vec<f64>,
+    }
+
+    impl ModuleVisitor for Numbers<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let values = self.gradients.get::<D>(param.id).map(Tensor::into_data);
+            self.found.extend(values.iter().flat_map(|values| values.iter::<f64>()));
+        }
+    }
+
     #[test]
     fn statistics_are_those_of_the_numbers_themselves_and_leave_none_out() {
         let device = Device::flex().autodiff();
@@ -133,6 +149,21 @@ mod tests {
         let names: Vec<_> = record.layers.iter().map(|layer| layer.layer.as_str()).collect();
         assert_eq!(names, ["conv1", "bn1", "conv2", "bn2", "fc1", "fc2"]);
         assert_eq!(record.layers.iter().map(|layer| layer.parameters).sum::<usize>(), 421_834);
+        // The numbers themselves, one after another.
+        let mut numbers = Numbers { gradients: &output.grads, found: Vec::new() };
+        model.visit(&mut numbers);
+        let count = numbers.found.len() as f64;
+        assert_eq!(numbers.found.len(), 421_834);
+        let mean = numbers.found.iter().sum::<f64>() / count;
+        let mean_abs = numbers.found.iter().map(|number| number.abs()).sum::<f64>() / count;
+        let norm = numbers.found.iter().map(|number| number.powi(2)).sum::<f64>().sqrt();
+        // Sums in f64 of half a million numbers, in another order.
+        assert!((record.mean - mean).abs() < 1e-9 * mean_abs, "{} {mean}", record.mean);
+        assert!((record.mean_abs / mean_abs - 1.0).abs() < 1e-9 && (record.norm / norm - 1.0).abs() < 1e-9);
+        // The last layer's are the last.
+        let last = &numbers.found[421_834 - 1_290..];
+        let mean_abs = last.iter().map(|number| number.abs()).sum::<f64>() / 1_290.0;
+        assert!((record.layers[5].mean_abs / mean_abs - 1.0).abs() < 1e-9);
         // The parts make up the whole.
         let squares: f64 = record.layers.iter().map(|layer| layer.norm.powi(2)).sum();
         assert!((squares.sqrt() / record.norm - 1.0).abs() < 1e-12);

@@ -46,6 +46,6 @@ pub use lr_range::{LearningRateRange, RangePoint, RangeTest, SMOOTHING, lr_range
 pub use optimizer::{LearningRates, init_optimizer};
 pub use predict::predict;
 pub use run::{BURN_VERSION, Event, Host, MakeRenderer, OnEvent, check, check_data, resume, test, train};
-pub use sanity::{CheckResult, sanity_checks};
+pub use sanity::{CheckDevice, CheckResult, sanity_checks};
 pub use schedule::Schedule;
 pub use settings::Settings;

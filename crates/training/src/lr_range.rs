@@ -1,14 +1,16 @@
 //! The learning-rate range test.
 
 use burn::{data::dataloader::DataLoader, tensor::Device, train::TrainStep};
-use kindling_data::{ImageData, Order};
+use kindling_data::ImageData;
+use kindling_record::number;
 use serde::Serialize;
 
 use crate::{
-    Classifier, ConfigError, ExperimentConfig, LearningRates, OrderName, TrainingError, clip_by_global_norm,
+    Classifier, ConfigError, ExperimentConfig, LearningRates, TrainingError,
+    clip::clipped,
     init_optimizer,
     predict::contained,
-    run::{loader, shape, splits},
+    run::{shape, splits, train_loader},
 };
 
 /// Share of the past in the moving average of the losses, as in fastai's `lr_find`.
@@ -37,8 +39,10 @@ pub struct RangePoint {
     /// The learning rate of the step.
     pub learning_rate: f64,
     /// Mean loss over its batch, before its update, in nats.
+    #[serde(serialize_with = "number::serialize")]
     pub loss: f64,
     /// The losses so far as an exponential moving average with [`SMOOTHING`], corrected for its start.
+    #[serde(serialize_with = "number::serialize")]
     pub smoothed: f64,
 }
 
@@ -50,15 +54,18 @@ pub struct RangeTest {
     /// The learning rate at which the smoothed loss falls most steeply over the logarithm of the learning rate; none
     /// where it falls nowhere.
     pub suggestion: Option<f64>,
-    /// A tenth of the learning rate at which the smoothed loss is least: fastai's other rule.
+    /// A tenth of the learning rate at which the smoothed loss is least: fastai's other rule; none where it falls
+    /// nowhere.
     pub tenth_of_minimum: Option<f64>,
 }
 
 /// Trains with a learning rate that grows from step to step, and finds where the loss falls fastest.
 ///
 /// Smith 2015, <https://arxiv.org/abs/1506.01186>; the rules are those of fastai's `lr_find`,
-/// <https://docs.fast.ai/callback.schedule.html>. The config's own learning rate and schedule do not matter. `device` has
-/// no autodiff and takes `largest` bytes in one piece.
+/// <https://docs.fast.ai/callback.schedule.html>, which look at the curve from its first tenth to five steps before its
+/// end, where these look at it from the eleventh step to its minimum. The config's schedule does not matter, and its own
+/// learning rate only as `AdamW`'s keeps its proportion to it beside Muon. `device` has no autodiff and takes `largest`
+/// bytes in one piece.
 ///
 /// # Errors
 /// When the range makes no sense, the network cannot take the images, or the device fails.
@@ -94,11 +101,7 @@ fn measure(
     let mut model = Classifier::new(network, config.label_smoothing);
     let mut optimizer = init_optimizer(&config, &model);
     let rates = LearningRates::new(&config, &model);
-    let order = match config.order {
-        OrderName::File => Order::File,
-        OrderName::Shuffled => Order::Shuffled { seed: config.seed },
-    };
-    let loader = loader(&config, &splits(&config, data)?.train, order, (&tracked, largest));
+    let loader = train_loader(&config, &splits(&config, data)?.train, (&tracked, largest));
     let growth = (range.end / range.start).powf(1.0 / (range.steps - 1) as f64);
     let mut points: Vec<RangePoint> = Vec::new();
     let (mut average, mut least) = (0.0, f64::INFINITY);
@@ -116,10 +119,7 @@ fn measure(
             if !loss.is_finite() || (step > SETTLING && smoothed > EXPLODED * least) {
                 return Ok(points);
             }
-            let gradients = match config.clip_norm {
-                Some(limit) => clip_by_global_norm(&model, output.grads, limit),
-                None => output.grads,
-            };
+            let gradients = clipped(&config, &model, output.grads);
             model = optimizer.step(rates.scaled(learning_rate), model, gradients);
         }
     }
@@ -131,7 +131,9 @@ fn conclude(points: Vec<RangePoint>) -> RangeTest {
     let usable: Vec<RangePoint> =
         points.iter().skip(SETTLING).take_while(|point| point.smoothed.is_finite()).copied().collect();
     let lowest = usable.iter().enumerate().min_by(|(_, a), (_, b)| a.smoothed.total_cmp(&b.smoothed));
-    let Some((lowest, minimum)) = lowest.map(|(index, point)| (index, *point)) else {
+    // Where the first is the least, it never fell.
+    let lowest = lowest.map(|(index, point)| (index, *point)).filter(|(index, _)| *index > 0);
+    let Some((lowest, minimum)) = lowest else {
         return RangeTest { points, suggestion: None, tenth_of_minimum: None };
     };
     // Central differences on the way down.
@@ -170,9 +172,10 @@ mod tests {
 
     #[test]
     fn a_curve_that_never_falls_or_is_no_number_suggests_nothing() {
-        assert_eq!(conclude(curve(|x| 3.0 + x)).suggestion, None);
-        let nothing = conclude(curve(|_| f64::NAN));
-        assert_eq!((nothing.suggestion, nothing.tenth_of_minimum), (None, None));
+        for loss in [|x| 3.0 + x, |_| f64::NAN] {
+            let nothing = conclude(curve(loss));
+            assert_eq!((nothing.suggestion, nothing.tenth_of_minimum), (None, None));
+        }
     }
 
     #[test]
@@ -186,6 +189,8 @@ mod tests {
         assert!((test.points[0].learning_rate - 1e-4).abs() < 1e-12);
         assert!(test.points.len() < 100, "a rate of a million explodes before the end");
         assert!(test.suggestion.unwrap() < 100.0);
+        let json = serde_json::to_string(&RangePoint { loss: f64::NAN, smoothed: f64::INFINITY, ..test.points[0] });
+        assert!(json.unwrap().contains(r#""loss":"NaN","smoothed":"inf""#));
         let wrong = LearningRateRange { start: 1.0, end: 0.1, steps: 100 };
         assert!(lr_range_test(&config, &data, (&device, None), wrong).unwrap_err().to_string().contains("1 to 0.1"));
     }

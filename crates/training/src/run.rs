@@ -281,14 +281,8 @@ fn run(
         model = load(model, weights, directory)?;
         optimizer = optimizer.load_record(moments);
     }
-    let order = match config.order {
-        OrderName::File => Order::File,
-        OrderName::Shuffled => Order::Shuffled { seed: config.seed },
-    };
     let largest = host.largest_tensor;
-    let augmentations: Vec<_> = config.augment.iter().map(|name| name.augmentation()).collect();
-    let train = loader(config, &splits.train, order, (&tracked, largest))
-        .augmented_by(&augmentations, config.seed)
+    let train = train_loader(config, &splits.train, (&tracked, largest))
         .starting_at(state.record.epochs.len() + 1, state.batch);
     let test = loader(config, &splits.test, Order::File, (&device, largest));
     let each_epoch = splits.valid.as_ref().map(|valid| loader(config, valid, Order::File, (&device, largest)));
@@ -415,6 +409,16 @@ fn load(
     model
         .try_load_record(weights)
         .map_err(|error| TrainingError::Checkpoint { path: directory.checkpoints(), message: error.to_string() })
+}
+
+/// A loader of what is trained on: in the config's order, with its augmentations.
+pub(crate) fn train_loader(config: &ExperimentConfig, set: &ImageSet, device: (&Device, Option<u64>)) -> BatchLoader {
+    let order = match config.order {
+        OrderName::File => Order::File,
+        OrderName::Shuffled => Order::Shuffled { seed: config.seed },
+    };
+    let augmentations: Vec<_> = config.augment.iter().map(|name| name.augmentation()).collect();
+    loader(config, set, order, device).augmented_by(&augmentations, config.seed)
 }
 
 /// A loader for a device that takes so many bytes in one piece.

@@ -21,7 +21,9 @@ use kindling_record::{EpochRecord, RunDirectory, RunStatus, StepLog, StepRecord}
 
 use crate::{
     BatchFigures, BatchOutput, Checkpoint, Classifier, ExperimentConfig, LearningRates, Protocol, Schedule,
-    StoppingMetric, TrainingError, checkpoint, clip_by_global_norm, divergence, gradients,
+    StoppingMetric, TrainingError, checkpoint,
+    clip::clipped,
+    divergence, gradients,
     replicas::{Replicas, Step},
     run::{Event, OnEvent},
 };
@@ -170,10 +172,7 @@ impl Session {
                 outcome = Steps::Diverged;
                 break;
             }
-            let gradients = match self.config.clip_norm {
-                Some(limit) => clip_by_global_norm(&model, gradients, limit),
-                None => gradients,
-            };
+            let gradients = clipped(&self.config, &model, gradients);
             model = self.optimizer.step(self.rates.scaled(factor), model, gradients);
             self.advance(step, &figures);
 

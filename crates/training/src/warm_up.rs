@@ -13,7 +13,8 @@ use kindling_data::BatchLoader;
 use kindling_models::ImageShape;
 
 use crate::{
-    Classifier, ExperimentConfig, LearningRates, TrainingError, clip_by_global_norm,
+    Classifier, ExperimentConfig, LearningRates, TrainingError,
+    clip::clipped,
     replicas::{Replicas, Step},
 };
 
@@ -38,10 +39,7 @@ pub(crate) fn warm_up(
         let mut iterators: Vec<_> = slices.iter().map(|slice| slice.iter()).collect();
         let Some(shares) = Replicas::next_batches(&mut iterators)? else { continue };
         let Step { gradients, .. } = replicas.step(&model, shares)?;
-        let gradients = match config.clip_norm {
-            Some(limit) => clip_by_global_norm(&model, gradients, limit),
-            None => gradients,
-        };
+        let gradients = clipped(config, &model, gradients);
         model = optimizer.step(rates.scaled(1.0), model, gradients);
     }
     let model = model.valid();

@@ -164,6 +164,11 @@ impl Backend {
         matches!(self.name, "flex" | "ndarray") && self.precision == Precision::F32
     }
 
+    /// Whether the same steps give the same bits on it.
+    pub(crate) fn repeats_bits(&self) -> bool {
+        matches!(self.name, "flex" | "ndarray")
+    }
+
     /// What `chosen` comes to on it, in the words of records.
     pub(crate) fn kernels(&self, chosen: Kernels) -> String {
         match chosen {

@@ -1,6 +1,6 @@
 use anyhow::{Context, Result};
 use clap::Args;
-use kindling_training::{CheckResult, sanity_checks};
+use kindling_training::{CheckDevice, CheckResult, Precision, sanity_checks};
 
 use crate::{
     arguments::{ConfigArguments, PlaceArguments},
@@ -44,7 +44,18 @@ pub(crate) fn check(arguments: &CheckArguments) -> Result<Outcome> {
             print(format_args!("  look at: {}", result.advice));
         }
     };
-    let results = sanity_checks(&config, &data, (&backend.devices[0], backend.largest_tensor), &mut show)
+    let device = CheckDevice {
+        device: &backend.devices[0],
+        largest: backend.largest_tensor,
+        repeats_bits: backend.repeats_bits(),
+    };
+    if config.precision != Precision::F32 {
+        notice(format_args!(
+            "gradients are compared with slopes of the loss in f32 alone, not in {}",
+            config.precision
+        ));
+    }
+    let results = sanity_checks(&config, &data, device, &mut show)
         .with_context(|| format!("{} cannot be checked", config.model))?;
     let failed = results.iter().filter(|result| !result.passed).count();
     if arguments.json {

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use kindling_report::{Axis, LineChart, Point, Series, Style};
-use kindling_training::{LearningRateRange, RangePoint, RangeTest, SMOOTHING, lr_range_test};
+use kindling_training::{LearningRateRange, OptimizerName, RangePoint, RangeTest, SMOOTHING, lr_range_test};
 
 use crate::{
     arguments::{ConfigArguments, PlaceArguments},
@@ -75,6 +75,12 @@ pub(crate) fn lr_find(arguments: &LrFindArguments) -> Result<Outcome> {
     ));
     if let Some(tenth) = test.tenth_of_minimum {
         print(format_args!("a tenth of the rate with the least smoothed loss: {tenth:.2e}"));
+    }
+    if let (OptimizerName::Muon, Some(rate)) = (config.optimizer, test.suggestion)
+        && config.learning_rate > 0.0
+    {
+        let beside = rate * config.adamw_learning_rate / config.learning_rate;
+        print(format_args!("beside Muon, AdamW's rate kept its proportion: --adamw-learning-rate {beside:.2e}"));
     }
     print(match test.suggestion {
         Some(rate) => format!("suggested learning rate: {rate:.2e} (where the smoothed loss falls most steeply)"),
