@@ -45,7 +45,8 @@ pub struct ClassRecord {
     pub precision: Option<f64>,
     /// Fraction of the images of the class that are predicted as such; none where there are none.
     pub recall: Option<f64>,
-    /// Harmonic mean of the two; none where either is missing, and 0 where both are 0.
+    /// Harmonic mean of the two, `2 TP / (2 TP + FP + FN)`: 0 where no image is right, and none only where the class has
+    /// no images and nothing is predicted as it.
     pub f1: Option<f64>,
 }
 

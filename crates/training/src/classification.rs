@@ -26,7 +26,7 @@ impl Prediction {
     /// An image of the class `target`, taken for `predicted` with the given probability.
     ///
     /// `predicted` is what the device found the largest logit to be, so that it is right exactly where the plain
-    /// evaluation says so; of equal logits that is the first. A probability that is not a number, as an overflow
+    /// evaluation says so. A probability that is not a number, as an overflow
     /// leaves it, is no confidence at all: it counts as 0.
     #[must_use]
     pub fn new(target: usize, predicted: usize, probability: f32) -> Self {
@@ -51,6 +51,9 @@ pub(crate) fn confusion(pairs: &[(usize, usize)], classes: usize) -> Vec<Vec<usi
 }
 
 /// The figures of each class against all others, from `confusion[target][predicted]`, for the classes called `names`.
+///
+/// # Panics
+/// When `confusion` is not square.
 #[must_use]
 pub fn class_records(confusion: &[Vec<usize>], names: &[String]) -> Vec<ClassRecord> {
     let figures = |class: usize| {
@@ -59,8 +62,7 @@ pub fn class_records(confusion: &[Vec<usize>], names: &[String]) -> Vec<ClassRec
         let right = confusion[class][class];
         let fraction = |of: usize| (of > 0).then(|| right as f64 / of as f64);
         let (precision, recall) = (fraction(predicted), fraction(images));
-        // The harmonic mean of right / predicted and right / images; 0, too, where both of them are.
-        let f1 = precision.and(recall).map(|_| 2.0 * right as f64 / (predicted + images) as f64);
+        let f1 = (predicted + images > 0).then(|| 2.0 * right as f64 / (predicted + images) as f64);
         ClassRecord { name: name(class, names), images, precision, recall, f1 }
     };
     (0..confusion.len()).map(figures).collect()
@@ -170,8 +172,8 @@ mod tests {
             (Some(0.5), Some(0.5), Some(0.5)),
             (Some(0.5), Some(0.666_666_666_666_666_6), Some(0.571_428_571_428_571_4)),
             (Some(0.5), Some(0.666_666_666_666_666_6), Some(0.571_428_571_428_571_4)),
-            // Nothing is taken for the last, so that it has no precision to take the mean with.
-            (None, Some(0.0), None),
+            // Nothing is taken for the last, so that it has no precision.
+            (None, Some(0.0), Some(0.0)),
         ];
         let records = class_records(&counted(&predictions(), 4), &names());
         for (record, (precision, recall, f1)) in records.iter().zip(expected) {
@@ -191,7 +193,7 @@ mod tests {
         assert_eq!((records[0].precision, records[0].recall, records[0].f1), (Some(0.0), Some(0.0), Some(0.0)));
         assert_eq!((records[2].precision, records[2].recall, records[2].f1), (None, None, None));
         let records = class_records(&[vec![3, 1], vec![0, 0]], &names());
-        assert_eq!((records[1].precision, records[1].recall, records[1].f1), (Some(0.0), None, None));
+        assert_eq!((records[1].precision, records[1].recall, records[1].f1), (Some(0.0), None, Some(0.0)));
     }
 
     #[test]
