@@ -41,6 +41,25 @@ pub(crate) fn in_workspace(runs: &Path, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
+/// Writes a set in MNIST's format into `directory`: 60 images of 8x6 in three classes, each class with a row of its own
+/// of this brightness.
+pub(crate) fn write_rows(directory: &Path, brightness: u8) {
+    let idx = |magic: u32, sizes: &[u32], content: Vec<u8>| {
+        let words = std::iter::once(&magic).chain(sizes).flat_map(|word| word.to_be_bytes());
+        words.chain(content).collect::<Vec<u8>>()
+    };
+    let labels: Vec<u8> = (0..60).map(|index| index % 3).collect();
+    let pixels: Vec<u8> = labels
+        .iter()
+        .flat_map(|&label| (0..48).map(move |pixel| if pixel / 6 == usize::from(label) { brightness } else { 0 }))
+        .collect();
+    for split in ["train", "t10k"] {
+        let write = |name: &str, bytes: Vec<u8>| fs::write(directory.join(format!("x-{split}-{name}")), bytes).unwrap();
+        write("images-idx3-ubyte", idx(2051, &[60, 8, 6], pixels.clone()));
+        write("labels-idx1-ubyte", idx(2049, &[60], labels.clone()));
+    }
+}
+
 /// The one run in `directory/runs`.
 pub(crate) fn only_run(directory: &Path) -> std::path::PathBuf {
     only_run_in(&directory.join("runs"))
@@ -286,22 +305,7 @@ fn a_reader_that_goes_away_does_not_end_the_run() {
 #[test]
 fn an_idx_set_of_any_size_and_number_of_classes_is_trained_on() {
     let place = tempfile::tempdir().unwrap();
-    let idx = |magic: u32, sizes: &[u32], content: Vec<u8>| {
-        let words = std::iter::once(&magic).chain(sizes).flat_map(|word| word.to_be_bytes());
-        words.chain(content).collect::<Vec<u8>>()
-    };
-    // 60 images of 8x6 in three classes, each class with a bright row of its own.
-    let labels: Vec<u8> = (0..60).map(|index| index % 3).collect();
-    let pixels: Vec<u8> = labels
-        .iter()
-        .flat_map(|&label| (0..48).map(move |pixel| if pixel / 6 == usize::from(label) { 255 } else { 0 }))
-        .collect();
-    for split in ["train", "t10k"] {
-        let write =
-            |name: &str, bytes: Vec<u8>| fs::write(place.path().join(format!("x-{split}-{name}")), bytes).unwrap();
-        write("images-idx3-ubyte", idx(2051, &[60, 8, 6], pixels.clone()));
-        write("labels-idx1-ubyte", idx(2049, &[60], labels.clone()));
-    }
+    write_rows(place.path(), 255);
     fs::write(place.path().join("classes.txt"), "top\nmiddle\nbottom\n").unwrap();
     for model in ["mlp", "cnn"] {
         let arguments = ["train", model, "--dataset", "idx", "--data-dir", ".", "--epochs", "20", "--batch-size", "8"];

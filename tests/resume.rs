@@ -90,7 +90,7 @@ fn a_run_stopped_by_a_signal_resumes_to_the_same_bits() {
         let mut arguments = TRAIN.to_vec();
         arguments[1] = "cnn";
         (arguments[5], arguments[7]) = ("10", "40");
-        arguments.extend(["--backend", backend]);
+        arguments.extend(["--backend", backend, "--augment", "shift,flip,erase", "--gradient-steps", "1000"]);
         let whole = uninterrupted(place.path(), &arguments);
 
         let mut child = start(place.path(), &arguments);

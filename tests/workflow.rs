@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::program::{command, in_workspace, kindling, record, text};
+use crate::program::{command, in_workspace, kindling, record, text, write_rows};
 
 const SWEEP: [&str; 12] = [
     "sweep",
@@ -198,6 +198,40 @@ fn predict_names_what_is_no_image_and_classifies_the_others() {
 }
 
 #[test]
+fn a_sweep_on_another_set_of_the_same_kind_is_another_sweep() {
+    let place = tempfile::tempdir().unwrap();
+    for (directory, brightness) in [("bright", 255), ("dim", 120)] {
+        fs::create_dir(place.path().join(directory)).unwrap();
+        write_rows(&place.path().join(directory), brightness);
+    }
+    let sweep = |directory| {
+        let arguments = ["sweep", "mlp", "--hidden", "4", "--dataset", "idx", "--epochs", "1", "--data-dir", directory];
+        let output = kindling(place.path(), &arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        runs(place.path()).len()
+    };
+    assert_eq!([sweep("bright"), sweep("bright"), sweep("dim"), sweep("bright")], [1, 1, 2, 2]);
+}
+
+#[test]
+fn augmentation_changes_what_is_trained_on_and_looked_for_and_always_alike() {
+    let place = tempfile::tempdir().unwrap();
+    let losses = |augment: &[&str]| {
+        let train = ["train", "mlp", "--hidden", "16", "--dataset", "synthetic", "--epochs", "1", "--limit-batches=5"];
+        let record = json(place.path(), &[&train[..], augment, &["--json"]].concat());
+        let find = ["lr-find", "mlp", "--hidden", "16", "--dataset", "synthetic", "--steps", "20", "--json"];
+        let points = json(place.path(), &[&find[..], augment].concat())["points"].clone();
+        (record["epochs"][0]["train_loss"].clone(), points)
+    };
+    let (plain, mirrored) = (losses(&[]), losses(&["--augment", "flip"]));
+    assert!(plain.0 != mirrored.0 && plain.1 != mirrored.1);
+    let all = losses(&["--augment", "shift,flip,erase"]);
+    assert!(all.0 != mirrored.0);
+    // Their order is no part of a config.
+    assert_eq!(all, losses(&["--augment", "erase,flip,shift,flip"]));
+}
+
+#[test]
 fn samples_tell_the_shapes_of_real_batches() {
     let place = tempfile::tempdir().unwrap();
     let output = kindling(place.path(), &["samples", "--dataset", "synthetic"]);
@@ -213,6 +247,10 @@ fn check_passes_the_models_and_fails_a_config_that_cannot_learn() {
     let place = tempfile::tempdir().unwrap();
     let fine = kindling(place.path(), &["check", "mlp", "--dataset", "synthetic"]);
     assert!(fine.status.success(), "{}{}", text(&fine.stdout), text(&fine.stderr));
+    let half = ["check", "mlp", "--dataset", "synthetic", "--precision", "bf16", "--json"];
+    let half = json(place.path(), &half);
+    let names: Vec<_> = half.as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["loss before training", "no dead layers", "learns one batch by heart", "same result twice"]);
     let stuck = kindling(place.path(), &["check", "mlp", "--dataset", "synthetic", "--learning-rate", "0"]);
     assert_eq!(stuck.status.code(), Some(1), "{}", text(&stuck.stdout));
 }
@@ -221,7 +259,7 @@ fn check_passes_the_models_and_fails_a_config_that_cannot_learn() {
 fn lr_find_suggests_a_rate_within_its_range() {
     let place = tempfile::tempdir().unwrap();
     let found = json(place.path(), &["lr-find", "mlp", "--dataset", "synthetic", "--steps", "100", "--json"]);
-    let rate = found["suggestion"].as_f64().or_else(|| found["suggestion"]["learning_rate"].as_f64()).unwrap();
+    let rate = found["suggestion"].as_f64().unwrap();
     assert!((1e-4..1.0).contains(&rate), "{found}");
 }
 
@@ -238,4 +276,26 @@ fn a_quick_reproduction_of_one_question_is_marked_as_such() {
     let refused = kindling(place.path(), &["reproduce", "--only", "1.9"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused.stderr).contains("expected some of 1.1, 1.2"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn a_report_alone_is_of_the_runs_that_are_there() {
+    let place = tempfile::tempdir().unwrap();
+    let (runs_dir, report) = (place.path().join("runs"), place.path().join("report"));
+    let alone = |only| {
+        let arguments = ["reproduce", "--only", only, "--quick", "--report-only", "--output", report.to_str().unwrap()];
+        in_workspace(&runs_dir, &arguments)
+    };
+    let nothing = alone("1.6");
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(text(&nothing.stderr).contains("found none that is over"), "{}", text(&nothing.stderr));
+    assert!(!report.exists());
+    let trained =
+        in_workspace(&runs_dir, &["reproduce", "--only", "1.6", "--quick", "--output", report.to_str().unwrap()]);
+    assert!(trained.status.success(), "{}", text(&trained.stderr));
+    let made = runs(place.path());
+    let some = alone("1.6,1.7");
+    assert!(some.status.success(), "{}", text(&some.stderr));
+    assert!(text(&some.stderr).contains("1 of 5 runs are not there"), "{}", text(&some.stderr));
+    assert_eq!(runs(place.path()), made);
 }

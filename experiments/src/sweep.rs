@@ -1,14 +1,14 @@
 //! Many runs, one after the other: those that are finished are not run again, interrupted ones go on where they were.
 
-use std::{path::PathBuf, time::Instant};
+use std::{path::Path, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::train::Interrupter;
 use kindling_data::ImageData;
 use kindling_kernels::Kernels;
 use kindling_record::{RunDirectory, RunRecord, RunStatus, list_runs};
 use kindling_report::{Run, duration, percent};
-use kindling_training::{DatasetName, Event, ExperimentConfig, Host, Precision, Settings};
+use kindling_training::{DatasetName, Event, ExperimentConfig, Host, Precision, Settings, check_data};
 
 use crate::{
     arguments::PlaceArguments,
@@ -43,33 +43,49 @@ struct Bench<'a> {
     place: &'a PlaceArguments,
     request: Request,
     backends: Vec<(Precision, Backend)>,
-    data: Vec<((DatasetName, bool), ImageData)>,
+    data: DataSets<'a>,
+}
+
+/// Sets of images, each read when it is first needed.
+struct DataSets<'a> {
+    data_dir: Option<&'a Path>,
+    read: Vec<((DatasetName, bool), ImageData)>,
+}
+
+impl DataSets<'_> {
+    fn get(&mut self, config: &ExperimentConfig) -> Result<&ImageData> {
+        let key = (config.dataset, config.transpose);
+        let index = match self.read.iter().position(|(known, _)| *known == key) {
+            Some(index) => index,
+            None => {
+                self.read.push((key, data::load(config, self.data_dir)?));
+                self.read.len() - 1
+            }
+        };
+        Ok(&self.read[index].1)
+    }
 }
 
 /// Makes the runs that are not there yet. One that fails or diverges does not stop the others.
 ///
 /// To be called before anything is done or said: the program may start itself again.
 pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
-    let request = place.device.request((backend::default_name(), None))?;
-    relaunch::with(&request.environment().into_iter().chain(request.as_default()).collect::<Vec<_>>())?;
-    place.kernels.unwrap_or_default().choose();
+    let request = request(place)?;
     signals::install()?;
-    let mut bench = Bench { place, request, backends: Vec::new(), data: Vec::new() };
-    let mut known = known_runs(place, bench.request.name)?;
-    let is_done = |known: &[(ExperimentConfig, Run)], config: &ExperimentConfig| {
-        known.iter().any(|(other, run)| other == config && run.is_over())
-    };
-    let pending = plan.iter().filter(|planned| !is_done(&known, &planned.config)).count();
+    let data = DataSets { data_dir: place.data_dir.as_deref(), read: Vec::new() };
+    let mut bench = Bench { place, request, backends: Vec::new(), data };
+    let mut known = known_runs(plan, &mut bench.data, place, bench.request.name)?;
+    let pending = plan.iter().filter(|planned| over(&known, &planned.config).is_none()).count();
     if pending < plan.len() {
         notice(format_args!("{} of {} runs are there already", plan.len() - pending, plan.len()));
     }
     let costs: Vec<f64> = plan.iter().map(|planned| cost(&planned.config)).collect();
-    let waiting = plan.iter().zip(&costs).filter(|(planned, _)| !is_done(&known, &planned.config));
+    let waiting = plan.iter().zip(&costs).filter(|(planned, _)| over(&known, &planned.config).is_none());
     let bar = SweepBar::new(waiting.map(|(_, cost)| cost).sum());
     let mut swept = Swept::default();
     for (index, planned) in plan.iter().enumerate() {
         let title = format!("run {} of {}: {}", index + 1, plan.len(), planned.name);
-        if let Some((_, run)) = known.iter().find(|(config, run)| *config == planned.config && run.is_over()) {
+        if let Some(run) = over(&known, &planned.config) {
             swept.runs.push(Some(run.clone()));
             continue;
         }
@@ -100,14 +116,51 @@ pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     Ok(swept)
 }
 
+/// The runs of `plan` that are over; none is made.
+///
+/// To be called before anything is done or said: the program may start itself again.
+///
+/// # Errors
+///
+/// Where none of them is there.
+pub(crate) fn find(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
+    let request = request(place)?;
+    let mut data = DataSets { data_dir: place.data_dir.as_deref(), read: Vec::new() };
+    let known = known_runs(plan, &mut data, place, request.name)?;
+    let runs: Vec<Option<Run>> = plan.iter().map(|planned| over(&known, &planned.config).cloned()).collect();
+    let missing = runs.iter().filter(|run| run.is_none()).count();
+    if missing == plan.len() {
+        bail!(
+            "expected some of these {missing} runs in {}, on the backend {}, found none that is over: run the command \
+             without --report-only to make them",
+            place.runs_dir.path.display(),
+            request.name
+        );
+    }
+    if missing > 0 {
+        notice(format_args!("{missing} of {} runs are not there", plan.len()));
+    }
+    Ok(Swept { runs, ..Swept::default() })
+}
+
+/// Where the runs are made, or were; the program may start itself again.
+fn request(place: &PlaceArguments) -> Result<Request> {
+    let request = place.device.request((backend::default_name(), None))?;
+    relaunch::with(&request.environment().into_iter().chain(request.as_default()).collect::<Vec<_>>())?;
+    place.kernels.unwrap_or_default().choose();
+    Ok(request)
+}
+
+/// The run of this config that is over.
+fn over<'a>(known: &'a [(ExperimentConfig, Run)], config: &ExperimentConfig) -> Option<&'a Run> {
+    known.iter().find(|(other, run)| other == config && run.is_over()).map(|(_, run)| run)
+}
+
 impl Bench<'_> {
     /// Trains `planned` in a new directory, or goes on in the one where it was begun.
     fn train(&mut self, planned: &Planned, found: Option<RunDirectory>, progress: &SweepBar) -> Result<Run> {
         let config = &planned.config;
-        let key = (config.dataset, config.transpose);
-        if !self.data.iter().any(|(known, _)| *known == key) {
-            self.data.push((key, data::load(config, self.place.data_dir.as_deref())?));
-        }
+        let data = self.data.get(config)?;
         if !self.backends.iter().any(|(precision, _)| *precision == config.precision) {
             let backend = self.request.open(config.precision)?;
             notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
@@ -116,9 +169,8 @@ impl Bench<'_> {
             }
             self.backends.push((config.precision, backend));
         }
-        let data = self.data.iter().find(|(known, _)| *known == key).map(|(_, data)| data);
         let backend = self.backends.iter().find(|(precision, _)| *precision == config.precision);
-        let (data, (_, backend)) = data.zip(backend).context("what was just opened is gone")?;
+        let (_, backend) = backend.context("what was just opened is gone")?;
         kindling_training::check(config, data, &backend.devices)?;
         let is_new = found.is_none();
         let directory = match found {
@@ -160,21 +212,33 @@ fn host(backend: &Backend, interrupter: Interrupter, progress: SweepBar) -> Host
     }
 }
 
-/// The runs on this backend, each with its config as this version has it.
-fn known_runs(place: &PlaceArguments, backend: &str) -> Result<Vec<(ExperimentConfig, Run)>> {
-    let runs_dir: &PathBuf = &place.runs_dir.path;
+/// The runs of the plan's configs that were made on this backend with the same data.
+fn known_runs(
+    plan: &[Planned],
+    data: &mut DataSets<'_>,
+    place: &PlaceArguments,
+    backend: &str,
+) -> Result<Vec<(ExperimentConfig, Run)>> {
     let mut known = Vec::new();
-    for (directory, record) in list_runs(runs_dir)? {
-        match record {
-            Ok(record) if record.backend == backend => {
-                let config = Settings::from_object(record.config.clone()).and_then(Settings::resolve);
-                let status = directory.status(&record);
-                // A config of another version is none that could be asked for.
-                known.extend(config.ok().map(|config| (config, Run { directory, record, status })));
+    for (directory, record) in list_runs(&place.runs_dir.path)? {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                notice(error);
+                continue;
             }
-            Ok(_) => {}
-            Err(error) => notice(error),
+        };
+        // A config of another version is none that could be asked for.
+        let Ok(config) = Settings::from_object(record.config.clone()).and_then(Settings::resolve) else { continue };
+        if record.backend != backend || !plan.iter().any(|planned| planned.config == config) {
+            continue;
         }
+        // Which directory such a set is in does not stand in the config.
+        if config.dataset == DatasetName::Idx && check_data(&record, data.get(&config)?).is_err() {
+            continue;
+        }
+        let status = directory.status(&record);
+        known.push((config, Run { directory, record, status }));
     }
     Ok(known)
 }

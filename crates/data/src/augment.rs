@@ -141,7 +141,7 @@ fn rectangle(random: &mut impl Rng, [height, width]: [usize; 2]) -> Option<[Rang
     })
 }
 
-/// The pixels of a batch that [`Augmenter::sources`] names, in one operation on the device.
+/// The pixels of a batch that [`Augmenter::sources`] names, gathered on the device.
 ///
 /// # Shapes
 /// - images: `[batch, height * width]`

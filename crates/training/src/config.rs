@@ -114,7 +114,7 @@ pub enum OrderName {
 }
 
 /// What is changed at random in a training image each time it is seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AugmentationName {
     /// Moved by up to two pixels in each direction.
@@ -123,6 +123,13 @@ pub enum AugmentationName {
     Flip,
     /// A rectangle of it made background, every other time.
     Erase,
+}
+
+/// Each once and in the order of the enum: what is written otherwise trains the same.
+fn in_order(mut names: Vec<AugmentationName>) -> Vec<AugmentationName> {
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 impl AugmentationName {
@@ -200,7 +207,7 @@ impl Settings {
                 Protocol::Validated => OrderName::Shuffled,
                 Protocol::Assignment => OrderName::File,
             }),
-            augment: self.augment.unwrap_or_default(),
+            augment: in_order(self.augment.unwrap_or_default()),
             limit_batches: self.limit_batches,
             epochs: self.epochs.unwrap_or(10),
             batch_size: self.batch_size.unwrap_or(64),

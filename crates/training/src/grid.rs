@@ -4,10 +4,12 @@ use serde_json::{Map, Value};
 
 use crate::{ConfigError, ExperimentConfig, Settings};
 
+/// The most runs of a grid: far more than a person waits for.
+const LARGEST: usize = 10_000;
 /// Keys whose single value is a list already.
 const LISTS: [&str; 2] = ["hidden", "augment"];
 
-/// Values to try for some keys of a config; the first key varies slowest.
+/// Values to try for some keys of a config; the first key varies slowest. From JSON, keys come in alphabetical order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Grid {
     axes: Vec<(String, Vec<Value>)>,
@@ -33,6 +35,9 @@ impl Grid {
             return Err(ConfigError::Malformed(format!("expected an object of keys and values, found {value}")));
         };
         let mut grid = Self::default();
+        if object.contains_key("seed") && object.contains_key("seeds") {
+            return Err(ConfigError::Malformed("expected seed or seeds, found both".to_owned()));
+        }
         for (key, value) in object {
             if key == "seeds" {
                 let Some(count) = value.as_u64().filter(|&count| count > 0) else {
@@ -73,7 +78,9 @@ impl Grid {
     #[must_use]
     pub fn with_seeds(mut self, count: u64) -> Self {
         self.axes.retain(|(key, _)| key != "seed");
-        self.axes.push(("seed".to_owned(), (1..=count).map(Value::from).collect()));
+        // No more than it takes to be refused.
+        let seeds = (1..=count).take(LARGEST + 1).map(Value::from).collect();
+        self.axes.push(("seed".to_owned(), seeds));
         self
     }
 
@@ -89,8 +96,12 @@ impl Grid {
     /// Every combination, resolved; each with its values of the keys that have several, as in `learning_rate 0.1`.
     ///
     /// # Errors
-    /// When a combination makes no sense; the message is that of its config.
+    /// When a combination makes no sense, with the message of its config, or there are more than 10,000.
     pub fn configs(&self) -> Result<Vec<(Vec<String>, ExperimentConfig)>, ConfigError> {
+        let size = self.axes.iter().fold(1_usize, |size, (_, values)| size.saturating_mul(values.len()));
+        if size > LARGEST {
+            return Err(ConfigError::Malformed(format!("expected at most {LARGEST} combinations, found {size}")));
+        }
         let mut combinations = vec![(Vec::new(), Map::new())];
         for (key, values) in &self.axes {
             let extend = |(names, object): &(Vec<String>, Map<String, Value>)| {
@@ -178,7 +189,14 @@ mod tests {
         assert!(message(r#"{"epochs": ["ten"]}"#).contains("config: epochs: invalid type"));
         assert!(message(r#"{"epochs": []}"#).contains("expected at least one value"));
         assert!(message(r#"{"seeds": 0}"#).contains("expected a number from 1 up, found 0"));
+        assert!(message(r#"{"seed": [7, 8], "seeds": 3}"#).contains("expected seed or seeds, found both"));
         assert!(message("[1]").contains("expected an object of keys and values, found 1"));
+    }
+
+    #[test]
+    fn more_combinations_than_anyone_waits_for_are_refused() {
+        let grid = only(r#"{"model": "mlp", "seeds": 1000000000000}"#);
+        assert!(grid.configs().unwrap_err().to_string().contains("expected at most 10000 combinations"));
     }
 
     proptest! {
