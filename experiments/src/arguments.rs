@@ -1,6 +1,6 @@
 //! Arguments as typed. [`Settings`] are what they mean; [`Settings::resolve`] checks them.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{env, fs, iter, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use clap::{
@@ -22,6 +22,12 @@ use crate::{
         ReproduceArguments, SamplesArguments, SweepArguments,
     },
 };
+
+/// The command as its user could type it again, with quotes where a shell needs them.
+pub(crate) fn command_line() -> String {
+    let arguments = env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    shell_words::join(iter::once("kindling".to_owned()).chain(arguments))
+}
 
 /// Trains image classifiers on any backend of Burn, and keeps every run.
 #[derive(Parser)]

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, env, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, bail};
 use kindling_kernels::Kernels;
@@ -8,7 +8,7 @@ use kindling_training::BURN_VERSION;
 use serde::Serialize;
 
 use crate::{
-    arguments::{BenchArguments, Mode},
+    arguments::{BenchArguments, Mode, command_line},
     backend::{self, Backend, Request},
     commands::{Misuse, Outcome},
     machine,
@@ -326,9 +326,8 @@ fn report(
         versions.insert("torch".to_owned(), about("torch"));
         devices.insert("pytorch".to_owned(), about("device"));
     }
-    let command = env::args().skip(1).map(|word| if word.contains(' ') { format!("'{word}'") } else { word });
     Report {
-        command: format!("kindling {}", command.collect::<Vec<_>>().join(" ")),
+        command: command_line(),
         machine: machine::describe(),
         versions,
         devices,

@@ -1,7 +1,4 @@
-use std::{
-    env, iter,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -9,7 +6,7 @@ use kindling_report::{figures, group, run_report, write};
 use serde_json::json;
 
 use crate::{
-    arguments::RunsDirectory,
+    arguments::{RunsDirectory, command_line},
     commands::{Outcome, compare::read_runs},
     output::print,
 };
@@ -36,7 +33,7 @@ pub(crate) fn report(arguments: &ReportArguments) -> Result<Outcome> {
     let runs = read_runs(&arguments.runs_dir.path, &arguments.runs)?;
     let first = runs.first().context("expected at least one run, found none")?.directory.id();
     let output = arguments.output.clone().unwrap_or_else(|| Path::new("reports").join(first));
-    let document = run_report(&group(runs), &command())?;
+    let document = run_report(&group(runs), &command_line())?;
     write(&document, &output).with_context(|| format!("the report in {} cannot be written", output.display()))?;
     let html = output.join("report.html");
     if arguments.json {
@@ -49,10 +46,4 @@ pub(crate) fn report(arguments: &ReportArguments) -> Result<Outcome> {
         print(html.display());
     }
     Ok(Outcome::Done)
-}
-
-/// The command as its user could type it.
-fn command() -> String {
-    let arguments = env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
-    iter::once("kindling".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -10,7 +10,7 @@ use kindling_report::{
 use kindling_training::Settings;
 
 use crate::{
-    arguments::PlaceArguments,
+    arguments::{PlaceArguments, command_line},
     commands::{
         Misuse, Outcome,
         evaluate::keep_evaluation,
@@ -21,7 +21,7 @@ use crate::{
     data,
     output::{notice, print},
     reproduction::{Experiment, QUESTIONS, experiments},
-    sweep::{Planned, Swept, sweep},
+    sweep::{Planned, Swept, find, sweep},
 };
 
 /// The reference's figures, with their source.
@@ -39,6 +39,9 @@ pub(crate) struct ReproduceArguments {
     /// See a ninth of the data, to try the whole in minutes; the report is marked as quick, and its figures say nothing
     #[arg(long)]
     quick: bool,
+    /// Train nothing: write the report from the runs that are there
+    #[arg(long)]
+    report_only: bool,
     /// Directory for the report
     #[arg(long, value_name = "DIR", default_value = "reports/reproduction")]
     output: PathBuf,
@@ -62,7 +65,7 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Result<Outcome> {
         }
     }
     let reference = Reference::from_json(REFERENCE)?;
-    let swept = sweep(&plan, &arguments.place)?;
+    let swept = if arguments.report_only { find(&plan, &arguments.place)? } else { sweep(&plan, &arguments.place)? };
     let outcome = outcome_of(&swept);
     if swept.interrupted {
         return Ok(outcome);
@@ -71,7 +74,7 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Result<Outcome> {
     evaluate_what_the_report_shows(&rows, &arguments.place)?;
     let reproduction = Reproduction {
         reference,
-        command: command(),
+        command: command_line(),
         quick: arguments.quick,
         samples: Some(samples(&arguments.place)?),
         rows,
@@ -142,9 +145,4 @@ fn samples(place: &PlaceArguments) -> Result<Pictures> {
     let settings = Settings { model: Some(kindling_models::ModelName::Mlp), ..Settings::default() };
     let data = data::load(&settings.resolve()?, place.data_dir.as_deref())?;
     Ok(sheet(&data, &pick(&data, 1, 1)))
-}
-
-/// The command as its user could type it.
-fn command() -> String {
-    std::iter::once("kindling".to_owned()).chain(env::args().skip(1)).collect::<Vec<_>>().join(" ")
 }
