@@ -180,10 +180,10 @@ fn reading(networks: &[Network]) -> String {
                 fell => format!("falls in {fell} of {} runs", trend.first.n),
             };
             let ratio = trend.ratio.map_or_else(|| NONE.to_owned(), |ratio| ratio.fixed(2));
-            format!("{verb}, to {ratio} of its beginning")
+            format!("{verb}: it ends at {ratio} times its beginning")
         };
         let norm = trend(&network.runs, |gradient| Some(gradient.norm));
-        let norm = norm.map_or_else(String::new, |norm| format!(", the norm {}", change(&norm)));
+        let norm = norm.map_or_else(String::new, |norm| format!("; the norm {}", change(&norm)));
         sentences.push(format!(
             "`{}`: the mean of absolute values {}{norm}; {}",
             network.name,
@@ -236,13 +236,16 @@ mod tests {
         let falling: Vec<f64> = (0..100).map(|step| if step < 50 { 0.5 } else { 0.125 }).collect();
         let text = said(&with(place.path(), &falling));
         assert!(text.contains("falls in every run of 1 of 1 networks (`mlp`)"), "{text}");
-        assert!(text.contains("the mean of absolute values falls, to 0.25 (n = 1) of its beginning"), "{text}");
-        assert!(text.contains("the norm does not fall, to 1.00 (n = 1)"), "{text}");
+        assert!(
+            text.contains("the mean of absolute values falls: it ends at 0.25 (n = 1) times its beginning"),
+            "{text}"
+        );
+        assert!(text.contains("the norm does not fall: it ends at 1.00 (n = 1)"), "{text}");
         assert!(text.contains("the signed mean is 0.2500 of it in size"), "{text}");
         let rising: Vec<f64> = falling.iter().rev().copied().collect();
         let place = tempfile::tempdir().unwrap();
         let text = said(&with(place.path(), &rising));
-        assert!(text.contains("In no network does the mean") && text.contains("to 4.00 (n = 1)"), "{text}");
+        assert!(text.contains("In no network does the mean") && text.contains("ends at 4.00 (n = 1)"), "{text}");
     }
 
     #[test]
