@@ -55,13 +55,11 @@ struct DataSets<'a> {
 impl DataSets<'_> {
     fn get(&mut self, config: &ExperimentConfig) -> Result<&ImageData> {
         let key = (config.dataset, config.transpose);
-        let index = match self.read.iter().position(|(known, _)| *known == key) {
-            Some(index) => index,
-            None => {
-                self.read.push((key, data::load(config, self.data_dir)?));
-                self.read.len() - 1
-            }
-        };
+        let known = self.read.iter().position(|(known, _)| *known == key);
+        let index = known.unwrap_or(self.read.len());
+        if known.is_none() {
+            self.read.push((key, data::load(config, self.data_dir)?));
+        }
         Ok(&self.read[index].1)
     }
 }

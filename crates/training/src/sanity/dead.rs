@@ -6,7 +6,7 @@ use burn::{
     tensor::Tensor,
 };
 
-use super::{Bench, CheckResult};
+use super::{Bench, CheckResult, step};
 use crate::{
     TrainingError,
     gradients::{self, layer_name},
@@ -14,7 +14,7 @@ use crate::{
 
 pub(super) fn no_dead_layers(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
     let model = bench.model()?;
-    let (gradients, _) = bench.step(&model, bench.batch()?)?;
+    let (gradients, _) = step(&model, bench.batch()?)?;
     let mut units = Units { path: Vec::new(), gradients: &gradients, dead: Vec::new(), error: None };
     model.visit(&mut units);
     if let Some(error) = units.error {

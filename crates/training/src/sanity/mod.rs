@@ -117,11 +117,6 @@ impl<'a> Bench<'a> {
         first_batch(&loader(&self.config, &self.images, Order::File, (&self.device, self.largest)))
     }
 
-    fn step(&self, model: &Classifier, batch: ImageBatch) -> Result<(GradientsParams, BatchFigures), TrainingError> {
-        let output = TrainStep::step(model, batch);
-        Ok((output.grads, output.item.read().map_err(TrainingError::backend)?))
-    }
-
     /// Trains on `batches`, until `is_enough` or a loss that is not finite, and gives the losses.
     fn train(
         &self,
@@ -133,7 +128,7 @@ impl<'a> Bench<'a> {
         let rates = LearningRates::new(&self.config, &model);
         let mut losses = Vec::new();
         for batch in batches {
-            let (gradients, figures) = self.step(&model, batch?)?;
+            let (gradients, figures) = step(&model, batch?)?;
             losses.push(figures.loss());
             if is_enough(&figures) || !figures.loss_sum.is_finite() {
                 break;
@@ -150,6 +145,12 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// The gradients of a step, and its figures.
+fn step(model: &Classifier, batch: ImageBatch) -> Result<(GradientsParams, BatchFigures), TrainingError> {
+    let output = TrainStep::step(model, batch);
+    Ok((output.grads, output.item.read().map_err(TrainingError::backend)?))
+}
+
 /// The first batch of the loader's next epoch.
 fn first_batch(loader: &BatchLoader) -> Result<ImageBatch, TrainingError> {
     let first = loader.iter().next().transpose().map_err(TrainingError::backend)?;
@@ -157,7 +158,7 @@ fn first_batch(loader: &BatchLoader) -> Result<ImageBatch, TrainingError> {
 }
 
 fn initial_loss(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
-    let (_, figures) = bench.step(&bench.model()?, bench.batch()?)?;
+    let (_, figures) = step(&bench.model()?, bench.batch()?)?;
     let (loss, wanted) = (figures.loss(), bench.ignorance());
     Ok(CheckResult {
         name: "loss before training",

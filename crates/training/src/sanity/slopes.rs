@@ -6,7 +6,7 @@ use burn::{
     tensor::Tensor,
 };
 
-use super::{Bench, CheckResult};
+use super::{Bench, CheckResult, step};
 use crate::{
     TrainingError,
     gradients::{self, layer_name},
@@ -22,15 +22,15 @@ const TOLERANCE: f64 = 0.05;
 
 /// A layer's gradient, measured and computed.
 #[derive(Clone, Debug, PartialEq)]
-struct Slope {
-    layer: String,
+struct Layer {
+    name: String,
     /// The loss's derivative along the layer's gradient, by central differences.
     slope: f64,
     /// The gradient's norm, which the derivative should be.
     norm: f64,
 }
 
-impl Slope {
+impl Layer {
     /// How far the two are apart, as a share of the norm.
     fn off(&self) -> f64 {
         (self.slope / self.norm - 1.0).abs()
@@ -42,9 +42,9 @@ pub(super) fn gradients_are_right(bench: &Bench<'_>) -> Result<CheckResult, Trai
     Ok(judge(&slopes(bench)?))
 }
 
-fn slopes(bench: &Bench<'_>) -> Result<Vec<Slope>, TrainingError> {
+fn slopes(bench: &Bench<'_>) -> Result<Vec<Layer>, TrainingError> {
     let model = bench.model()?;
-    let (gradients, _) = bench.step(&model, bench.batch()?)?;
+    let (gradients, _) = step(&model, bench.batch()?)?;
     let mut slopes = Vec::new();
     for layer in gradients::statistics(&model, &gradients)?.layers {
         // One that is zero has no direction; that it is there is another check's to see.
@@ -54,15 +54,15 @@ fn slopes(bench: &Bench<'_>) -> Result<Vec<Slope>, TrainingError> {
         let loss = |side: f64| -> Result<f64, TrainingError> {
             let by = side * STRIDE / layer.norm;
             let mut shift = Shift { path: Vec::new(), layer: &layer.layer, gradients: &gradients, by };
-            Ok(bench.step(&model.clone().map(&mut shift), bench.batch()?)?.1.loss())
+            Ok(step(&model.clone().map(&mut shift), bench.batch()?)?.1.loss())
         };
         let slope = (loss(1.0)? - loss(-1.0)?) / (2.0 * STRIDE);
-        slopes.push(Slope { layer: layer.layer, slope, norm: layer.norm });
+        slopes.push(Layer { name: layer.layer, slope, norm: layer.norm });
     }
     Ok(slopes)
 }
 
-fn judge(slopes: &[Slope]) -> CheckResult {
+fn judge(slopes: &[Layer]) -> CheckResult {
     // `total_cmp` puts what is no number, of whichever sign, above all that is: `off` is an absolute value.
     let worst = slopes.iter().max_by(|a, b| a.off().total_cmp(&b.off()));
     CheckResult {
@@ -70,7 +70,7 @@ fn judge(slopes: &[Slope]) -> CheckResult {
         passed: worst.is_some_and(|worst| worst.off() < TOLERANCE),
         wanted: format!("each layer's within {:.0} % of the slope of the loss along it", TOLERANCE * 100.0),
         found: match worst {
-            Some(worst) => format!("at most {:.2} % off, in {}", worst.off() * 100.0, worst.layer),
+            Some(worst) => format!("at most {:.2} % off, in {}", worst.off() * 100.0, worst.name),
             None => "no layer with a gradient".to_owned(),
         },
         advice: "the backward pass of that layer; --kernels composed tells whether it is Kindling's own",
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::Settings;
 
-    fn measured() -> Vec<Slope> {
+    fn measured() -> Vec<Layer> {
         let config = Settings::from_json(r#"{"model": "mlp", "hidden": [16], "dataset": "synthetic"}"#);
         let config = config.and_then(Settings::resolve).unwrap();
         let data = synthetic::draw();
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn the_slopes_of_a_network_are_its_gradients() {
         let slopes = measured();
-        let layers: Vec<_> = slopes.iter().map(|slope| slope.layer.as_str()).collect();
+        let layers: Vec<_> = slopes.iter().map(|layer| layer.name.as_str()).collect();
         assert_eq!(layers, ["layers.0", "layers.1"]);
         assert!(judge(&slopes).passed, "{slopes:?}");
     }
