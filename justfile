@@ -34,7 +34,7 @@ train-libtorch MODEL *ARGS:
 train-cuda MODEL *ARGS:
     @just train libtorch-cuda "$@"
 
-# Go on with an interrupted run: just resume RUN
+# Resume an interrupted run: just resume RUN
 resume RUN *ARGS:
     @just kindling cpu resume "$@"
 
@@ -74,7 +74,7 @@ samples *ARGS:
 models *ARGS:
     @just kindling cpu models "$@"
 
-# Say what BUILD (cpu, gpu, libtorch, cuda) and this machine have, measure it, and recommend a backend
+# Say what BUILD (cpu, ndarray, gpu, remote, libtorch, libtorch-cuda) and this machine have, and recommend a backend
 doctor BUILD="cpu" *ARGS:
     @build="${1:-cpu}"; shift $(($# > 0)); scripts/kindling "$build" doctor "$@"
 
@@ -84,7 +84,7 @@ bench BUILD *ARGS:
 
 # Offer a device to other programs and machines: just serve --backend wgpu
 serve *ARGS:
-    @just kindling gpu serve "$@"
+    @just kindling remote serve "$@"
 
 # Any command in any build: just kindling gpu resume RUN --backend vulkan
 kindling BUILD *ARGS:
@@ -94,26 +94,17 @@ kindling BUILD *ARGS:
 test:
     cargo test --release --locked --workspace
 
-# Test the other builds' backends: wgpu, vulkan and remote, then libtorch
-test-backends: test-gpu test-libtorch
-
-# Test wgpu, vulkan and remote, on Mesa's software Vulkan where there is no GPU
-test-gpu:
-    cargo test --release --locked --package kindling --features "$(scripts/gpu-features)" -- golden backend remote
-    just train-wgpu cnn --limit-batches 20 --epochs 1 --runs-dir "$(mktemp -d)"
-    just train-vulkan mlp --limit-batches 20 --epochs 1 --runs-dir "$(mktemp -d)"
-
-# Test libtorch on the CPU
-test-libtorch:
-    scripts/with-libtorch cargo test --release --locked --package kindling --features libtorch -- golden backend
-    just train-libtorch cnn --limit-batches 100 --epochs 1 --runs-dir "$(mktemp -d)"
+# Test all backends in one build: ndarray, libtorch, remote, and wgpu and vulkan (Mesa's software driver without a GPU)
+test-backends:
+    scripts/with-libtorch cargo test --release --locked --package kindling --package kindling-kernels --features "$(scripts/features all)" -- golden backend remote
+    runs=$(mktemp -d) && for backend in ndarray wgpu vulkan libtorch; do \
+        KINDLING_BUILD=all just train $backend mlp --limit-batches 20 --epochs 1 --runs-dir "$runs" || exit 1; done
 
 # Check the format, clippy's lints and the documentation, with warnings as errors
 check:
     cargo fmt --all --check
-    cargo clippy --release --locked --workspace --all-targets -- --deny warnings
-    scripts/with-libtorch cargo clippy --release --locked --package kindling --all-targets --features gpu,libtorch -- --deny warnings
-    RUSTDOCFLAGS="--deny warnings" cargo doc --release --locked --workspace --no-deps --document-private-items
+    scripts/with-libtorch cargo clippy --release --locked --workspace --all-targets --features "kindling/$(scripts/features all | sed 's|,|,kindling/|g')" -- --deny warnings
+    RUSTDOCFLAGS="--deny warnings" scripts/with-libtorch cargo doc --release --locked --workspace --no-deps --document-private-items --features "kindling/$(scripts/features all | sed 's|,|,kindling/|g')"
 
 # Compare training as users run it with a bare loop: just bench-overhead cnn 7 5000
 bench-overhead *ARGS:
@@ -126,4 +117,4 @@ bench-stages *ARGS:
 # The build that has BACKEND; indices as in wgpu:1 do not matter
 [private]
 build-of BACKEND:
-    @case "$1" in wgpu* | vulkan* | remote*) echo gpu ;; libtorch-cuda*) echo cuda ;; libtorch) echo libtorch ;; *) echo cpu ;; esac
+    @case "${1%%:*}" in flex | cpu) echo cpu ;; wgpu | vulkan) echo gpu ;; *) echo "${1%%:*}" ;; esac

@@ -25,7 +25,7 @@ pub(crate) struct Adapter {
     pub(crate) name: String,
     /// Graphics API, driver and its version.
     pub(crate) driver: String,
-    /// Whether the CPU plays the GPU.
+    /// Whether it is a software adapter: it computes on the CPU.
     pub(crate) is_software: bool,
 }
 
@@ -79,7 +79,7 @@ pub(super) fn open(request: &Request) -> Result<Backend> {
     if cfg!(feature = "vulkan") && adapters.iter().any(|adapter| adapter.is_software) {
         bail!(
             "expected a GPU, found {device_name}: this build compiles kernels to SPIR-V, and Mesa's software drivers \
-             crash on some of them; set KINDLING_GPU_FEATURES=gpu and build again, or use flex: just train-cpu"
+             crash on some of them; set KINDLING_GPU_FEATURES=wgpu and build again, or use flex: just train-cpu"
         );
     }
     let advice = adapters.iter().any(|adapter| adapter.is_software).then(|| {
@@ -103,7 +103,7 @@ fn none_found(kind: &DeviceKind) -> Error {
     )
 }
 
-/// Keeps compiled kernels and tuning results in the user's cache, and tunes little where the CPU plays the GPU.
+/// Keeps compiled kernels and tuning results in the user's cache, and tunes little on software adapters.
 ///
 /// What else a `cubecl.toml` or `burn.toml` and the variables of `CubeCL` say is kept.
 fn configure() {

@@ -45,7 +45,7 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "Burn's first CPU backend",
         is_compiled_in: cfg!(feature = "ndarray"),
         way: "just train-ndarray",
-        build: "cpu",
+        build: "ndarray",
         burn_name: "ndarray",
     },
     Known {
@@ -77,23 +77,23 @@ pub(crate) const KNOWN: &[Known] = &[
         what: "PyTorch's kernels on NVIDIA GPUs",
         is_compiled_in: cfg!(feature = "libtorch"),
         way: "just train-cuda",
-        build: "cuda",
+        build: "libtorch-cuda",
         burn_name: "tch",
     },
     Known {
         name: "remote",
         what: "a device that `kindling serve` offers",
         is_compiled_in: cfg!(feature = "remote"),
-        way: "just kindling gpu train MODEL --backend remote --remote URL",
-        build: "gpu",
-        // Burn would look for a server of its own accord.
+        way: "just train remote MODEL --remote URL",
+        build: "remote",
+        // Burn would look for a server by itself.
         burn_name: "flex",
     },
     Known {
         name: "cuda",
         what: "Burn's own kernels on NVIDIA GPUs",
         is_compiled_in: cfg!(feature = "cuda"),
-        way: "cargo build --release --features cuda",
+        way: "just train cuda",
         build: "cuda",
         burn_name: "cuda",
     },
@@ -101,16 +101,16 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "metal",
         what: "Burn's own kernels on Apple's GPUs",
         is_compiled_in: cfg!(feature = "metal"),
-        way: "cargo build --release --features metal",
-        build: "gpu",
+        way: "just train metal",
+        build: "metal",
         burn_name: "metal",
     },
     Known {
         name: "rocm",
         what: "Burn's own kernels on AMD's GPUs",
         is_compiled_in: cfg!(feature = "rocm"),
-        way: "cargo build --release --features rocm",
-        build: "gpu",
+        way: "just train rocm",
+        build: "rocm",
         burn_name: "rocm",
     },
 ];
@@ -385,7 +385,7 @@ mod tests {
     fn a_backend_that_is_not_there_is_refused_with_the_way_to_get_it() {
         assert!(refusal("tpu", None, None).starts_with("no backend `tpu`; there are flex, ndarray, wgpu,"));
         if !cfg!(feature = "rocm") {
-            assert!(refusal("rocm", None, None).ends_with("it comes with: cargo build --release --features rocm"));
+            assert!(refusal("rocm", None, None).ends_with("it comes with: just train rocm"));
         }
     }
 

@@ -284,7 +284,7 @@ fn show(findings: &Findings) {
     let uses_gpus = |found: &&BackendFindings| found.name.ends_with("cuda") || ["wgpu", "vulkan"].contains(&found.name);
     let is_gpu_timed = findings.backends.iter().filter(uses_gpus).any(|found| found.cnn_step_milliseconds.is_some());
     if !findings.nvidia_gpus.is_empty() && !is_gpu_timed {
-        print("This build does not use the GPU; those that do: just doctor gpu, and just doctor cuda.");
+        print("This build does not use the GPU; those that do: just doctor gpu, and just doctor libtorch-cuda.");
     }
     match &findings.recommendation {
         Some(Recommendation { backend, why }) => print(format_args!("Use {backend}: {why}.")),
