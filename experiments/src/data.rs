@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kindling_data::{FetchEvent, ImageData, fashion_mnist, idx_set, synthetic};
 use kindling_training::{DatasetName, ExperimentConfig};
 
-use crate::{commands::Misuse, output::notice};
+use crate::{commands::Misuse, output::notice, terminal};
 
 /// Loads the data; where it came from is told on standard error.
 pub(crate) fn load(config: &ExperimentConfig, directory: Option<&Path>) -> Result<ImageData> {
@@ -27,6 +27,9 @@ pub(crate) fn load(config: &ExperimentConfig, directory: Option<&Path>) -> Resul
         Some(source) => notice(format_args!("data: {} from {}", data.name, source.display())),
         None => notice(format_args!("data: {} (drawn shapes, not real images)", data.name)),
     }
+    for problem in data.label_problems() {
+        notice(format_args!("warning: {problem}"));
+    }
     Ok(data)
 }
 
@@ -40,7 +43,7 @@ impl Download {
         match event {
             FetchEvent::Started { from, bytes } => {
                 notice(format_args!("downloading {from}"));
-                let bar = bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+                let bar = ProgressBar::with_draw_target(bytes, terminal::bars());
                 bar.set_style(style());
                 bar.enable_steady_tick(Duration::from_millis(100));
                 self.bar = Some(bar);

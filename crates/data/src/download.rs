@@ -1,23 +1,21 @@
-//! Getting files: over HTTPS, or out of the Debian package.
+//! Getting files: over HTTPS, or else out of the Debian package.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tempfile::NamedTempFile;
 
-use crate::DataError;
+use crate::{DataError, package::from_package};
 
 /// Larger than any file of the set: a source that goes on past it is broken.
 const MOST_BYTES: usize = 1 << 27;
 
 /// How the names of unfinished downloads begin.
-const TEMPORARY: &str = ".download-";
+pub(crate) const TEMPORARY: &str = ".download-";
 
 /// What a download tells while it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +72,7 @@ pub(crate) struct Sources<'a> {
 }
 
 /// Why one source did not deliver.
-enum Failure {
+pub(crate) enum Failure {
     /// Another source may do better.
     Source(String),
     /// This machine is the trouble; no source would do better.
@@ -144,56 +142,6 @@ fn from_url(
     Ok(())
 }
 
-fn from_package(
-    directory: &Path,
-    package: &str,
-    place: &str,
-    sources: &Sources,
-    limits: Limits,
-    report: &mut dyn FnMut(FetchEvent),
-) -> Result<(), Failure> {
-    let scratch =
-        tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(directory).map_err(|error| local(directory, error))?;
-    let scratch = scratch.path();
-    for made in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(scratch.join(made)).map_err(|error| local(scratch, error))?;
-    }
-    // Package lists of our own, since reading the system's may find none and renewing them takes root.
-    let own_lists = [
-        format!("-oDir::State::Lists={}", scratch.join("lists").display()),
-        format!("-oDir::Cache={}", scratch.join("cache").display()),
-    ];
-    report(FetchEvent::Notice(format!("downloading the Debian package {package} with apt-get")));
-    let apt = |arguments: &[&str], own_lists: &[String]| {
-        let mut command = Command::new("apt-get");
-        command.args(["-q", "-oAPT::Sandbox::User="]).args(own_lists).args(arguments).current_dir(scratch);
-        run(command, scratch, limits.package_manager)
-    };
-    if apt(&["download", package], &[]).is_err() {
-        report(FetchEvent::Notice("reading the package lists with apt-get".to_owned()));
-        apt(&["update"], &own_lists).map_err(Failure::Source)?;
-        apt(&["download", package], &own_lists).map_err(Failure::Source)?;
-    }
-    let archive = fs::read_dir(scratch)
-        .map_err(|error| local(scratch, error))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .ok_or_else(|| Failure::Source("apt-get downloaded no package".to_owned()))?;
-    let unpacked = scratch.join("unpacked");
-    let mut unpack = Command::new("dpkg-deb");
-    unpack.arg("--extract").arg(&archive).arg(&unpacked);
-    run(unpack, scratch, limits.package_manager).map_err(Failure::Source)?;
-
-    for name in sources.files {
-        let path = unpacked.join(place).join(name);
-        let mut file = File::open(&path).map_err(|error| Failure::Source(format!("{name}: {error}")))?;
-        let bytes = file.metadata().ok().map(|metadata| metadata.len());
-        report(FetchEvent::Started { from: format!("{package}: {name}"), bytes });
-        land(directory, name, &mut file, sources, report)?;
-    }
-    Ok(())
-}
-
 /// Removes what downloads left that were killed. An hour is longer than any that still goes on.
 fn remove_left_overs(directory: &Path) -> Result<(), DataError> {
     for entry in fs::read_dir(directory).map_err(DataError::io(directory))? {
@@ -210,19 +158,15 @@ fn remove_left_overs(directory: &Path) -> Result<(), DataError> {
 }
 
 /// Writes what `reader` gives to `directory/name`, by way of a temporary file that is verified first.
-fn land(
+pub(crate) fn land(
     directory: &Path,
     name: &str,
     reader: &mut dyn Read,
     sources: &Sources,
     report: &mut dyn FnMut(FetchEvent),
 ) -> Result<(), Failure> {
-    // The reader that verifies tells packed from unpacked by the ending.
-    let mut file: NamedTempFile = tempfile::Builder::new()
-        .prefix(TEMPORARY)
-        .suffix(&format!("-{name}"))
-        .tempfile_in(directory)
-        .map_err(|error| local(directory, error))?;
+    let mut file: NamedTempFile =
+        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(|error| local(directory, error))?;
     copy(reader, &mut file, report).map_err(|failure| match failure {
         Copying::Read(error) => Failure::Source(format!("{name}: {error}")),
         Copying::Written(error) => local(&directory.join(name), error),
@@ -261,53 +205,20 @@ fn copy(reader: &mut dyn Read, writer: &mut dyn Write, report: &mut dyn FnMut(Fe
     }
 }
 
-fn local(path: &Path, error: io::Error) -> Failure {
+pub(crate) fn local(path: &Path, error: io::Error) -> Failure {
     Failure::Local(DataError::io(path)(error))
-}
-
-/// Runs a command to its end or to the limit; the error is the last line it printed.
-fn run(mut command: Command, scratch: &Path, limit: Duration) -> Result<(), String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let log = scratch.join("log");
-    let output = File::create(&log).map_err(|error| error.to_string())?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(output)
-        .spawn()
-        .map_err(|error| format!("{program} cannot be run: {error}"))?;
-    let deadline = Instant::now() + limit;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("{program} took longer than {} s", limit.as_secs()));
-            }
-            Err(error) => return Err(format!("{program}: {error}")),
-        }
-    };
-    if status.success() {
-        return Ok(());
-    }
-    let log = fs::read_to_string(&log).unwrap_or_default();
-    Err(format!("{program}: {}", log.lines().last().unwrap_or("failed without a word")))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{net::TcpListener, thread};
 
     use super::*;
 
-    const QUICK: Limits = Limits {
-        connect: Duration::from_secs(2),
-        stall: Duration::from_secs(1),
-        file: Duration::from_secs(20),
-        package_manager: Duration::from_secs(20),
-    };
+    /// For sources that never deliver: no machine is so slow that they would otherwise.
+    fn impatient() -> Limits {
+        Limits { stall: Duration::from_millis(50), ..Limits::default() }
+    }
 
     /// Answers one request for each response, then goes away. `None` in place of a response never answers.
     fn server(responses: Vec<Option<Vec<u8>>>) -> String {
@@ -324,7 +235,9 @@ mod tests {
                 // Kept open: closing would end a stall.
                 open.push(stream);
             }
-            thread::sleep(Duration::from_secs(20));
+            loop {
+                thread::park();
+            }
         });
         url
     }
@@ -337,13 +250,22 @@ mod tests {
     }
 
     fn fetch_from(directory: &Path, urls: &[&str], files: &[&str]) -> (Result<(), DataError>, Vec<FetchEvent>) {
+        fetch_within(Limits::default(), directory, urls, files)
+    }
+
+    fn fetch_within(
+        limits: Limits,
+        directory: &Path,
+        urls: &[&str],
+        files: &[&str],
+    ) -> (Result<(), DataError>, Vec<FetchEvent>) {
         let verify = |_: &str, path: &Path| match fs::read(path).unwrap().as_slice() {
             b"good" => Ok(()),
             _ => Err(DataError::malformed(path, "expected good, found bad")),
         };
         let sources = Sources { urls, package: None, files, verify: &verify };
         let mut events = Vec::new();
-        let result = fetch(directory, &sources, QUICK, &mut |event| events.push(event));
+        let result = fetch(directory, &sources, limits, &mut |event| events.push(event));
         (result, events)
     }
 
@@ -367,29 +289,30 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_stalls_lies_or_is_not_there_gives_way_to_the_next() {
+    fn a_source_that_lies_or_is_not_there_gives_way_to_the_next() {
         let directory = tempfile::tempdir().unwrap();
-        let silent = server(vec![None]);
-        let stalling = server(vec![response(4, b"go")]);
         let lying = server(vec![response(3, b"bad")]);
         let missing = server(vec![Some(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec())]);
         let good = server(vec![response(4, b"good")]);
-        let urls = ["http://127.0.0.1:9/", &silent, &stalling, &lying, &missing, &good];
+        let urls = ["http://127.0.0.1:9/", &lying, &missing, &good];
         let (result, events) = fetch_from(directory.path(), &urls, &["a"]);
         result.unwrap();
         let notices = events.iter().filter(|event| matches!(event, FetchEvent::Notice(_))).count();
-        assert_eq!((notices, names(directory.path())), (5, vec!["a".to_owned()]));
+        assert_eq!((notices, names(directory.path())), (3, vec!["a".to_owned()]));
     }
 
     #[test]
     fn when_no_source_delivers_nothing_is_left_behind_and_every_reason_is_told() {
         let directory = tempfile::tempdir().unwrap();
+        let silent = server(vec![None]);
         let stalling = server(vec![response(4, b"go")]);
-        let lying = server(vec![response(3, b"bad")]);
-        let (result, _) = fetch_from(directory.path(), &[&stalling, &lying], &["a"]);
+        let (result, events) = fetch_within(impatient(), directory.path(), &[&silent, &stalling], &["a"]);
         let message = result.unwrap_err().to_string();
-        assert!(message.contains("timeout") && message.contains("expected good, found bad"), "{message}");
-        assert!(message.contains("--data-dir"), "{message}");
+        assert_eq!(message.lines().filter(|line| line.contains("timeout")).count(), 2, "{message}");
+        assert_eq!(events.iter().filter(|event| matches!(event, FetchEvent::Notice(_))).count(), 2);
+        let lying = server(vec![response(3, b"bad")]);
+        let message = fetch_from(directory.path(), &[&lying], &["a"]).0.unwrap_err().to_string();
+        assert!(message.contains("expected good, found bad") && message.contains("--data-dir"), "{message}");
         assert!(names(directory.path()).is_empty());
     }
 
@@ -406,7 +329,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_apart_from_a_source_that_fails() {
         // /dev/full fails every write with "no space left on device".
-        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let mut full = fs::File::options().write(true).open("/dev/full").unwrap();
         let failed = copy(&mut &b"good"[..], &mut full, &mut |_| ()).unwrap_err();
         assert!(matches!(failed, Copying::Written(error) if error.kind() == io::ErrorKind::StorageFull));
     }
@@ -415,20 +338,5 @@ mod tests {
     fn a_source_without_an_end_is_left() {
         let failed = copy(&mut io::repeat(0), &mut io::sink(), &mut |_| ()).unwrap_err();
         assert!(matches!(failed, Copying::Read(error) if error.to_string().contains("and no end")));
-    }
-
-    #[test]
-    fn a_command_that_fails_or_hangs_is_reported() {
-        let scratch = tempfile::tempdir().unwrap();
-        let shell = |script: &str, seconds| {
-            let mut command = Command::new("sh");
-            command.args(["-c", script]);
-            run(command, scratch.path(), Duration::from_secs(seconds))
-        };
-        assert_eq!(shell("true", 60), Ok(()));
-        assert_eq!(shell("echo first >&2; echo why >&2; exit 3", 60), Err("sh: why".to_owned()));
-        assert_eq!(shell("sleep 60", 1), Err("sh took longer than 1 s".to_owned()));
-        let absent = run(Command::new("no-such-program"), scratch.path(), Duration::from_secs(1));
-        assert!(absent.unwrap_err().starts_with("no-such-program cannot be run"));
     }
 }

@@ -1,4 +1,4 @@
-use std::{io, path::PathBuf};
+use std::{fmt::Display, io, path::PathBuf};
 
 use thiserror::Error;
 
@@ -18,7 +18,7 @@ pub enum DataError {
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What was wanted, what was found, and the way on.
+        /// What was wanted, what was found, and what to do.
         message: String,
     },
     /// A directory lacks a file of the set.
@@ -53,5 +53,15 @@ impl DataError {
 
     pub(crate) fn malformed(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::Malformed { path: path.into(), message: message.into() }
+    }
+}
+
+/// The first of `items`, and how many more there are.
+pub(crate) fn listed(items: impl IntoIterator<Item: Display>) -> String {
+    let mut items = items.into_iter();
+    let first: Vec<String> = items.by_ref().take(8).map(|item| item.to_string()).collect();
+    match items.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }

@@ -10,8 +10,10 @@ use std::{
 use crate::{
     DataError, FetchEvent, ImageData, Limits,
     download::{self, Sources},
-    idx_set::{check_labels, check_sha256, has, read_pair},
+    idx,
+    idx_set::{check_labels, check_sha256, read_pair},
     image_set::{fingerprint, hexadecimal},
+    listing::{Listing, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS},
 };
 
 /// Names of the classes, in the order of their labels.
@@ -33,10 +35,10 @@ const URLS: [&str; 2] = [
 
 /// Names and SHA-256 of the *unpacked* files: the gzip wrappers differ between sources.
 const FILES: [(&str, &str); 4] = [
-    ("train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
-    ("train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-    ("t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
-    ("t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    (TRAIN_IMAGES, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+    (TRAIN_LABELS, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+    (TEST_IMAGES, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+    (TEST_LABELS, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 ];
 
 /// Finds the set without fetching anything: `explicit`, then the directory that `KINDLING_DATA_DIR` names, then
@@ -45,12 +47,18 @@ const FILES: [(&str, &str); 4] = [
 /// A directory that the user names is taken whatever it holds, so that what is wrong with it is said.
 #[must_use]
 pub fn locate(explicit: Option<&Path>) -> Option<PathBuf> {
-    let named = explicit.map(Path::to_path_buf).or_else(|| env::var_os(DIRECTORY_VARIABLE).map(PathBuf::from));
+    let variable = || env::var_os(DIRECTORY_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = explicit.map(Path::to_path_buf).or_else(variable);
     if named.is_some() {
         return named;
     }
     let usual = [Some(PathBuf::from("data/fashion-mnist")), Some(Path::new("/").join(SYSTEM_DIRECTORY)), cache()];
-    usual.into_iter().flatten().find(|directory| FILES.iter().all(|(name, _)| has(directory, name)))
+    usual.into_iter().flatten().find(|directory| has_all(directory))
+}
+
+fn has_all(directory: &Path) -> bool {
+    let is_file = |listing: &Listing, name| listing.file(name).is_some_and(Path::is_file);
+    Listing::read(directory).is_ok_and(|listing| FILES.iter().all(|(name, _)| is_file(&listing, name)))
 }
 
 /// Loads the set from where [`locate`] finds it, or fetches it into the user's cache first.
@@ -64,9 +72,10 @@ pub fn load(explicit: Option<&Path>, report: &mut dyn FnMut(FetchEvent)) -> Resu
 
 /// Loads the set from `directory` and verifies it.
 fn read(directory: &Path) -> Result<ImageData, DataError> {
+    let listing = Listing::read(directory)?;
     let pair = |images: usize| -> Result<_, DataError> {
         let names = [FILES[images].0.to_owned(), FILES[images + 1].0.to_owned()];
-        let pair = read_pair(directory, &names[..1], &names[1..])?;
+        let pair = read_pair(&listing, &names[..1], &names[1..])?;
         if pair.set.size() != [28, 28] {
             let [height, width] = pair.set.size();
             let message =
@@ -82,6 +91,7 @@ fn read(directory: &Path) -> Result<ImageData, DataError> {
         name: "fashion-mnist",
         source: Some(std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())),
         classes: CLASSES.map(str::to_owned).to_vec(),
+        unused: Vec::new(),
         sha256: fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice)),
         train: train.set,
         test: test.set,
@@ -101,8 +111,16 @@ fn fetch(report: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, DataError> {
         let (name, expected) =
             FILES.into_iter().find(|(plain, _)| name.strip_suffix(".gz") == Some(plain)).unwrap_or_default();
         let is_images = name.contains("images");
-        let found =
-            if is_images { crate::idx::read_images(path)?.sha256 } else { crate::idx::read_labels(path)?.sha256 };
+        let read = if is_images {
+            idx::read_images(path).map(|images| images.sha256)
+        } else {
+            idx::read_labels(path).map(|labels| labels.sha256)
+        };
+        let found = read.map_err(|error| match error {
+            // The path is that of a temporary file.
+            DataError::Malformed { message, .. } => DataError::malformed(name, message),
+            error => error,
+        })?;
         let found = hexadecimal(&found);
         if found == expected {
             return Ok(());
@@ -151,6 +169,16 @@ mod tests {
             let message = message(images, &labels);
             assert!(message.contains(expected), "{message:?} does not contain {expected:?}");
         }
+    }
+
+    #[test]
+    fn a_directory_has_the_set_under_any_spelling_of_the_names() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, _) in FILES {
+            assert!(!has_all(directory.path()));
+            fs::write(directory.path().join(name.replace("-idx", ".IDX") + ".GZ"), "").unwrap();
+        }
+        assert!(has_all(directory.path()));
     }
 
     #[test]

@@ -1,31 +1,31 @@
 //! Any data set in MNIST's format: KMNIST, EMNIST, your own.
 
 use std::{
-    fs,
+    collections::BTreeSet,
     path::{Path, PathBuf},
 };
 
 use crate::{
-    DataError, ImageData, ImageSet, idx,
+    DataError, ImageData, ImageSet, classes, idx,
     image_set::{fingerprint, hexadecimal},
+    listing::{Listing, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS},
 };
-
-const TRAIN_IMAGES: &str = "train-images-idx3-ubyte";
-const TRAIN_LABELS: &str = "train-labels-idx1-ubyte";
-const TEST_IMAGES: &str = "t10k-images-idx3-ubyte";
-const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
 
 /// Loads the set in `directory`.
 ///
-/// The files have MNIST's four names, or one prefix before each (`emnist-letters-train-images-idx3-ubyte`, and
-/// EMNIST's `test` for `t10k`), optionally with `.gz`. Counts, sizes and the number of classes are what the files
-/// say; `classes.txt` may name the classes, one a line. `transpose` swaps rows and columns, which EMNIST needs.
-/// There is no checksum to compare with.
+/// The files have MNIST's four names, or one prefix before each (`emnist-letters-train-images-idx3-ubyte`), with EMNIST's
+/// `test` for `t10k` if need be. Case and separators do not count, and a file may lie in a folder of its own name. What
+/// is gzip is unpacked, whatever its name. Counts, sizes and the number of classes are what the files say; `classes.txt`
+/// may name the classes, one a line, with an empty line for a label that no image has, and without it EMNIST's
+/// `<prefix>mapping.txt` does. `transpose` swaps rows and columns, which EMNIST needs. There is no checksum to compare
+/// with.
 pub fn load(directory: &Path, transpose: bool) -> Result<ImageData, DataError> {
-    let prefix = prefix(directory)?;
-    let train = read_pair(directory, &[format!("{prefix}{TRAIN_IMAGES}")], &[format!("{prefix}{TRAIN_LABELS}")])?;
-    let emnist = |name: &str| [format!("{prefix}{name}"), format!("{prefix}{}", name.replacen("t10k", "test", 1))];
-    let test = read_pair(directory, &emnist(TEST_IMAGES), &emnist(TEST_LABELS))?;
+    let listing = Listing::read(directory)?;
+    let prefix = listing.prefix()?;
+    let named = |name: &str| format!("{prefix}{name}");
+    let train = read_pair(&listing, &[named(TRAIN_IMAGES)], &[named(TRAIN_LABELS)])?;
+    let emnist = |name: &str| [named(name), named(&name.replacen("t10k", "test", 1))];
+    let test = read_pair(&listing, &emnist(TEST_IMAGES), &emnist(TEST_LABELS))?;
     if train.set.size() != test.set.size() {
         let [[train_height, train_width], [height, width]] = [train.set.size(), test.set.size()];
         return Err(DataError::malformed(
@@ -33,13 +33,14 @@ pub fn load(directory: &Path, transpose: bool) -> Result<ImageData, DataError> {
             format!("train images are {train_height}x{train_width}, test images are {height}x{width}; they must agree"),
         ));
     }
-    let largest = train.set.labels().iter().chain(test.set.labels()).max().copied().unwrap_or_default();
-    let classes = class_names(directory, usize::from(largest) + 1)?;
+    let labels: BTreeSet<u8> = train.set.labels().iter().chain(test.set.labels()).copied().collect();
+    let classes = classes::read(&listing, prefix, &labels.into_iter().map(usize::from).collect())?;
     let turned = |set: ImageSet| if transpose { set.transposed() } else { set };
     Ok(ImageData {
         name: "idx",
         source: Some(std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())),
-        classes,
+        classes: classes.names,
+        unused: classes.unused,
         sha256: fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice)),
         train: turned(train.set),
         test: turned(test.set),
@@ -54,8 +55,8 @@ pub(crate) struct Pair {
 }
 
 /// Reads an images file and its labels file, each under the first of its names that is there.
-pub(crate) fn read_pair(directory: &Path, image_names: &[String], label_names: &[String]) -> Result<Pair, DataError> {
-    let paths = [find(directory, image_names)?, find(directory, label_names)?];
+pub(crate) fn read_pair(listing: &Listing, image_names: &[String], label_names: &[String]) -> Result<Pair, DataError> {
+    let paths = [listing.find(image_names)?.to_path_buf(), listing.find(label_names)?.to_path_buf()];
     let images = idx::read_images(&paths[0])?;
     let labels = idx::read_labels(&paths[1])?;
     if images.count != labels.labels.len() {
@@ -101,74 +102,10 @@ pub(crate) fn check_sha256(pair: &Pair, expected: [&str; 2]) -> Result<(), DataE
     Ok(())
 }
 
-/// Whether `directory` has a file `name` or `name.gz`.
-pub(crate) fn has(directory: &Path, name: &str) -> bool {
-    directory.join(name).is_file() || directory.join(format!("{name}.gz")).is_file()
-}
-
-fn find(directory: &Path, names: &[String]) -> Result<PathBuf, DataError> {
-    let candidates = names.iter().flat_map(|name| [directory.join(name), directory.join(format!("{name}.gz"))]);
-    if let Some(path) = candidates.into_iter().find(|path| path.is_file()) {
-        return Ok(path);
-    }
-    let present = file_names(directory)?;
-    Err(DataError::Missing {
-        directory: directory.to_path_buf(),
-        wanted: names.iter().map(|name| format!("{name}[.gz]")).collect::<Vec<_>>().join(" or "),
-        found: match present.len() {
-            0 => "an empty directory".to_owned(),
-            _ => present.iter().take(8).cloned().collect::<Vec<_>>().join(", "),
-        },
-    })
-}
-
-fn file_names(directory: &Path) -> Result<Vec<String>, DataError> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(DataError::io(directory))? {
-        names.push(entry.map_err(DataError::io(directory))?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// What stands before `train-images-idx3-ubyte`: nothing, or the one prefix there is.
-fn prefix(directory: &Path) -> Result<String, DataError> {
-    let names = file_names(directory)?;
-    let mut prefixes: Vec<&str> =
-        names.iter().filter_map(|name| name.strip_suffix(".gz").unwrap_or(name).strip_suffix(TRAIN_IMAGES)).collect();
-    prefixes.dedup();
-    match prefixes[..] {
-        // `find` says what is missing.
-        [] => Ok(String::new()),
-        [only] => Ok(only.to_owned()),
-        [..] if prefixes.contains(&"") => Ok(String::new()),
-        [..] => Err(DataError::malformed(
-            directory,
-            format!("expected one data set, found several: {}; give each a directory of its own", prefixes.join(", ")),
-        )),
-    }
-}
-
-fn class_names(directory: &Path, count: usize) -> Result<Vec<String>, DataError> {
-    let path = directory.join("classes.txt");
-    if !path.exists() {
-        return Ok((0..count).map(|class| class.to_string()).collect());
-    }
-    let text = fs::read_to_string(&path).map_err(DataError::io(&path))?;
-    let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
-    if names.len() < count {
-        let message = format!(
-            "expected at least {count} names, one a line, since a label is {}; found {}",
-            count - 1,
-            names.len()
-        );
-        return Err(DataError::malformed(path, message));
-    }
-    Ok(names)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::idx::tests::{gzip, idx};
 
@@ -198,6 +135,24 @@ mod tests {
     }
 
     #[test]
+    fn every_file_may_be_named_and_packed_in_a_way_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        write_set(directory.path(), "", "t10k");
+        let expected = load(directory.path(), false).unwrap();
+        let place = |name: &str| directory.path().join(name);
+        fs::rename(place("train-images-idx3-ubyte.gz"), place("Train-Images.idx3-ubyte")).unwrap();
+        fs::rename(place("train-labels-idx1-ubyte"), place("TRAIN_LABELS.IDX1-UBYTE.GZ")).unwrap();
+        fs::rename(place("t10k-images-idx3-ubyte"), place("images")).unwrap();
+        fs::create_dir(place("test-images.idx3-ubyte")).unwrap();
+        fs::rename(place("images"), place("test-images.idx3-ubyte/test-images.idx3-ubyte")).unwrap();
+        let labels = fs::read(place("t10k-labels-idx1-ubyte")).unwrap();
+        fs::write(place("t10k-labels-idx1-ubyte"), [gzip(&labels[..9]), gzip(&labels[9..]), vec![0; 512]].concat())
+            .unwrap();
+        let found = load(directory.path(), false).unwrap();
+        assert_eq!((found.train, found.test, found.sha256), (expected.train, expected.test, expected.sha256));
+    }
+
+    #[test]
     fn a_transposed_set_has_its_sides_swapped() {
         let directory = tempfile::tempdir().unwrap();
         write_set(directory.path(), "", "t10k");
@@ -205,12 +160,16 @@ mod tests {
     }
 
     #[test]
-    fn classes_come_from_classes_txt_when_it_names_enough() {
+    fn classes_come_from_classes_txt_or_else_from_the_mapping_of_the_prefix() {
         let directory = tempfile::tempdir().unwrap();
-        write_set(directory.path(), "", "t10k");
-        fs::write(directory.path().join("classes.txt"), "a\nb\nc\nd\ne\n").unwrap();
-        assert_eq!(load(directory.path(), false).unwrap().classes, ["a", "b", "c", "d", "e"]);
-        fs::write(directory.path().join("classes.txt"), "a\nb\n").unwrap();
+        write_set(directory.path(), "letters-", "test");
+        let mapping = "0 97\n1 98\n2 99\n3 100\n4 101\n6 65 102\n";
+        fs::write(directory.path().join("letters-mapping.txt"), mapping).unwrap();
+        let data = load(directory.path(), false).unwrap();
+        assert_eq!((data.classes.join(" ").as_str(), data.unused), ("a b c d e 5 A/f", vec![5]));
+        fs::write(directory.path().join("classes.txt"), "v\nw\nx\ny\nz\n").unwrap();
+        assert_eq!(load(directory.path(), false).unwrap().classes, ["v", "w", "x", "y", "z"]);
+        fs::write(directory.path().join("classes.txt"), "v\nw\n").unwrap();
         assert!(message(directory.path()).contains("expected at least 5 names"));
     }
 
@@ -253,5 +212,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_an_error_with_its_path() {
         assert!(message(Path::new("/no/such/place")).starts_with("/no/such/place: "));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(message(file.path()).ends_with("expected the directory of the data set's files, found a file"));
     }
 }

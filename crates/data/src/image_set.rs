@@ -17,7 +17,7 @@ pub struct ImageSet {
 /// One image with its label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageItem {
-    /// `height * width` bytes, row by row; 0 is the background.
+    /// `height * width` bytes, row by row.
     pub pixels: Vec<u8>,
     /// The class, from 0.
     pub label: u8,
@@ -36,6 +36,8 @@ pub struct ImageData {
     pub source: Option<PathBuf>,
     /// Names of the classes, in the order of the labels.
     pub classes: Vec<String>,
+    /// Labels that no image is meant to have, such as 0 where they count from 1; their names are their numbers.
+    pub unused: Vec<usize>,
     /// Images to train on, in the order of the file.
     pub train: ImageSet,
     /// Images to test on, in the order of the file.
@@ -84,6 +86,25 @@ impl ImageSet {
     #[must_use]
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
+    }
+
+    /// Returns the median of all pixels at the edges of the images: the byte that stands for nothing drawn.
+    #[must_use]
+    pub fn background(&self) -> u8 {
+        let mut counts = [0_usize; 256];
+        for (index, row) in self.pixels.chunks_exact(self.width).enumerate() {
+            let is_edge = [0, self.height - 1].contains(&(index % self.height));
+            // Of the other rows the first pixel and the last, which may be one.
+            let step = if is_edge { 1 } else { (self.width - 1).max(1) };
+            row.iter().step_by(step).for_each(|&pixel| counts[usize::from(pixel)] += 1);
+        }
+        let half = counts.iter().sum::<usize>().div_ceil(2);
+        let mut seen = 0;
+        let median = counts.iter().position(|count| {
+            seen += count;
+            seen >= half
+        });
+        median.unwrap_or_default() as u8
     }
 
     /// The images at `indices`, in that order.
@@ -171,6 +192,25 @@ mod tests {
         let once = set().transposed();
         assert_eq!((once.size(), &once.pixels()[..6]), ([3, 2], &[0, 3, 1, 4, 2, 5][..]));
         assert_eq!(once.transposed(), set());
+    }
+
+    #[test]
+    fn the_background_is_the_median_of_the_pixels_at_the_edges() {
+        let background = |pixels: &[u8], height, width| {
+            let images = pixels.len() / (height * width);
+            ImageSet::new(pixels.to_vec(), vec![0; images], height, width).unwrap().background()
+        };
+        // Eight pixels around a ninth that does not count, in two images of other edges.
+        let dark = [9, 9, 9, 9, 255, 9, 9, 9, 9];
+        let light = [250, 250, 250, 250, 0, 250, 250, 250, 40];
+        assert_eq!(background(&light, 3, 3), 250);
+        assert_eq!(background(&[dark, dark, light].concat(), 3, 3), 9);
+        assert_eq!(background(&[light, light, dark].concat(), 3, 3), 250);
+        assert_eq!(background(&[1, 2, 3], 3, 1), 2);
+        assert_eq!(background(&[1, 2, 3, 4], 1, 4), 2);
+        assert_eq!(background(&[7], 1, 1), 7);
+        // Every edge counts, also one that only a column has.
+        assert_eq!(background(&[0, 0, 0, 5, 1, 5, 5, 1, 5, 5, 1, 5], 4, 3), 5);
     }
 
     #[test]

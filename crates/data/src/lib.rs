@@ -9,6 +9,7 @@
 
 mod augment;
 mod batch;
+mod classes;
 mod device_split;
 mod download;
 mod error;
@@ -16,8 +17,12 @@ pub mod fashion_mnist;
 mod idx;
 pub mod idx_set;
 mod image_set;
+mod label_problem;
+mod listing;
 mod loader;
 mod order;
+mod package;
+mod signature;
 mod split;
 pub mod synthetic;
 
@@ -27,6 +32,7 @@ pub use device_split::DeviceSplit;
 pub use download::{FetchEvent, Limits};
 pub use error::DataError;
 pub use image_set::{ImageData, ImageItem, ImageSet};
+pub use label_problem::LabelProblem;
 pub use loader::BatchLoader;
 pub use order::{Order, epoch_order};
 pub use split::{Splits, assignment_splits, validated_splits};

@@ -23,6 +23,7 @@ pub fn draw() -> ImageData {
         name: "synthetic",
         source: None,
         classes: CLASSES.map(str::to_owned).to_vec(),
+        unused: Vec::new(),
         sha256: fingerprint([train.pixels(), train.labels(), test.pixels(), test.labels()]),
         train,
         test,
