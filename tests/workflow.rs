@@ -3,9 +3,9 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -95,25 +95,26 @@ fn a_diverged_run_and_a_failed_one_stop_no_sweep() {
 }
 
 #[test]
-fn an_interrupted_sweep_goes_on_where_it_was() {
+fn an_interrupted_sweep_resumes_the_run_that_it_was_at() {
     let place = tempfile::tempdir().unwrap();
-    let arguments =
-        ["sweep", "cnn", "--dataset", "synthetic", "--epochs", "3", "--limit-batches", "25", "--seeds", "2"];
-    let mut child = command(place.path(), &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_mins(2);
-    let has_begun = || runs(place.path()).iter().any(|run| run.join("checkpoints/index.json").exists());
-    while !has_begun() {
-        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "no checkpoint to interrupt at");
-        thread::sleep(Duration::from_millis(5));
-    }
-    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    let begun = runs(place.path());
-    assert!(kindling(place.path(), &arguments).status.success());
-    let all = runs(place.path());
-    assert!(all.len() == 2 && begun.iter().all(|run| all.contains(run)), "{begun:?} {all:?}");
-    assert!(all.iter().all(|run| record(run).status.to_string() == "finished"));
-    assert_eq!(record(&begun[0]).parts.len(), 2, "it went on, it did not begin again");
+    // So many epochs that it cannot end before it is told to.
+    let sweep = ["sweep", "mlp", "--hidden", "8", "--dataset", "synthetic", "--limit-batches", "1", "--seeds", "2"];
+    let interrupted_at = |is_there: &dyn Fn(&Path) -> bool| {
+        let arguments = [&sweep[..], &["--epochs", "1000000"]].concat();
+        let mut child = command(place.path(), &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !runs(place.path()).iter().any(|run| is_there(run)) {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it was told to");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success() && child.wait().unwrap().code() == Some(130));
+    };
+    interrupted_at(&|run: &Path| run.join("checkpoints/index.json").exists());
+    let [begun] = &runs(place.path())[..] else { panic!("expected one run") };
+    let before = record(begun);
+    assert_eq!((before.status.to_string().as_str(), before.parts.len()), ("interrupted", 1));
+    interrupted_at(&|run: &Path| record(run).parts.len() == 2 && record(run).epochs.len() > before.epochs.len());
+    assert_eq!(runs(place.path()), std::slice::from_ref(begun), "it was resumed, it did not begin again");
 }
 
 #[test]
@@ -250,7 +251,7 @@ fn check_passes_the_models_and_fails_a_config_that_cannot_learn() {
     let half = ["check", "mlp", "--dataset", "synthetic", "--precision", "bf16", "--json"];
     let half = json(place.path(), &half);
     let names: Vec<_> = half.as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["loss before training", "no dead layers", "learns one batch by heart", "same result twice"]);
+    assert_eq!(names, ["data", "loss before training", "no dead layers", "overfits one batch", "same result twice"]);
     let stuck = kindling(place.path(), &["check", "mlp", "--dataset", "synthetic", "--learning-rate", "0"]);
     assert_eq!(stuck.status.code(), Some(1), "{}", text(&stuck.stdout));
 }

@@ -12,17 +12,17 @@ use image::{
 /// How far from the background a pixel still belongs to it: 5 % of the range, as the authors have it.
 const CLOSE: u8 = 12;
 
-/// The picture in grey on a dark background, without edges that show background alone, as large as `[height, width]`
-/// allows, in the middle. One that has this size already is only made grey and dark.
+/// The picture in grey on a background like `usual`, without edges that show background alone, as large as
+/// `[height, width]` allows, in the middle. One that has this size already is only made grey and, if need be, inverted.
 ///
-/// What is transparent counts as white. The background is the median of the pixels at the border; a light one is
-/// inverted with all the rest.
+/// What is transparent counts as white. The background is the median of the pixels at the border; where it is more than
+/// half the range away from `usual`, the picture is inverted.
 ///
 /// # Errors
 /// When nothing stands out from the background.
-pub(crate) fn prepared(picture: &DynamicImage, size: [usize; 2]) -> Result<GrayImage> {
+pub(crate) fn prepared(picture: &DynamicImage, size: [usize; 2], usual: u8) -> Result<GrayImage> {
     let mut image = grey(picture);
-    if background(&image) > u8::MAX / 2 {
+    if background(&image).abs_diff(usual) > u8::MAX / 2 {
         imageops::invert(&mut image);
     }
     if has_size(&image, size) {
@@ -110,20 +110,39 @@ mod tests {
 
     #[test]
     fn a_dark_background_is_kept_and_a_light_one_is_inverted() {
-        let dark = prepared(&rectangle(0, 220, 100, 50), MNIST).unwrap();
-        let light = prepared(&rectangle(255, 35, 100, 50), MNIST).unwrap();
+        let dark = prepared(&rectangle(0, 220, 100, 50), MNIST, 0).unwrap();
+        let light = prepared(&rectangle(255, 35, 100, 50), MNIST, 0).unwrap();
         assert_eq!(dark, light);
         assert_eq!((dark.get_pixel(0, 0).0, dark.get_pixel(14, 14).0), ([0], [220]));
     }
 
     #[test]
+    fn for_a_run_on_a_light_background_a_light_picture_is_kept_and_a_dark_one_is_inverted() {
+        let [light, dark] = [(240, 30), (15, 225)].map(|(paper, ink)| rectangle(paper, ink, 100, 50));
+        let kept = prepared(&light, MNIST, 255).unwrap();
+        assert_eq!(kept, prepared(&dark, MNIST, 255).unwrap());
+        assert_eq!((kept.get_pixel(0, 0).0, kept.get_pixel(14, 14).0), ([240], [30]));
+    }
+
+    #[test]
+    fn a_background_half_the_range_away_is_still_like_the_runs() {
+        for (usual, alike, unlike) in [(0, 127, 128), (255, 128, 127), (60, 187, 188), (200, 73, 72)] {
+            let paper_of = |paper: u8| {
+                let ink = if paper > 100 { 0 } else { 255 };
+                prepared(&rectangle(paper, ink, 100, 50), MNIST, usual).unwrap().get_pixel(0, 0).0[0]
+            };
+            assert_eq!((paper_of(alike), paper_of(unlike)), (alike, 255 - unlike), "{usual}");
+        }
+    }
+
+    #[test]
     fn the_shape_is_kept_the_longest_side_fills_the_canvas_and_the_rest_is_centred() {
         // 100 x 50 becomes 28 x 14, and 28 - 14 rows are left: seven above, seven below.
-        assert_eq!(bounds(&prepared(&rectangle(0, 255, 100, 50), MNIST).unwrap()), [0, 27, 7, 20]);
-        assert_eq!(bounds(&prepared(&rectangle(255, 0, 30, 120), MNIST).unwrap()), [10, 16, 0, 27]);
+        assert_eq!(bounds(&prepared(&rectangle(0, 255, 100, 50), MNIST, 0).unwrap()), [0, 27, 7, 20]);
+        assert_eq!(bounds(&prepared(&rectangle(255, 0, 30, 120), MNIST, 0).unwrap()), [10, 16, 0, 27]);
         // Small ones grow, and a canvas may have sides of its own.
-        assert_eq!(bounds(&prepared(&rectangle(0, 255, 10, 10), MNIST).unwrap()), [0, 27, 0, 27]);
-        let wide = prepared(&rectangle(0, 255, 50, 50), [20, 40]).unwrap();
+        assert_eq!(bounds(&prepared(&rectangle(0, 255, 10, 10), MNIST, 0).unwrap()), [0, 27, 0, 27]);
+        let wide = prepared(&rectangle(0, 255, 50, 50), [20, 40], 0).unwrap();
         assert_eq!((wide.dimensions(), bounds(&wide)), ((40, 20), [10, 29, 0, 19]));
     }
 
@@ -131,16 +150,16 @@ mod tests {
     fn what_is_close_to_the_background_is_trimmed_and_what_is_not_is_kept() {
         let mut picture = rectangle(0, 255, 50, 50).into_luma8();
         picture.put_pixel(199, 149, Luma([12]));
-        assert_eq!(bounds(&prepared(&picture.clone().into(), MNIST).unwrap()), [0, 27, 0, 27]);
+        assert_eq!(bounds(&prepared(&picture.clone().into(), MNIST, 0).unwrap()), [0, 27, 0, 27]);
         picture.put_pixel(199, 149, Luma([13]));
-        assert_ne!(bounds(&prepared(&picture.into(), MNIST).unwrap()), [0, 27, 0, 27]);
+        assert_ne!(bounds(&prepared(&picture.into(), MNIST, 0).unwrap()), [0, 27, 0, 27]);
     }
 
     #[test]
     fn a_picture_of_one_colour_is_refused_with_the_reason() {
         for colour in [0, 127, 128, 255] {
             let picture = GrayImage::from_pixel(60, 40, Luma([colour])).into();
-            let message = prepared(&picture, MNIST).unwrap_err().to_string();
+            let message = prepared(&picture, MNIST, 0).unwrap_err().to_string();
             assert!(message.starts_with("nothing stands out from the background"), "{message}");
             let blank = as_it_is(&picture, MNIST);
             // Lanczos weights are normalised to within rounding.
@@ -153,7 +172,7 @@ mod tests {
         let ink = Rgba([255, 255, 255, 255]);
         let is_inked = |x: u32, y: u32| (10..20).contains(&x) && (10..20).contains(&y);
         let glass = RgbaImage::from_fn(40, 40, |x, y| if is_inked(x, y) { ink } else { Rgba([0, 0, 0, 0]) });
-        assert!(prepared(&glass.into(), MNIST).is_err(), "white on what counts as white");
+        assert!(prepared(&glass.into(), MNIST, 0).is_err(), "white on what counts as white");
         // Half of what shows is black, by 128 of 255.
         let half = RgbaImage::from_pixel(2, 2, Rgba([0, 0, 0, 128]));
         assert!(grey(&half.into()).pixels().all(|pixel| pixel.0 == [127]));
@@ -162,10 +181,10 @@ mod tests {
     #[test]
     fn an_image_of_the_right_size_is_only_inverted() {
         let image = GrayImage::from_fn(28, 28, |x, y| Luma([if x == 3 && y > 5 { 200 } else { (x % 3) as u8 }]));
-        assert_eq!(prepared(&image.clone().into(), MNIST).unwrap(), image);
+        assert_eq!(prepared(&image.clone().into(), MNIST, 0).unwrap(), image);
         let mut inverted = image.clone();
         imageops::invert(&mut inverted);
-        assert_eq!(prepared(&inverted.clone().into(), MNIST).unwrap(), image);
+        assert_eq!(prepared(&inverted.clone().into(), MNIST, 0).unwrap(), image);
         assert_eq!(as_it_is(&inverted.clone().into(), MNIST), inverted);
     }
 

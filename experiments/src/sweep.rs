@@ -1,4 +1,4 @@
-//! Many runs, one after the other: those that are finished are not run again, interrupted ones go on where they were.
+//! Many runs, one after the other: those that are finished are not run again, interrupted ones are resumed.
 
 use std::{path::Path, time::Instant};
 
@@ -6,17 +6,17 @@ use anyhow::{Context, Result, bail};
 use burn::train::Interrupter;
 use kindling_data::ImageData;
 use kindling_kernels::Kernels;
-use kindling_record::{RunDirectory, RunRecord, RunStatus, list_runs};
+use kindling_record::{RunDirectory, RunRecord, RunStatus, Setup, list_runs};
 use kindling_report::{Run, duration, percent};
-use kindling_training::{DatasetName, Event, ExperimentConfig, Host, Precision, Settings, check_data};
+use kindling_training::{DatasetName, Event, ExperimentConfig, Host, OnEvent, Precision, Settings, check_data};
 
 use crate::{
     arguments::PlaceArguments,
     backend::{self, Backend, Request},
-    data, log_file, machine,
-    output::notice,
+    data, log_file,
+    output::{notice, told},
     progress::{Progress, SweepBar},
-    relaunch, signals,
+    relaunch, signals, writable,
 };
 
 /// A run to make, or to find.
@@ -72,10 +72,14 @@ pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     signals::install()?;
     let data = DataSets { data_dir: place.data_dir.as_deref(), read: Vec::new() };
     let mut bench = Bench { place, request, backends: Vec::new(), data };
-    let mut known = known_runs(plan, &mut bench.data, place, bench.request.name)?;
+    let mut known = known_runs(plan, &mut bench.data, place)?;
+    known.retain(|(config, run)| run.setups() == [bench.request.setup(config.precision)]);
     let pending = plan.iter().filter(|planned| over(&known, &planned.config).is_none()).count();
     if pending < plan.len() {
         notice(format_args!("{} of {} runs are there already", plan.len() - pending, plan.len()));
+    }
+    if pending > 0 {
+        writable::check(&place.runs_dir.path)?;
     }
     let costs: Vec<f64> = plan.iter().map(|planned| cost(&planned.config)).collect();
     let waiting = plan.iter().zip(&costs).filter(|(planned, _)| over(&known, &planned.config).is_none());
@@ -100,8 +104,9 @@ pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
                 swept.runs.push(Some(run));
             }
             Err(error) => {
-                bar.say(&format!("{title}: failed: {error:#}"));
-                swept.failures.push((planned.name.clone(), format!("{error:#}")));
+                let error = told(&error);
+                bar.say(&format!("{title}: failed: {error}"));
+                swept.failures.push((planned.name.clone(), error));
                 swept.runs.push(None);
             }
         }
@@ -114,7 +119,8 @@ pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     Ok(swept)
 }
 
-/// The runs of `plan` that are over; none is made.
+/// The runs of `plan` that are over; none is made. They may be from a processor with other instructions than this one's,
+/// but all from such with the same.
 ///
 /// To be called before anything is done or said: the program may start itself again.
 ///
@@ -124,21 +130,38 @@ pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
 pub(crate) fn find(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     let request = request(place)?;
     let mut data = DataSets { data_dir: place.data_dir.as_deref(), read: Vec::new() };
-    let known = known_runs(plan, &mut data, place, request.name)?;
+    let mut known = known_runs(plan, &mut data, place)?;
+    if let Some(planned) = plan.first() {
+        keep_alike(&mut known, &request.setup(planned.config.precision));
+    }
     let runs: Vec<Option<Run>> = plan.iter().map(|planned| over(&known, &planned.config).cloned()).collect();
     let missing = runs.iter().filter(|run| run.is_none()).count();
     if missing == plan.len() {
         bail!(
-            "expected some of these {missing} runs in {}, on the backend {}, found none that is over: run the command \
-             without --report-only to make them",
+            "expected some of these {missing} runs in {}, on the backend {} with {} kernels, found none that is over: run \
+             the command without --report-only to make them",
             place.runs_dir.path.display(),
-            request.name
+            request.name,
+            Kernels::chosen()
         );
     }
     if missing > 0 {
         notice(format_args!("{missing} of {} runs are not there", plan.len()));
     }
     Ok(Swept { runs, ..Swept::default() })
+}
+
+/// Keeps the runs of one setup like `wanted`: the one that most have; of several, `wanted` itself.
+fn keep_alike(known: &mut Vec<(ExperimentConfig, Run)>, wanted: &Setup) {
+    let setups: Vec<Vec<Setup>> = known.iter().map(|(_, run)| run.setups()).collect();
+    let count = |one: &&Vec<Setup>| (setups.iter().filter(|other| other == one).count(), **one == [wanted.clone()]);
+    let alike = setups.iter().filter(|setups| matches!(&setups[..], [one] if one.is_like(wanted)));
+    let kept = alike.max_by_key(count).cloned();
+    known.retain(|(_, run)| Some(run.setups()) == kept);
+    if let Some([kept]) = kept.as_deref().filter(|kept| **kept != [wanted.clone()]) {
+        let [_, kernels, _, instructions] = kept.in_words();
+        notice(format_args!("these runs are from a processor with other instructions: {kernels} {instructions}"));
+    }
 }
 
 /// Where the runs are made, or were; the program may start itself again.
@@ -155,7 +178,7 @@ fn over<'a>(known: &'a [(ExperimentConfig, Run)], config: &ExperimentConfig) -> 
 }
 
 impl Bench<'_> {
-    /// Trains `planned` in a new directory, or goes on in the one where it was begun.
+    /// Trains `planned` in a new directory, or resumes it in the one where it was begun.
     fn train(&mut self, planned: &Planned, found: Option<RunDirectory>, progress: &SweepBar) -> Result<Run> {
         let config = &planned.config;
         let data = self.data.get(config)?;
@@ -169,7 +192,7 @@ impl Bench<'_> {
         }
         let backend = self.backends.iter().find(|(precision, _)| *precision == config.precision);
         let (_, backend) = backend.context("what was just opened is gone")?;
-        kindling_training::check(config, data, &backend.devices)?;
+        kindling_training::check(config, data, &backend.devices, backend.memory())?;
         let is_new = found.is_none();
         let directory = match found {
             Some(directory) => directory,
@@ -184,38 +207,32 @@ impl Bench<'_> {
         } else {
             kindling_training::resume(data, &directory, host)
         };
-        signals::leave_at_once();
+        signals::leave_at_once(None);
         outcome.with_context(|| format!("run {}", directory.id()))?;
         Ok(Run::read(directory)?)
     }
 }
 
 fn host(backend: &Backend, interrupter: Interrupter, progress: SweepBar) -> Host {
-    Host {
-        devices: backend.devices.clone(),
-        largest_tensor: backend.largest_tensor,
-        compiles_kernels: backend.compiles_kernels,
-        backend: backend.name.to_owned(),
-        device_name: backend.device_name.clone(),
-        kernels: backend.kernels(Kernels::chosen()),
-        machine: machine::describe(),
-        interrupter,
-        renderer: Box::new(|_| Box::new(Progress::hidden())),
-        on_event: Box::new(move |event| {
-            if let Event::Epoch { record, .. } = event {
-                progress.show_epoch(record);
-            }
-        }),
-        program_start: Instant::now(),
-    }
+    let stop = interrupter.clone();
+    let on_event: OnEvent = Box::new(move |event| match event {
+        Event::Epoch { record, .. } => progress.show_epoch(record),
+        Event::DamagedCheckpoint { path, message, instead } => {
+            progress.say(&format!("{}: {message}; resuming from {}", path.display(), instead.display()));
+        }
+        Event::Compiling => signals::leave_at_once(None),
+        Event::WarmUp { model, images, .. } => progress.show_warm_up(model, images),
+        Event::Compiled { .. } => signals::stop_gently(&stop),
+        Event::Step { .. } => {}
+    });
+    backend.host(interrupter, Box::new(|_| Box::new(Progress::hidden())), on_event, Instant::now())
 }
 
-/// The runs of the plan's configs that were made on this backend with the same data.
+/// The runs of the plan's configs that were made with the same data, in any setup.
 fn known_runs(
     plan: &[Planned],
     data: &mut DataSets<'_>,
     place: &PlaceArguments,
-    backend: &str,
 ) -> Result<Vec<(ExperimentConfig, Run)>> {
     let mut known = Vec::new();
     for (directory, record) in list_runs(&place.runs_dir.path)? {
@@ -228,7 +245,7 @@ fn known_runs(
         };
         // A config of another version is none that could be asked for.
         let Ok(config) = Settings::from_object(record.config.clone()).and_then(Settings::resolve) else { continue };
-        if record.backend != backend || !plan.iter().any(|planned| planned.config == config) {
+        if !plan.iter().any(|planned| planned.config == config) {
             continue;
         }
         // Which directory such a set is in does not stand in the config.
@@ -246,7 +263,7 @@ fn cost(config: &ExperimentConfig) -> f64 {
     let layers = config.network().ok().and_then(|network| network.layers(kindling_models::ImageShape::MNIST).ok());
     let multiplications = |layer: &kindling_models::LayerSummary| {
         let positions: usize = layer.output.iter().skip(1).product();
-        (layer.parameters * positions.max(1)) as f64
+        layer.parameters as f64 * positions.max(1) as f64
     };
     let of_network: f64 = layers.unwrap_or_default().iter().map(multiplications).sum();
     let images = config.limit_batches.map_or(60_000, |batches| batches.saturating_mul(config.batch_size).min(60_000));
@@ -259,5 +276,36 @@ fn outcome(record: &RunRecord) -> String {
         (Some(test), _) => format!("test accuracy {}", percent(test.accuracy)),
         (None, Some(diverged)) => format!("diverged at step {}", diverged.step),
         (None, None) => record.status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn runs_of_a_report_alone_may_be_from_another_processor_and_all_from_the_same() {
+        let place = tempfile::tempdir().unwrap();
+        let settings = Settings { model: Some(kindling_models::ModelName::Mlp), ..Settings::default() };
+        let config = settings.resolve().unwrap();
+        let by = |id: &str, parts: &[(&str, &str)]| {
+            let parts: Vec<_> =
+                parts.iter().map(|(kernels, instructions)| fixtures::part("flex", kernels, instructions)).collect();
+            (config.clone(), fixtures::run(place.path(), id, &json!({ "parts": parts })))
+        };
+        let (old, new, composed) = (("fused, AVX2", "AVX2"), ("fused, AVX-512", "AVX-512"), ("composed", "AVX2"));
+        let runs = [by("a", &[old]), by("b", &[new]), by("c", &[old]), by("d", &[composed]), by("e", &[old, new])];
+        let kept = |runs: &[(ExperimentConfig, Run)], (kernels, instructions): (&str, &str)| {
+            let mut known = runs.to_vec();
+            keep_alike(&mut known, &Setup::new("flex", kernels, 1, instructions));
+            known.into_iter().map(|(_, run)| run.record.id).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&runs, new), ["a", "c"]);
+        assert_eq!(kept(&runs[..2], new), ["b"]);
+        assert_eq!(kept(&runs, composed), ["d"]);
+        assert!(kept(&runs[3..], old).is_empty());
     }
 }

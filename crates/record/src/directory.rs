@@ -67,11 +67,16 @@ impl RunDirectory {
     pub fn find(runs_dir: &Path, run: &str) -> Result<Self, RecordError> {
         for path in [runs_dir.join(run), PathBuf::from(run)] {
             if !run.is_empty() && path.join("run.json").is_file() {
+                // `.` and `..` have a name as well.
+                let path = match path.file_name() {
+                    Some(_) => path.components().collect(),
+                    None => fs::canonicalize(&path).map_err(RecordError::io(path))?,
+                };
                 return Ok(Self { path });
             }
         }
         let mut matches: Vec<_> =
-            directories(runs_dir)?.into_iter().filter(|directory| directory.id().starts_with(run)).collect();
+            RunDirectory::all_in(runs_dir)?.into_iter().filter(|directory| directory.id().starts_with(run)).collect();
         match matches.len() {
             1 => Ok(matches.remove(0)),
             0 => Err(RecordError::NotFound { wanted: run.to_owned(), runs_dir: runs_dir.to_path_buf() }),
@@ -81,10 +86,38 @@ impl RunDirectory {
         }
     }
 
+    /// The runs in `runs_dir`, by their ids; none where there is no such directory.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be read.
+    pub(crate) fn all_in(runs_dir: &Path) -> Result<Vec<Self>, RecordError> {
+        let entries = match fs::read_dir(runs_dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(RecordError::io(runs_dir)(error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(RecordError::io(runs_dir))?.path();
+            if path.join("run.json").is_file() {
+                found.push(Self { path });
+            }
+        }
+        found.sort_by_key(Self::id);
+        Ok(found)
+    }
+
     /// The run's id: the directory's name.
     #[must_use]
     pub fn id(&self) -> String {
         self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// Whether nothing of a run is in it yet, though it may have a log and a lock.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        let parts = [self.path.join("run.json"), self.checkpoints(), self.steps(), self.weights(), self.evaluation()];
+        parts.iter().all(|part| fs::symlink_metadata(part).is_err())
     }
 
     /// Where the run is.
@@ -168,12 +201,13 @@ impl RunDirectory {
         }
     }
 
-    /// Reads `run.json`.
+    /// Reads `run.json`. Whatever it says, the run's id is the directory's name: a run may be copied and renamed.
     ///
     /// # Errors
     /// When it is missing, is no record, or has a schema this version does not know.
     pub fn read_record(&self) -> Result<RunRecord, RecordError> {
-        read_json(&self.path.join("run.json"))
+        let record: RunRecord = read_json(&self.path.join("run.json"))?;
+        Ok(RunRecord { id: self.id(), ..record })
     }
 
     /// Replaces `run.json` atomically.
@@ -226,54 +260,31 @@ fn write_json(path: &Path, record: &impl Serialize) -> Result<(), RecordError> {
     replace_file(path, &text)
 }
 
-/// A run with its record, or with the reason why that cannot be read.
-pub type ListedRun = (RunDirectory, Result<RunRecord, RecordError>);
-
-/// The runs in `runs_dir`, oldest first; a run whose record cannot be read comes with the reason.
-///
-/// A `runs_dir` that does not exist holds no runs.
-///
-/// # Errors
-/// When the directory is there and cannot be read.
-pub fn list_runs(runs_dir: &Path) -> Result<Vec<ListedRun>, RecordError> {
-    let mut runs: Vec<_> = directories(runs_dir)?
-        .into_iter()
-        .map(|directory| {
-            let record = directory.read_record();
-            (directory, record)
-        })
-        .collect();
-    runs.sort_by_key(|(directory, record)| {
-        (record.as_ref().map_or_else(|_| String::new(), |record| record.started.clone()), directory.id())
-    });
-    Ok(runs)
-}
-
-fn directories(runs_dir: &Path) -> Result<Vec<RunDirectory>, RecordError> {
-    let entries = match fs::read_dir(runs_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(RecordError::io(runs_dir)(error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(RecordError::io(runs_dir))?.path();
-        if path.join("run.json").is_file() {
-            found.push(RunDirectory { path });
-        }
-    }
-    found.sort_by_key(RunDirectory::id);
-    Ok(found)
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn run_in(runs_dir: &Path, name: &str) -> RunDirectory {
+    /// A run with a record that has another id.
+    pub(crate) fn run_in(runs_dir: &Path, name: &str) -> RunDirectory {
         let directory = RunDirectory { path: runs_dir.join(name) };
         fs::create_dir_all(directory.path()).unwrap();
-        fs::write(directory.path().join("run.json"), "{}").unwrap();
+        let record = json!({
+            "schema": SCHEMA, "id": "as it was first called", "status": "finished", "started": "2026-01-02T03:04:05Z",
+            "parts": [], "config": {}, "backend": "flex", "device": "a processor", "versions": {},
+            "machine": { "platform": "linux x86_64", "processor": null, "threads": 2 },
+            "dataset": {
+                "name": "synthetic", "source": null, "sha256": "00ff", "protocol": "assignment", "train": 100, "valid": 0,
+                "test": 10, "classes": [], "height": 28, "width": 28, "background": 0,
+            },
+            "model": "mlp", "parameters": 1, "epochs": [], "seconds": 5.0,
+            "timings": {
+                "start_up_seconds": 0.0, "compilation_seconds": 0.0, "training_seconds": 4.0, "evaluation_seconds": 1.0,
+                "checkpoint_seconds": 0.0,
+            },
+        });
+        fs::write(directory.path().join("run.json"), record.to_string()).unwrap();
         directory
     }
 
@@ -289,6 +300,18 @@ mod tests {
         let ambiguous = RunDirectory::find(runs_dir.path(), "mlp").unwrap_err();
         assert_eq!(ambiguous.to_string(), "`mlp` could be any of mlp-1, mlp-2; give more of the id");
         assert!(matches!(RunDirectory::find(runs_dir.path(), "vgg"), Err(RecordError::NotFound { .. })));
+    }
+
+    #[test]
+    fn a_directory_is_new_until_it_holds_a_part_of_a_run() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        let run = RunDirectory::create(runs_dir.path(), "mlp").unwrap();
+        fs::write(run.log(), "").unwrap();
+        let _lock = run.lock().unwrap();
+        assert!(run.is_new());
+        fs::create_dir(run.checkpoints()).unwrap();
+        assert!(!run.is_new());
+        assert!(!run_in(runs_dir.path(), "other").is_new());
     }
 
     #[test]
@@ -334,8 +357,10 @@ mod tests {
     fn a_record_of_another_schema_is_refused_with_both_versions() {
         let runs_dir = tempfile::tempdir().unwrap();
         let run = run_in(runs_dir.path(), "mlp");
-        fs::write(run.path().join("run.json"), r#"{"schema": 7}"#).unwrap();
-        let message = run.read_record().unwrap_err().to_string();
-        assert!(message.contains("expected schema 1, found 7"), "{message}");
+        for schema in [1, 7] {
+            fs::write(run.path().join("run.json"), format!(r#"{{"schema": {schema}}}"#)).unwrap();
+            let message = run.read_record().unwrap_err().to_string();
+            assert!(message.contains(&format!("expected schema 2, found {schema}")), "{message}");
+        }
     }
 }

@@ -12,17 +12,19 @@ mod atomic;
 mod directory;
 mod error;
 mod evaluation;
+mod list;
 pub mod number;
 mod run;
 mod steps;
 
 pub use atomic::{replace_file, sync_directory};
-pub use directory::{ListedRun, RunDirectory, RunLock, list_runs};
+pub use directory::{RunDirectory, RunLock};
 pub use error::RecordError;
 pub use evaluation::{CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPair, EvaluationRecord, MistakeRecord};
+pub use list::{ListedRun, list_runs};
 pub use run::{
-    DatasetRecord, DivergenceRecord, EpochRecord, MachineRecord, PartRecord, RunRecord, RunStatus, SCHEMA, TestRecord,
-    Timings,
+    DatasetRecord, DivergenceRecord, EpochRecord, MachineRecord, PartRecord, RunRecord, RunStatus, SCHEMA, Setup,
+    TestRecord, Timings,
 };
 pub use steps::{GradientRecord, LayerGradient, StepLog, StepRecord, read_steps};
 

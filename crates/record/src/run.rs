@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The version of the record's layout that this crate writes and reads.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// All that a run has to say: the content of `run.json`.
 ///
@@ -13,7 +13,8 @@ pub const SCHEMA: u32 = 1;
 pub struct RunRecord {
     /// Version of this layout, [`SCHEMA`].
     pub schema: u32,
-    /// The run's id, which is also the name of its directory.
+    /// The run's id: the name of its directory, which [`read_record`](crate::RunDirectory::read_record) puts in place of
+    /// what the file says.
     pub id: String,
     /// Where the run stands.
     pub status: RunStatus,
@@ -95,22 +96,62 @@ pub struct PartRecord {
     /// The device as the backend describes it.
     pub device: String,
     /// How many devices shared every batch.
-    #[serde(default = "one")]
     pub devices: usize,
     /// Whose operations the layers trained by: Kindling's, as in `fused, AVX-512`, libtorch's own linear layers,
     /// `libtorch`, or Burn's, `composed`.
-    #[serde(default = "composed")]
     pub kernels: String,
+    /// The vector instructions of the host's processor, such as `AVX2`.
+    pub instructions: String,
 }
 
-/// Before there could be several.
-fn one() -> usize {
-    1
+/// How a part was computed, as far as it decides the run's bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// Name of the backend.
+    pub backend: String,
+    /// As in [`PartRecord::kernels`].
+    pub kernels: String,
+    /// How many devices shared every batch.
+    pub devices: usize,
+    /// The vector instructions, where the backend computes on the host's processor and `kernels` does not have them.
+    pub instructions: Option<String>,
 }
 
-/// Before there were any others.
-fn composed() -> String {
-    "composed".to_owned()
+/// Backends that compute on the host's processor.
+const ON_THE_HOST: [&str; 3] = ["flex", "ndarray", "libtorch"];
+
+impl PartRecord {
+    /// How it was computed.
+    #[must_use]
+    pub fn setup(&self) -> Setup {
+        Setup::new(&self.backend, &self.kernels, self.devices, &self.instructions)
+    }
+}
+
+impl Setup {
+    /// That of a part whose record has these values.
+    #[must_use]
+    pub fn new(backend: &str, kernels: &str, devices: usize, instructions: &str) -> Self {
+        let decide = ON_THE_HOST.contains(&backend) && !kernels.ends_with(instructions);
+        let instructions = decide.then(|| instructions.to_owned());
+        Self { backend: backend.to_owned(), kernels: kernels.to_owned(), devices, instructions }
+    }
+
+    /// Whether it is the same as `other` but for the processor's instructions.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        // Fused kernels have them behind a comma.
+        self.kernels.split(',').next() == other.kernels.split(',').next()
+            && (&self.backend, self.devices) == (&other.backend, other.devices)
+    }
+
+    /// Each of them in words: `flex`, `fused AVX2 kernels`, `2 devices`, and `AVX2` or nothing.
+    #[must_use]
+    pub fn in_words(&self) -> [String; 4] {
+        let devices = if self.devices == 1 { "1 device".to_owned() } else { format!("{} devices", self.devices) };
+        let kernels = format!("{} kernels", self.kernels.replace(", ", " "));
+        [self.backend.clone(), kernels, devices, self.instructions.clone().unwrap_or_default()]
+    }
 }
 
 /// The machine a run ran on.
@@ -143,6 +184,12 @@ pub struct DatasetRecord {
     pub test: usize,
     /// Names of the classes, in the order of their labels.
     pub classes: Vec<String>,
+    /// Rows of an image, as the network sees it.
+    pub height: usize,
+    /// Columns of an image.
+    pub width: usize,
+    /// The background of the training images: the median of the pixels at their borders.
+    pub background: u8,
 }
 
 /// The figures of one epoch.
@@ -210,7 +257,6 @@ pub struct Timings {
     /// From the start of the program's latest part to its first training step: data, model, checkpoint.
     pub start_up_seconds: f64,
     /// Compiling and tuning the backend's kernels before the first step of each part.
-    #[serde(default)]
     pub compilation_seconds: f64,
     /// Training steps.
     pub training_seconds: f64,
@@ -235,10 +281,34 @@ pub struct DivergenceRecord {
 mod tests {
     use super::*;
 
+    fn part(backend: &str, kernels: &str, instructions: &str) -> PartRecord {
+        let [started, device] = ["2026-11-01T12:00:00Z", "a processor"].map(str::to_owned);
+        let [backend, kernels, instructions] = [backend, kernels, instructions].map(str::to_owned);
+        PartRecord { started, backend, device, devices: 1, kernels, instructions }
+    }
+
     #[test]
-    fn a_part_that_says_nothing_of_devices_and_kernels_had_one_and_burns() {
-        let old = r#"{"started": "2026-11-01T12:00:00Z", "backend": "flex", "device": "AMD EPYC, 2 threads, AVX-512"}"#;
-        let part: PartRecord = serde_json::from_str(old).unwrap();
-        assert_eq!((part.devices, part.kernels.as_str()), (1, "composed"));
+    fn instructions_decide_bits_on_the_hosts_processor_alone() {
+        let differ =
+            |backend, kernels| part(backend, kernels, "AVX2").setup() != part(backend, kernels, "NEON").setup();
+        assert!(["flex", "ndarray"].into_iter().all(|backend| differ(backend, "composed")));
+        assert!(differ("libtorch", "libtorch") && !differ("wgpu", "composed"));
+        assert!(part("flex", "fused, AVX2", "AVX2").setup().is_like(&part("flex", "fused, NEON", "NEON").setup()));
+        assert!(!part("flex", "fused, AVX2", "AVX2").setup().is_like(&part("flex", "composed", "AVX2").setup()));
+        // When and on which device is not what decides.
+        let [first, later] = ["2026-11-01T12:00:00Z", "2026-11-02T12:00:00Z"].map(|started| PartRecord {
+            started: started.to_owned(),
+            device: started.to_owned(),
+            ..part("flex", "composed", "AVX2")
+        });
+        assert_eq!(first.setup(), later.setup());
+    }
+
+    #[test]
+    fn a_setup_is_said_in_words_and_its_instructions_once() {
+        let fused = PartRecord { devices: 2, ..part("flex", "fused, AVX2", "AVX2") };
+        assert_eq!(fused.setup().in_words(), ["flex", "fused AVX2 kernels", "2 devices", ""]);
+        let composed = part("flex", "composed", "AVX2").setup();
+        assert_eq!(composed.in_words(), ["flex", "composed kernels", "1 device", "AVX2"]);
     }
 }

@@ -3,7 +3,7 @@
 use kindling_record::{StepRecord, TestRecord};
 use serde_json::{Value, json};
 
-use crate::{Axis, Group, LineChart, Point, Run, Series, Style, duration, table};
+use crate::{Axis, Group, LineChart, Point, Run, Series, Style, duration, groups::repeats, table};
 
 /// The groups, one a row: what tells them apart, and their figures as mean ± standard deviation over their runs; below
 /// it the runs of each. Folded to fit `width` columns if given.
@@ -32,12 +32,13 @@ pub fn groups_table(groups: &[Group], width: Option<u16>) -> String {
         let runs: Vec<String> = group.runs.iter().map(|run| format!("  {}", run.directory.path().display())).collect();
         format!("{}:\n{}", group.label, runs.join("\n"))
     });
+    let places: Vec<String> = places.chain(repeats(groups)).collect();
     let limited = groups.iter().any(|group| group.runs.iter().any(Run::is_limited));
     let warning = if limited { "\nlimited to a few batches: these figures are of a part of the data\n" } else { "" };
-    format!("{table}\n{warning}\n{}", places.collect::<Vec<_>>().join("\n"))
+    format!("{table}\n{warning}\n{}", places.join("\n"))
 }
 
-/// The same as JSON: for each group its label and its runs, each with its figures.
+/// The same as JSON: for each group its label, its runs, and further ones of their seeds, each with its figures.
 #[must_use]
 pub fn groups_json(groups: &[Group]) -> Value {
     let run = |run: &Run| {
@@ -58,8 +59,8 @@ pub fn groups_json(groups: &[Group]) -> Value {
         sample.map(|sample| json!({ "mean": sample.mean, "deviation": sample.deviation, "n": sample.n }))
     };
     let group = |group: &Group| {
-        let runs: Vec<Value> = group.runs.iter().map(run).collect();
-        json!({ "label": group.label, "test_accuracy": accuracy(group), "runs": runs })
+        let [runs, repeats] = [&group.runs, &group.repeats].map(|runs| runs.iter().map(run).collect::<Vec<_>>());
+        json!({ "label": group.label, "test_accuracy": accuracy(group), "runs": runs, "repeats": repeats })
     };
     groups.iter().map(group).collect()
 }
@@ -88,5 +89,24 @@ pub fn gradient_chart(steps: &[StepRecord]) -> LineChart {
         x: Axis { label: "step".to_owned(), ..Axis::default() },
         y: Axis { label: "mean absolute gradient".to_owned(), logarithmic: true, range: None },
         series: std::iter::once(all).chain((0..layers).map(layer)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{group, run_report::fixtures::run};
+
+    #[test]
+    fn a_copied_run_is_named_and_counts_once_in_the_table_and_in_json() {
+        let place = tempfile::tempdir().unwrap();
+        let runs = ["a", "copy"].map(|id| run(place.path(), id, json!({})));
+        let groups = group(runs.to_vec());
+        let shown = groups_table(&groups, None);
+        assert!(shown.contains("(n = 1)") && !shown.contains("n = 2"), "{shown}");
+        assert!(shown.ends_with("Each seed counts once. Left out: copy (seed 1 beside a)."), "{shown}");
+        let found = groups_json(&groups);
+        assert_eq!((&found[0]["test_accuracy"]["n"], &found[0]["runs"][0]["id"]), (&json!(1), &json!("a")));
+        assert_eq!(found[0]["repeats"][0]["id"], "copy");
     }
 }

@@ -1,6 +1,6 @@
 //! Runs that differ only by their seed belong together.
 
-use kindling_record::{EpochRecord, RunDirectory, RunRecord, RunStatus};
+use kindling_record::{EpochRecord, PartRecord, RunDirectory, RunRecord, RunStatus, Setup};
 use serde_json::{Map, Value};
 
 use crate::Sample;
@@ -16,13 +16,17 @@ pub struct Run {
     pub status: RunStatus,
 }
 
-/// Runs with the same config but for the seed, on the same data and backend.
-#[derive(Clone, Debug)]
+/// Runs that differ by their seed alone: with the same config, data, backend, kernels, devices and instructions.
+///
+/// A seed counts once: the same steps trained twice, or one run under two names, are one sample.
+#[derive(Clone, Debug, Default)]
 pub struct Group {
     /// What tells it from the other groups, such as `mlp, learning rate 0.1`.
     pub label: String,
-    /// Its runs, in the order of their seeds.
+    /// A run for each seed, in the order of the seeds: all that figures are taken from.
     pub runs: Vec<Run>,
+    /// Further runs of these seeds, which count nowhere.
+    pub repeats: Vec<Run>,
 }
 
 impl Run {
@@ -58,11 +62,27 @@ impl Run {
         self.record.config.get("seed").and_then(Value::as_u64).unwrap_or(0)
     }
 
+    /// How its parts were computed, one after the other; equal ones in a row are one.
+    #[must_use]
+    pub fn setups(&self) -> Vec<Setup> {
+        let mut setups: Vec<Setup> = self.record.parts.iter().map(PartRecord::setup).collect();
+        setups.dedup();
+        setups
+    }
+
     /// What it has in common with the runs of its group.
-    fn kind(&self) -> (Map<String, Value>, &str, &str) {
-        let mut config = self.record.config.clone();
-        config.remove("seed");
-        (config, &self.record.dataset.sha256, &self.record.backend)
+    fn kind(&self) -> (Map<String, Value>, &str, Vec<Setup>) {
+        let (mut config, setups) = (self.record.config.clone(), self.setups());
+        // Where within a run its setup changed is not the same in any two.
+        if setups.len() < 2 {
+            config.remove("seed");
+        }
+        (config, &self.record.dataset.sha256, setups)
+    }
+
+    /// Decides which run of a seed counts: a finished one, the first to be started, the first by name.
+    fn precedence(&self) -> (u64, bool, &str, &str) {
+        (self.seed(), self.status != RunStatus::Finished, &self.record.started, &self.record.id)
     }
 }
 
@@ -70,6 +90,11 @@ impl Group {
     /// The figures that `figure` finds in the runs.
     pub fn sample(&self, figure: impl Fn(&Run) -> Option<f64>) -> Option<Sample> {
         Sample::of(self.runs.iter().filter_map(figure))
+    }
+
+    /// How many of the runs have an epoch that `figure` finds something in.
+    pub(crate) fn count(&self, figure: impl Fn(&EpochRecord) -> Option<f64>) -> usize {
+        self.runs.iter().filter(|run| run.last(&figure).is_some()).count()
     }
 }
 
@@ -80,11 +105,18 @@ pub fn group(runs: Vec<Run>) -> Vec<Group> {
     for run in runs {
         match groups.iter_mut().find(|group| group.runs[0].kind() == run.kind()) {
             Some(group) => group.runs.push(run),
-            None => groups.push(Group { label: String::new(), runs: vec![run] }),
+            None => groups.push(Group { runs: vec![run], ..Group::default() }),
         }
     }
     for group in &mut groups {
-        group.runs.sort_by_key(Run::seed);
+        group.runs.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+        let mut counted: Vec<Run> = Vec::new();
+        for run in std::mem::take(&mut group.runs) {
+            let is_repeat = counted.last().is_some_and(|last| last.seed() == run.seed());
+            let place = if is_repeat { &mut group.repeats } else { &mut counted };
+            place.push(run);
+        }
+        group.runs = counted;
     }
     let labels: Vec<String> = groups.iter().map(|one| label(one, &groups)).collect();
     for (group, label) in groups.iter_mut().zip(labels) {
@@ -93,23 +125,79 @@ pub fn group(runs: Vec<Run>) -> Vec<Group> {
     groups
 }
 
-/// The model, and whatever else is not the same in all groups.
+/// Which runs count nowhere, and why, as a sentence; nothing where all count.
+#[must_use]
+pub fn repeats(groups: &[Group]) -> Option<String> {
+    let mut names = Vec::new();
+    for group in groups {
+        for run in &group.repeats {
+            let counted = group.runs.iter().find(|one| one.seed() == run.seed());
+            let beside = counted.map_or_else(String::new, |one| format!(" beside {}", one.record.id));
+            names.push(format!("{} (seed {}{beside})", run.record.id, run.seed()));
+        }
+    }
+    (!names.is_empty()).then(|| format!("Each seed counts once. Left out: {}.", names.join(", ")))
+}
+
+/// `n = 3`, or each group's number of runs where they differ, as in `n = 3, 2`; those that have none are left out.
+pub(crate) fn counted(counts: impl Iterator<Item = usize>) -> String {
+    let mut counts: Vec<String> = counts.filter(|&n| n > 0).map(|n| n.to_string()).collect();
+    if counts.windows(2).all(|pair| pair[0] == pair[1]) {
+        counts.truncate(1);
+    }
+    format!("n = {}", counts.join(", "))
+}
+
+/// A caption, and after it which runs count nowhere.
+pub(crate) fn with_repeats(caption: &str, groups: &[Group]) -> String {
+    std::iter::once(caption.to_owned()).chain(repeats(groups)).collect::<Vec<_>>().join(" ")
+}
+
+/// The model, and whatever else is not the same in all groups, or not in all parts of a run.
 fn label(of: &Group, groups: &[Group]) -> String {
     let first = &of.runs[0].record;
-    let differs = |value: &dyn Fn(&RunRecord) -> Value| groups.iter().any(|g| value(&g.runs[0].record) != value(first));
+    let others = || groups.iter().map(|group| &group.runs[0]);
     let mut parts = vec![first.model.clone()];
     for (key, value) in first.config.iter().filter(|(key, _)| !matches!(key.as_str(), "model" | "seed")) {
-        if differs(&|record| record.config.get(key).cloned().unwrap_or(Value::Null)) && !value.is_null() {
+        let differs = others().any(|other| other.record.config.get(key).unwrap_or(&Value::Null) != value);
+        if differs && !value.is_null() {
             parts.push(format!("{} {}", key.replace('_', " "), plain(value)));
         }
     }
-    if differs(&|record| record.backend.clone().into()) {
-        parts.push(first.backend.clone());
+    let own = in_words(&of.runs[0]);
+    for (index, words) in own.into_iter().enumerate() {
+        let differs = others().any(|other| in_words(other)[index] != words) || words.contains(THEN);
+        if differs && !words.is_empty() {
+            parts.push(words);
+        }
     }
-    if differs(&|record| record.dataset.sha256.clone().into()) {
-        parts.push(first.dataset.name.clone());
+    if of.runs[0].setups().len() > 1 {
+        parts.push(format!("seed {}", of.runs[0].seed()));
+    }
+    let data = &first.dataset;
+    if others().any(|other| other.record.dataset.sha256 != data.sha256) {
+        let has_namesake =
+            |other: &Run| other.record.dataset.name == data.name && other.record.dataset.sha256 != data.sha256;
+        let digest: String = data.sha256.chars().take(8).collect();
+        parts.push(if others().any(has_namesake) { format!("{} {digest}", data.name) } else { data.name.clone() });
     }
     parts.join(", ")
+}
+
+/// Stands between the setups of parts that were computed differently.
+const THEN: &str = " then ";
+
+/// How the run's parts were computed, in words: what they have in common, or one after the other.
+fn in_words(run: &Run) -> [String; 4] {
+    let parts: Vec<[String; 4]> = run.setups().iter().map(Setup::in_words).collect();
+    std::array::from_fn(|index| {
+        let mut words: Vec<&str> = parts.iter().map(|words| words[index].as_str()).collect();
+        if words.windows(2).all(|pair| pair[0] == pair[1]) {
+            words.truncate(1);
+        }
+        words.retain(|words| !words.is_empty());
+        words.join(THEN)
+    })
 }
 
 /// A config's value as people read it.
@@ -121,5 +209,101 @@ pub(crate) fn plain(value: &Value) -> String {
         // A learning rate of 1 is typed so.
         Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::run_report::fixtures::{part, run};
+
+    fn ids(runs: &[Run]) -> Vec<&str> {
+        runs.iter().map(|run| run.record.id.as_str()).collect()
+    }
+
+    fn labels(groups: &[Group]) -> Vec<&str> {
+        groups.iter().map(|group| group.label.as_str()).collect()
+    }
+
+    #[test]
+    fn a_seed_counts_once_and_the_finished_run_first_started_is_the_one() {
+        let place = tempfile::tempdir().unwrap();
+        let of = |id: &str, status: &str, started: &str, seed: usize| {
+            run(place.path(), id, json!({ "status": status, "started": started, "config": { "seed": seed } }))
+        };
+        let runs = [
+            of("c", "failed", "2026-01-01T00:00:00Z", 1),
+            of("b", "finished", "2026-01-03T00:00:00Z", 1),
+            of("d", "finished", "2026-01-02T00:00:00Z", 1),
+            of("a", "finished", "2026-01-02T00:00:00Z", 1),
+            of("e", "interrupted", "2026-01-04T00:00:00Z", 2),
+        ];
+        for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 3, 1]] {
+            let groups = group(order.map(|index| runs[index].clone()).to_vec());
+            assert_eq!((groups.len(), ids(&groups[0].runs)), (1, vec!["a", "e"]));
+            assert_eq!(ids(&groups[0].repeats), ["d", "b", "c"]);
+            assert_eq!(groups[0].sample(|run| run.record.test.as_ref().map(|test| test.accuracy)).unwrap().n, 2);
+            let said = repeats(&groups).unwrap();
+            assert!(
+                said.ends_with("Left out: d (seed 1 beside a), b (seed 1 beside a), c (seed 1 beside a)."),
+                "{said}"
+            );
+        }
+        assert_eq!(repeats(&group(runs[3..].to_vec())), None);
+    }
+
+    #[test]
+    fn runs_of_other_setups_are_other_configurations_whose_labels_say_so() {
+        let place = tempfile::tempdir().unwrap();
+        let with = |id: &str, parts: &[Value]| run(place.path(), id, json!({ "parts": parts }));
+        let fused = part("flex", "fused, AVX2", 1, "AVX2");
+        let composed = part("flex", "composed", 1, "AVX2");
+        let groups = group(vec![
+            with("fused", std::slice::from_ref(&fused)),
+            with("copy", &[fused.clone(), fused.clone()]),
+            with("composed", std::slice::from_ref(&composed)),
+            with("elsewhere", &[part("flex", "composed", 1, "AVX-512")]),
+            with("shared", &[part("flex", "composed", 2, "AVX2")]),
+            with("moved", &[fused, composed]),
+        ]);
+        assert_eq!(groups.iter().map(|group| group.runs.len()).collect::<Vec<_>>(), [1; 5]);
+        assert_eq!(ids(&groups[0].repeats), ["fused"]);
+        let expected = [
+            "mlp, fused AVX2 kernels, 1 device",
+            "mlp, composed kernels, 1 device, AVX2",
+            "mlp, composed kernels, 1 device, AVX-512",
+            "mlp, composed kernels, 2 devices, AVX2",
+            "mlp, fused AVX2 kernels then composed kernels, 1 device, AVX2, seed 1",
+        ];
+        assert_eq!(labels(&groups), expected);
+    }
+
+    #[test]
+    fn a_gpus_runs_do_not_mind_the_hosts_instructions_and_a_run_that_moved_says_so_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let on = |id: &str, seed: usize, parts: &[Value]| {
+            run(place.path(), id, json!({ "backend": "wgpu", "parts": parts, "config": { "seed": seed } }))
+        };
+        let [one, other] = ["AVX2", "AVX-512"].map(|instructions| part("wgpu", "composed", 1, instructions));
+        let groups = group(vec![on("a", 1, &[one]), on("b", 2, &[other.clone()])]);
+        assert_eq!((labels(&groups), groups[0].runs.len()), (vec!["mlp"], 2));
+        let parts = [part("flex", "composed", 1, "AVX-512"), other];
+        let moved = group(vec![on("c", 1, &parts), on("copy", 1, &parts), on("d", 2, &parts)]);
+        assert_eq!(labels(&moved), ["mlp, flex then wgpu, seed 1", "mlp, flex then wgpu, seed 2"]);
+        assert_eq!((ids(&moved[0].runs), ids(&moved[0].repeats)), (vec!["c"], vec!["copy"]));
+    }
+
+    #[test]
+    fn sets_of_one_name_are_told_apart_by_their_digests() {
+        let place = tempfile::tempdir().unwrap();
+        let of = |id: &str, name: &str, sha256: &str| {
+            run(place.path(), id, json!({ "dataset": { "name": name, "sha256": sha256 } }))
+        };
+        let two = [of("a", "idx", "0123456789"), of("b", "idx", "aaaabbbbcc")];
+        assert_eq!(labels(&group(two.to_vec())), ["mlp, idx 01234567", "mlp, idx aaaabbbb"]);
+        let three = group(vec![two[0].clone(), of("c", "synthetic", "cc")]);
+        assert_eq!(labels(&three), ["mlp, idx", "mlp, synthetic"]);
     }
 }

@@ -22,7 +22,7 @@ pub use curves::{Against, Quantity, Split, chart, epoch_series, evaluated_splits
 pub use document::{Block, Document, Figure, Section, TableBlock};
 pub use error::ReportError;
 pub use group_table::{gradient_chart, groups_json, groups_table};
-pub use groups::{Group, Run, group};
+pub use groups::{Group, Run, group, repeats};
 pub use html::html;
 pub use markdown::markdown_document;
 pub use plot::{Axis, Confusion, LineChart, Picture, Pictures, Plot, Point, Series, Style};

@@ -1,10 +1,11 @@
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
 use kindling_record::{RunRecord, RunStatus};
 
 /// comfy-table's list of 19 characters for the parts of a grid: here only the line under the header.
 const HEADER_LINE_ONLY: &str = "     ──            ";
 
-/// A table with the given header, the columns `right` set to the right, folded to fit `width` columns if given.
+/// A table with the given header, the columns `right` set to the right, folded to fit `width` columns if given, but not
+/// within `± 0.31 %` and `(n = 3)`.
 #[must_use]
 pub fn table(
     header: &[&str],
@@ -17,20 +18,30 @@ pub fn table(
     if let Some(width) = width {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
-    for row in rows {
-        table.add_row(row);
-    }
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| bound(cell)).collect()).collect();
+    let longest_word = |column: usize| {
+        let words = rows.iter().filter_map(|row| row.get(column)).flat_map(|cell| cell.split(' '));
+        words.map(|word| word.chars().count()).max().unwrap_or_default()
+    };
+    table.add_rows(&rows);
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 1));
         if right.contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(longest_word(index) as u16 + 1)));
         }
         if index == 0 {
             // Names are there to be copied.
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
-    table.to_string()
+    table.to_string().replace('\u{a0}', " ")
+}
+
+/// The cell with blanks that no line is broken at inside its figures.
+fn bound(cell: &str) -> String {
+    let figures = [("± ", "±\u{a0}"), (" %", "\u{a0}%"), ("(n = ", "(n\u{a0}=\u{a0}")];
+    figures.iter().fold(cell.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// The same in Markdown.
@@ -169,5 +180,21 @@ mod tests {
             [vec!["x".to_owned(), "1".to_owned()], vec!["y".to_owned(), "10".to_owned()]],
         );
         assert!(text.contains("x   1") && text.contains("y  10"), "{text}");
+    }
+
+    #[test]
+    fn a_folded_table_keeps_figures_on_their_lines() {
+        let row = ["mlp, learning rate 0.1", "87.43 ± 0.31 % (n = 3)", "0.3512 ± 0.0123 (n = 3)"].map(str::to_owned);
+        for width in [44, 52, 60, 68_u16] {
+            let header = ["configuration", "test accuracy", "test loss"];
+            let text = table(&header, &[1, 2], Some(width), [row.to_vec()]);
+            let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(text.lines().count() > 3 && widest <= usize::from(width), "{text}");
+            assert_eq!((text.matches("(n = 3)").count(), text.matches("± 0.31 %").count()), (2, 1), "{text}");
+            assert!(!text.contains('\u{a0}'));
+        }
+        // Rather too wide than a figure in pieces.
+        let narrow = table(&["", "loss", "accuracy"], &[1, 2], Some(20), [row.to_vec()]);
+        assert!(narrow.matches("(n = 3)").count() == 2 && narrow.contains("± 0.0123"), "{narrow}");
     }
 }

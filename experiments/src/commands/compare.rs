@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use crate::{
     arguments::RunsDirectory,
     commands::{Misuse, Outcome},
-    dashboard::terminal_width,
     figure,
-    output::print,
+    output::{notice, print},
+    terminal,
 };
 
 /// Arguments of `kindling compare`.
@@ -58,15 +58,13 @@ pub(crate) fn compare(arguments: &CompareArguments) -> Result<Outcome> {
     let splits = splits(&arguments.splits, &groups)?;
     let quantities = arguments.quantity.map_or_else(|| Quantity::ALL.to_vec(), |quantity| vec![quantity]);
     let curves = chart(&groups, arguments.quantity.unwrap_or(Quantity::Loss), &splits, arguments.against)?;
-    if let Some(path) = &arguments.output {
-        figure::write(&curves, path)?;
-    }
+    let outcome = arguments.output.as_ref().map_or(Outcome::Done, |path| figure::keep(&curves, path));
     if arguments.json {
         let described = groups.iter().map(|group| group_json(group, &quantities, &splits, arguments.against));
         print(serde_json::to_string_pretty(&described.collect::<Result<Vec<_>>>()?)?);
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
-    let width = terminal_width();
+    let width = terminal::width();
     for quantity in quantities {
         let block = comparison_table(&groups, quantity, &splits);
         let header: Vec<&str> = block.header.iter().map(String::as_str).collect();
@@ -76,21 +74,23 @@ pub(crate) fn compare(arguments: &CompareArguments) -> Result<Outcome> {
     if let Some(width) = width {
         print(figure::terminal(&curves, width));
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
-/// Reads the runs that `wanted` names; one that is named twice counts once.
+/// Reads the runs that `wanted` names; one that is named twice is read once.
 pub(crate) fn read_runs(runs_dir: &Path, wanted: &[String]) -> Result<Vec<Run>> {
     let mut places = Vec::new();
-    let mut runs = Vec::new();
+    let mut runs: Vec<Run> = Vec::new();
     for name in wanted {
         let directory = RunDirectory::find(runs_dir, name)?;
         let place = fs::canonicalize(directory.path())
             .with_context(|| format!("{} cannot be found again", directory.path().display()))?;
-        if !places.contains(&place) {
-            places.push(place);
-            runs.push(Run::read(directory)?);
+        if let Some(index) = places.iter().position(|known| *known == place) {
+            notice(format_args!("{name} is the run {} again, which counts once", runs[index].record.id));
+            continue;
         }
+        places.push(place);
+        runs.push(Run::read(directory)?);
     }
     Ok(runs)
 }
@@ -134,8 +134,9 @@ fn group_json(group: &Group, quantities: &[Quantity], splits: &[Split], against:
             }));
         }
     }
-    let runs: Vec<&str> = group.runs.iter().map(|run| run.record.id.as_str()).collect();
-    Ok(json!({ "label": group.label, "runs": runs, "n": runs.len(), "series": series }))
+    let ids = |runs: &[Run]| runs.iter().map(|run| run.record.id.clone()).collect::<Vec<_>>();
+    let (runs, repeats) = (ids(&group.runs), ids(&group.repeats));
+    Ok(json!({ "label": group.label, "runs": runs, "n": runs.len(), "repeats": repeats, "series": series }))
 }
 
 /// A point as records have their numbers: what is not finite is a text.
@@ -158,6 +159,7 @@ mod tests {
     use clap::Command;
 
     use super::*;
+    use crate::fixtures;
 
     /// A run with the protocol `assignment` and these losses on the test images.
     fn run(runs_dir: &Path, id: &str, seed: u64, losses: &[Value]) {
@@ -172,23 +174,8 @@ mod tests {
                 })
             })
             .collect();
-        let record = json!({
-            "schema": 1, "id": id, "status": "finished", "started": "2026-01-02T03:04:05Z", "parts": [],
-            "config": { "model": "mlp", "batch_size": 64, "epochs": 2, "seed": seed }, "backend": "flex",
-            "device": "a processor", "versions": {},
-            "machine": { "platform": "linux x86_64", "processor": null, "threads": 2 },
-            "dataset": {
-                "name": "fashion-mnist", "source": null, "sha256": "00ff", "protocol": "assignment", "train": 100,
-                "valid": 0, "test": 10, "classes": [],
-            },
-            "model": "mlp", "parameters": 1, "epochs": epochs, "seconds": 5.0,
-            "timings": {
-                "start_up_seconds": 0.0, "training_seconds": 4.0, "evaluation_seconds": 1.0, "checkpoint_seconds": 0.0,
-            },
-        });
-        let directory = runs_dir.join(id);
-        fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("run.json"), record.to_string()).unwrap();
+        let config = json!({ "model": "mlp", "batch_size": 64, "epochs": 2, "seed": seed });
+        fixtures::run(runs_dir, id, &json!({ "config": config, "epochs": epochs }));
     }
 
     fn names(names: &[&str]) -> Vec<String> {
@@ -217,7 +204,19 @@ mod tests {
             { "x": 4.0, "y": 0.5, "deviation": 0.0 },
         ]);
         let series = json!([{ "quantity": "loss", "split": "test", "against": "seconds", "points": points }]);
-        assert_eq!(found, json!({ "label": "mlp", "runs": ["mlp-1", "mlp-2"], "n": 2, "series": series }));
+        let runs = ["mlp-1", "mlp-2"];
+        assert_eq!(found, json!({ "label": "mlp", "runs": runs, "n": 2, "repeats": [], "series": series }));
+    }
+
+    #[test]
+    fn a_run_of_a_seed_that_is_there_is_a_repeat_and_moves_no_curve() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        run(runs_dir.path(), "mlp-1", 7, &[json!(0.5)]);
+        run(runs_dir.path(), "mlp-2", 7, &[json!(0.75)]);
+        let groups = group(read_runs(runs_dir.path(), &names(&["mlp-2", "mlp-1"])).unwrap());
+        let found = group_json(&groups[0], &[Quantity::Loss], &[Split::Test], Against::Epoch).unwrap();
+        assert_eq!((&found["runs"], &found["n"], &found["repeats"]), (&json!(["mlp-1"]), &json!(1), &json!(["mlp-2"])));
+        assert_eq!(found["series"][0]["points"], json!([{ "x": 1.0, "y": 0.5, "deviation": null }]));
     }
 
     #[test]

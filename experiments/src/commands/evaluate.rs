@@ -45,12 +45,14 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> Result<Outcome> {
     signals::install()?;
     let data = data_of(&record, &config, arguments.data_dir.as_deref())?;
     let evaluation = examine(&directory, &backend, &data)?;
+    // Before it is printed: whoever reads that may stop reading.
+    let kept = keep(&directory, &evaluation, &data.test);
     if arguments.json {
         print(serde_json::to_string_pretty(&Printed { run: directory.id(), evaluation: &evaluation })?);
     } else {
         tables::show(&evaluation, &record);
     }
-    keep(&directory, &evaluation, &data.test)?;
+    kept?;
     if !arguments.json {
         print(format_args!("\nkept in {}", directory.evaluation().display()));
         if !evaluation.mistakes.is_empty() {
@@ -74,19 +76,33 @@ pub(crate) fn keep_evaluation(directory: &RunDirectory, place: &PlaceArguments) 
 /// The record and the config of a run that has weights.
 ///
 /// # Errors
-/// When the run is not finished.
+/// When the run is not finished, with what can be done about it.
 pub(crate) fn finished(directory: &RunDirectory) -> Result<(RunRecord, ExperimentConfig)> {
     let record = directory.read_record()?;
     if record.status != RunStatus::Finished {
-        bail!(Misuse(format!(
-            "{} is {}, and only a finished run has weights to use; go on with: kindling resume {}",
-            directory.id(),
-            directory.status(&record),
-            directory.path().display()
-        )));
+        bail!(Misuse(format!("{}: only a finished run has weights to use", unfinished(directory, &record))));
     }
     let config = Settings::from_object(record.config.clone())?.resolve()?;
     Ok((record, config))
+}
+
+/// How the run stands, and what can be done about it: one that another process trains is not to be resumed.
+fn unfinished(directory: &RunDirectory, record: &RunRecord) -> String {
+    let (id, path) = (&record.id, directory.path().display());
+    match directory.status(record) {
+        RunStatus::Running => format!("{id} is being trained by another process; wait until it is finished"),
+        RunStatus::Interrupted => format!("{id} is interrupted; resume it with: kindling resume {path}"),
+        RunStatus::Failed => {
+            let error = record.error.as_deref().unwrap_or("for an unknown reason");
+            format!("{id} failed ({error}); once that is mended, resume it with: kindling resume {path}")
+        }
+        RunStatus::Diverged => {
+            let step =
+                record.diverged.as_ref().map_or_else(String::new, |diverged| format!(" at step {}", diverged.step));
+            format!("{id} diverged{step}; train it again with a lower learning rate")
+        }
+        RunStatus::Finished => format!("{id} is finished"),
+    }
 }
 
 /// Opens the backend in the run's precision, or else in f32, which weights on disk are in.
@@ -99,7 +115,7 @@ pub(crate) fn open(request: &Request, config: &ExperimentConfig) -> Result<Backe
 }
 
 /// The run's data, from `directory` or from where the run found it, if it still is there.
-pub(crate) fn data_of(record: &RunRecord, config: &ExperimentConfig, directory: Option<&Path>) -> Result<ImageData> {
+fn data_of(record: &RunRecord, config: &ExperimentConfig, directory: Option<&Path>) -> Result<ImageData> {
     let known = record.dataset.source.as_ref().map(PathBuf::from).filter(|path| path.exists());
     data::load(config, directory.or(known.as_deref()))
 }
@@ -161,8 +177,10 @@ fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
 mod tests {
     use kindling_data::synthetic;
     use kindling_training::Prediction;
+    use serde_json::json;
 
     use super::*;
+    use crate::fixtures;
 
     fn evaluation(predictions: &[Prediction]) -> EvaluationRecord {
         EvaluationRecord {
@@ -211,6 +229,27 @@ mod tests {
         assert_eq!(files(&directory.mistakes()), ["01-frame-as-triangle.png"]);
         assert_eq!(directory.read_evaluation().unwrap(), Some(second));
         assert_eq!(files(directory.path()), ["evaluation.json", "lock", "mistakes"]);
+    }
+
+    #[test]
+    fn a_run_without_weights_is_refused_with_what_fits_its_state() {
+        let place = tempfile::tempdir().unwrap();
+        let of = |id: &str, changes: &serde_json::Value| fixtures::run(place.path(), id, changes).directory;
+        let refusal = |directory: &RunDirectory| finished(directory).unwrap_err().to_string();
+        let running = of("a", &json!({ "status": "running" }));
+        let lock = running.lock().unwrap();
+        let said = refusal(&running);
+        assert!(said.starts_with("a is being trained by another process") && !said.contains("resume"), "{said}");
+        drop(lock);
+        assert!(refusal(&running).starts_with("a is interrupted; resume it with: kindling resume "));
+        let failed = refusal(&of("b", &json!({ "status": "failed", "error": "no memory" })));
+        assert!(failed.starts_with("b failed (no memory)") && failed.contains("kindling resume "), "{failed}");
+        let lost = json!({ "step": 3, "layer": null, "quantity": "loss" });
+        let diverged = refusal(&of("c", &json!({ "status": "diverged", "diverged": lost })));
+        assert!(
+            diverged.starts_with("c diverged at step 3; train it again") && !diverged.contains("resume"),
+            "{diverged}"
+        );
     }
 
     #[test]

@@ -3,16 +3,16 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use kindling_record::{GradientRecord, StepRecord, read_steps};
-use kindling_report::{Run, gradient_chart, table};
+use kindling_report::{LineChart, Run, gradient_chart, table};
 use serde_json::json;
 
 use crate::{
     arguments::{ConfigArguments, PlaceArguments},
     commands::{Outcome, sweep::outcome_of},
-    dashboard::terminal_width,
     figure,
     output::print,
     sweep::{Planned, sweep},
+    terminal,
 };
 
 /// Steps at either end whose means are compared.
@@ -51,15 +51,13 @@ pub(crate) fn gradients(arguments: &GradientsArguments) -> Result<Outcome> {
     let outcome = outcome_of(&swept);
     let Some(run) = swept.runs.into_iter().flatten().next() else { return Ok(outcome) };
     let steps = read_steps(&run.directory.steps())?;
-    show(arguments, &run, &steps)?;
-    Ok(outcome)
+    let chart = gradient_chart(&steps);
+    let kept = arguments.output.as_ref().map_or(Outcome::Done, |path| figure::keep(&chart, path));
+    show(arguments, &run, &steps, &chart)?;
+    Ok(if outcome == Outcome::Done { kept } else { outcome })
 }
 
-fn show(arguments: &GradientsArguments, run: &Run, steps: &[StepRecord]) -> Result<()> {
-    let chart = gradient_chart(steps);
-    if let Some(path) = &arguments.output {
-        figure::write(&chart, path)?;
-    }
+fn show(arguments: &GradientsArguments, run: &Run, steps: &[StepRecord], chart: &LineChart) -> Result<()> {
     if arguments.json {
         let steps: Vec<_> = steps.iter().filter(|step| step.gradient.is_some()).collect();
         print(serde_json::to_string_pretty(&json!({ "run": run.record.id, "steps": steps }))?);
@@ -79,14 +77,14 @@ fn show(arguments: &GradientsArguments, run: &Run, steps: &[StepRecord]) -> Resu
     let early = format!("|mean|, steps 1-{window}");
     let late = format!("steps {}-{}", gradients.len() + 1 - window, gradients.len());
     let header = ["layer", "parameters", "mean", &early, &late, "ratio", "norm, first", "last"];
-    print(table(&header, &[1, 2, 3, 4, 5, 6, 7], terminal_width(), rows));
+    print(table(&header, &[1, 2, 3, 4, 5, 6, 7], terminal::width(), rows));
     print(format_args!(
         "gradients of the loss before each step: their mean over all {} steps, the mean of their absolute values and \
          their norm as means over the {window} steps at either end",
         gradients.len()
     ));
-    if let Some(width) = terminal_width() {
-        print(figure::terminal(&chart, width));
+    if let Some(width) = terminal::width() {
+        print(figure::terminal(chart, width));
     }
     print(run.directory.path().display());
     Ok(())

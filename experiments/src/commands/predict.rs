@@ -7,10 +7,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use image::GrayImage;
 use kindling_data::ImageSet;
-use kindling_models::ImageShape;
-use kindling_record::{RunDirectory, RunRecord};
+use kindling_record::{DatasetRecord, RunDirectory};
 use kindling_report::{percent, table};
-use kindling_training::{DatasetName, ExperimentConfig, check_data};
 use serde::Serialize;
 
 use crate::{
@@ -18,11 +16,10 @@ use crate::{
     backend::Request,
     commands::{
         Outcome,
-        evaluate::{data_of, finished, open},
+        evaluate::{finished, open},
     },
-    dashboard::terminal_width,
-    output::{notice, print},
-    photo, pictures, relaunch, signals,
+    output::{notice, print, told},
+    photo, pictures, relaunch, signals, terminal,
 };
 
 /// How the names of pictures in a directory end.
@@ -39,7 +36,7 @@ pub(crate) struct PredictArguments {
     /// How many classes to name for each picture, the likeliest first
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
-    /// Only make the pictures grey and resize them: neither invert a light background nor trim the edges
+    /// Only make the pictures grey and resize them: neither invert a background unlike the run's nor trim the edges
     #[arg(long)]
     as_is: bool,
     /// Backend to compute on, as for train [default: the run's]
@@ -48,10 +45,6 @@ pub(crate) struct PredictArguments {
     /// With --backend remote: where `kindling serve` listens
     #[arg(long, value_name = "URL")]
     remote: Option<String>,
-    /// For a run on --dataset idx: directory of the data set, which has the size of its images [default: where the run
-    /// found it]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
     #[command(flatten)]
     runs_dir: RunsDirectory,
     /// Print JSON instead of a table
@@ -82,14 +75,13 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<Outcome> {
     let request = Request::new(name, None, arguments.remote.as_deref())?;
     relaunch::with(&request.environment())?;
     signals::install()?;
-    let size = image_size(&record, &config, arguments.data_dir.as_deref())?;
-    let (images, outcome) = read_all(arguments, size);
+    let (images, outcome) = read_all(arguments, &record.dataset);
     if images.is_empty() {
         return Ok(outcome);
     }
     let backend = open(&request, &config)?;
     let pixels = images.iter().flat_map(|(_, image)| image.as_raw()).copied().collect();
-    let set = ImageSet::new(pixels, vec![0; images.len()], size[0], size[1])?;
+    let set = ImageSet::new(pixels, vec![0; images.len()], record.dataset.height, record.dataset.width)?;
     let rows = kindling_training::predict(&directory, &set, &backend.devices[0], backend.largest_tensor)
         .with_context(|| format!("the weights of {} cannot be used", directory.id()))?;
     let top = usize::from(arguments.top);
@@ -105,37 +97,25 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<Outcome> {
         print(serde_json::to_string_pretty(&answers)?);
     } else {
         let rows = answers.iter().flat_map(rows_of);
-        print(table(&["image", "class", "probability"], &[2], terminal_width(), rows));
+        print(table(&["image", "class", "probability"], &[2], terminal::width(), rows));
     }
     Ok(outcome)
 }
 
-/// `[height, width]` of the images that the run was trained on. Its record does not say, and the weights of a CNN fit
-/// several sizes: all sets but `idx` have the same, and that one is asked.
-fn image_size(record: &RunRecord, config: &ExperimentConfig, directory: Option<&Path>) -> Result<[usize; 2]> {
-    match config.dataset {
-        DatasetName::FashionMnist | DatasetName::Synthetic => Ok([ImageShape::MNIST.height, ImageShape::MNIST.width]),
-        DatasetName::Idx => {
-            let data = data_of(record, config, directory).context("the size of the run's images is not known")?;
-            check_data(record, &data)?;
-            Ok(data.test.size())
-        }
-    }
-}
-
-/// Reads and prepares all pictures; says which cannot be, and goes on with the others.
-fn read_all(arguments: &PredictArguments, size: [usize; 2]) -> (Vec<(PathBuf, GrayImage)>, Outcome) {
+/// Reads and prepares all pictures for a network that was trained on images like `data`'s; says which cannot be, and
+/// takes the others.
+fn read_all(arguments: &PredictArguments, data: &DatasetRecord) -> (Vec<(PathBuf, GrayImage)>, Outcome) {
     let mut images = Vec::new();
     let mut outcome = Outcome::Done;
     let mut complain = |error: &anyhow::Error| {
-        notice(format_args!("error: {error:#}"));
+        notice(format_args!("error: {}", told(error)));
         outcome = Outcome::Failed;
     };
     for path in &arguments.images {
         match files(path) {
             Ok(files) => {
                 for file in files {
-                    match prepared(&file, arguments.as_is, size) {
+                    match prepared(&file, arguments.as_is, data) {
                         Ok(image) => images.push((file, image)),
                         Err(error) => complain(&error),
                     }
@@ -169,12 +149,13 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The picture as the network was trained to see it.
-fn prepared(path: &Path, as_is: bool, size: [usize; 2]) -> Result<GrayImage> {
+fn prepared(path: &Path, as_is: bool, data: &DatasetRecord) -> Result<GrayImage> {
     let picture = pictures::read(path)?;
+    let size = [data.height, data.width];
     if as_is {
         return Ok(photo::as_it_is(&picture, size));
     }
-    photo::prepared(&picture, size).with_context(|| path.display().to_string())
+    photo::prepared(&picture, size, data.background).with_context(|| path.display().to_string())
 }
 
 /// All classes, the likeliest first; of equals the first, and what is not a number last.
@@ -199,6 +180,7 @@ fn rows_of(answer: &Answer<'_>) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures;
 
     #[test]
     fn classes_are_named_by_their_probability_and_numbers_that_are_none_come_last() {
@@ -232,8 +214,9 @@ mod tests {
         let path = place.path().join("wall.png");
         let wall = GrayImage::from_pixel(50, 40, image::Luma([180]));
         fs::write(&path, pictures::png(&wall).unwrap()).unwrap();
-        let message = format!("{:#}", prepared(&path, false, [28, 28]).unwrap_err());
+        let data = fixtures::run(place.path(), "mlp", &serde_json::json!({})).record.dataset;
+        let message = told(&prepared(&path, false, &data).unwrap_err());
         assert!(message.contains("wall.png: nothing stands out from the background"), "{message}");
-        assert_eq!(prepared(&path, true, [28, 28]).unwrap().dimensions(), (28, 28));
+        assert_eq!(prepared(&path, true, &data).unwrap().dimensions(), (28, 28));
     }
 }

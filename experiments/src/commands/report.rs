@@ -2,13 +2,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use kindling_report::{figures, group, run_report, write};
+use kindling_report::{figures, group, markdown_document, repeats, run_report, write};
 use serde_json::json;
 
 use crate::{
     arguments::{RunsDirectory, command_line},
     commands::{Outcome, compare::read_runs},
-    output::print,
+    output::{notice, print},
+    writable,
 };
 
 /// Arguments of `kindling report`.
@@ -33,8 +34,16 @@ pub(crate) fn report(arguments: &ReportArguments) -> Result<Outcome> {
     let runs = read_runs(&arguments.runs_dir.path, &arguments.runs)?;
     let first = runs.first().context("expected at least one run, found none")?.directory.id();
     let output = arguments.output.clone().unwrap_or_else(|| Path::new("reports").join(first));
-    let document = run_report(&group(runs), &command_line())?;
-    write(&document, &output).with_context(|| format!("the report in {} cannot be written", output.display()))?;
+    writable::check(&output)?;
+    let groups = group(runs);
+    if let Some(repeats) = repeats(&groups) {
+        notice(repeats);
+    }
+    let document = run_report(&groups, &command_line())?;
+    if let Err(error) = write(&document, &output) {
+        print(markdown_document(&document));
+        return Err(error).with_context(|| format!("the report in {} cannot be written", output.display()));
+    }
     let html = output.join("report.html");
     if arguments.json {
         print(serde_json::to_string_pretty(&json!({

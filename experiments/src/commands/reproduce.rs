@@ -17,11 +17,11 @@ use crate::{
         samples::{pick, sheet},
         sweep::outcome_of,
     },
-    dashboard::terminal_width,
     data,
     output::{notice, print},
     reproduction::{Experiment, QUESTIONS, experiments},
     sweep::{Planned, Swept, find, sweep},
+    terminal, writable,
 };
 
 /// The reference's figures, with their source.
@@ -65,6 +65,7 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Result<Outcome> {
         }
     }
     let reference = Reference::from_json(REFERENCE)?;
+    writable::check(&arguments.output)?;
     let swept = if arguments.report_only { find(&plan, &arguments.place)? } else { sweep(&plan, &arguments.place)? };
     let outcome = outcome_of(&swept);
     if swept.interrupted {
@@ -80,8 +81,7 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Result<Outcome> {
         rows,
     };
     let document = document(&reproduction)?;
-    write(&document, &arguments.output)
-        .with_context(|| format!("the report in {} cannot be written", arguments.output.display()))?;
+    let written = write(&document, &arguments.output);
     let main = main_table(&reproduction);
     if arguments.json {
         let rows: Vec<_> = main
@@ -92,7 +92,10 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Result<Outcome> {
         print(serde_json::to_string_pretty(&rows)?);
     } else {
         let header: Vec<&str> = main.header.iter().map(String::as_str).collect();
-        print(table(&header, &main.right, terminal_width(), main.rows));
+        print(table(&header, &main.right, terminal::width(), main.rows));
+    }
+    written.with_context(|| format!("the report in {} cannot be written", arguments.output.display()))?;
+    if !arguments.json {
         print(arguments.output.join("report.html").display());
     }
     Ok(outcome)

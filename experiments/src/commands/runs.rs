@@ -6,8 +6,8 @@ use serde_json::json;
 use crate::{
     arguments::RunsArguments,
     commands::Outcome,
-    dashboard::terminal_width,
     output::{notice, print},
+    terminal,
 };
 
 /// `kindling runs`
@@ -42,7 +42,7 @@ pub(crate) fn runs(arguments: &RunsArguments) -> Result<Outcome> {
     } else if rows.is_empty() {
         notice(format_args!("no runs in {}; `kindling train mlp` makes one", runs_dir.display()));
     } else {
-        print(runs_table(&rows, terminal_width()));
+        print(runs_table(&rows, terminal::width()));
     }
     Ok(Outcome::Done)
 }

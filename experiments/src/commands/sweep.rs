@@ -1,4 +1,4 @@
-use std::{ffi::OsStr, fs, path::PathBuf};
+use std::{collections::BTreeSet, ffi::OsStr, fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
@@ -10,9 +10,9 @@ use serde_json::Value;
 use crate::{
     arguments::{ConfigArguments, PlaceArguments},
     commands::{Misuse, Outcome},
-    dashboard::terminal_width,
     output::{notice, print},
     sweep::{Planned, Swept, sweep as run_all},
+    terminal,
 };
 
 /// Arguments of `kindling sweep`.
@@ -52,20 +52,15 @@ pub(crate) fn sweep(arguments: &SweepArguments) -> Result<Outcome> {
     let grids = match &arguments.grid {
         None => vec![flags],
         Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-            let grids = Grid::from_json(&text).with_context(|| path.display().to_string())?;
+            let json = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            let grids = Grid::from_json(json).with_context(|| path.display().to_string())?;
             grids.into_iter().map(|grid| flags.clone().or(grid)).collect()
         }
     };
-    let mut plan = Vec::new();
-    for grid in grids {
-        for (names, config) in grid.configs()? {
-            let start = arguments.name.clone().unwrap_or_else(|| config.model.to_string());
-            plan.push(Planned { name: run_name(&start, &names), config });
-        }
-    }
-    for planned in &plan {
-        RunDirectory::check_name(&planned.name)?;
+    let (plan, repeated) = plan(&grids, arguments.name.as_deref())?;
+    if repeated > 0 {
+        let all = plan.len() + repeated;
+        notice(format_args!("{repeated} of {all} combinations repeat others and are left out"));
     }
     if plan.is_empty() {
         bail!(Misuse("expected at least one run, found an empty list of grids".to_owned()));
@@ -82,7 +77,7 @@ pub(crate) fn sweep(arguments: &SweepArguments) -> Result<Outcome> {
     if arguments.json {
         print(serde_json::to_string_pretty(&groups_json(&groups))?);
     } else if !groups.is_empty() {
-        print(groups_table(&groups, terminal_width()));
+        print(groups_table(&groups, terminal::width()));
     }
     Ok(outcome)
 }
@@ -93,7 +88,7 @@ pub(crate) fn outcome_of(swept: &Swept) -> Outcome {
         notice(format_args!("{name} failed: {error}"));
     }
     if swept.interrupted {
-        notice("interrupted; the same command goes on where it was");
+        notice("interrupted; the same command resumes it");
         Outcome::Interrupted
     } else if swept.failures.is_empty() {
         Outcome::Done
@@ -102,10 +97,36 @@ pub(crate) fn outcome_of(swept: &Swept) -> Outcome {
     }
 }
 
+/// The runs of all combinations, each config once and each with a name of its own; and how many came again.
+fn plan(grids: &[Grid], name: Option<&str>) -> Result<(Vec<Planned>, usize)> {
+    let (mut plan, mut repeated) = (Vec::<Planned>::new(), 0);
+    let mut names = BTreeSet::new();
+    for grid in grids {
+        for (values, config) in grid.configs()? {
+            if plan.iter().any(|planned| planned.config == config) {
+                repeated += 1;
+                continue;
+            }
+            let wanted = run_name(name, config.model.as_str(), &values);
+            // Grids in a list may differ in what has a single value in each.
+            let numbered = (2..).map(|number| format!("{wanted}-{number}"));
+            let free = std::iter::once(wanted.clone()).chain(numbered).find(|name| !names.contains(name));
+            let name = free.unwrap_or(wanted);
+            RunDirectory::check_name(&name)?;
+            names.insert(name.clone());
+            plan.push(Planned { name, config });
+        }
+    }
+    Ok((plan, repeated))
+}
+
 /// `mlp-learning-rate-0.1-seed-1`: what names of runs may hold of a combination's values.
-fn run_name(start: &str, values: &[String]) -> String {
-    let parts: Vec<String> = values.iter().filter(|value| !value.starts_with("model ")).cloned().collect();
-    let name = std::iter::once(start.to_owned()).chain(parts).collect::<Vec<_>>().join("-");
+fn run_name(start: Option<&str>, model: &str, values: &[String]) -> String {
+    // The model is the name's start where none is given.
+    let parts = values.iter().filter(|value| start.is_some() || !value.starts_with("model "));
+    let name = [start.unwrap_or(model)].into_iter().chain(parts.map(String::as_str)).collect::<Vec<_>>().join("-");
+    // `1e+16` is `1e16`, and `1e-16` is not.
+    let name = name.replace("e+", "e");
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
 }
 
@@ -202,9 +223,37 @@ mod tests {
         assert!(grid(&["vgg"]).is_err());
     }
 
+    fn planned(grid: &str, name: Option<&str>) -> (Vec<String>, usize) {
+        let (plan, repeated) = plan(&Grid::from_json(grid).unwrap(), name).unwrap();
+        (plan.into_iter().map(|planned| planned.name).collect(), repeated)
+    }
+
     #[test]
     fn names_of_runs_hold_what_varies() {
-        let names = ["model mlp", "learning_rate 0.1", "hidden 64-32", "seed 2"].map(str::to_owned);
-        assert_eq!(run_name("mlp", &names), "mlp-learning-rate-0.1-hidden-64-32-seed-2");
+        let (names, _) =
+            planned(r#"{"model": "mlp", "hidden": [[64, 32], [8]], "learning_rate": 0.1, "seeds": 2}"#, None);
+        assert_eq!(names[..2], ["mlp-hidden-64-32-seed-1", "mlp-hidden-64-32-seed-2"]);
+        let (names, _) = planned(r#"{"model": ["mlp", "cnn"], "augment": [[], ["flip"]]}"#, Some("new"));
+        assert_eq!(names[1..3], ["new-augment-none-model-cnn", "new-augment-flip-model-mlp"]);
+    }
+
+    #[test]
+    fn no_two_runs_of_a_plan_have_one_name() {
+        let (names, repeated) = planned(r#"{"model": "mlp", "learning_rate": [1e16, 1e-16, 1e15, 1e-15]}"#, None);
+        assert_eq!(names[..2], ["mlp-learning-rate-1e16", "mlp-learning-rate-1e-16"]);
+        assert_eq!((names.iter().collect::<BTreeSet<_>>().len(), repeated), (4, 0));
+        let (names, _) = planned(r#"[{"model": "mlp", "seed": 1}, {"model": "mlp", "seed": 2}]"#, None);
+        assert_eq!(names, ["mlp", "mlp-2"]);
+    }
+
+    #[test]
+    fn values_that_mean_the_same_are_planned_once() {
+        let grid = r#"[
+            {"model": ["mlp", "mlp"], "learning_rate": [0.1, 1e-1, 0.10], "seed": [1, 1],
+             "augment": [["shift", "flip"], ["flip", "shift"], ["flip", "shift", "flip"]]},
+            {"model": "mlp", "augment": ["shift", "flip"], "seed": 1}
+        ]"#;
+        let (names, repeated) = planned(grid, None);
+        assert_eq!((names.len(), repeated), (1, 36));
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::{
     Block, Figure, Group, Point, ReportError, Run, Series, Style,
-    curves::{Against, Quantity, Split, chart},
+    curves::{Against, Quantity, Split, chart, figure},
+    groups::counted,
     reproduction::reference::Epoch,
 };
 
@@ -14,7 +15,7 @@ pub(crate) struct Curve<'a> {
 
 impl<'a> Curve<'a> {
     pub(crate) fn new(label: &str, runs: &[Run], reference: &'a [Epoch]) -> Self {
-        Self { group: Group { label: label.to_owned(), runs: runs.to_vec() }, reference }
+        Self { group: Group { label: label.to_owned(), runs: runs.to_vec(), ..Group::default() }, reference }
     }
 }
 
@@ -35,14 +36,11 @@ pub(crate) fn test_chart(
     }
     let references: Vec<Series> =
         curves.iter().enumerate().filter_map(|(color, curve)| reference(curve, color, quantity)).collect();
-    let mut counts: Vec<String> =
-        groups.iter().map(|group| group.runs.len()).filter(|&n| n > 0).map(|n| n.to_string()).collect();
-    counts.dedup();
+    let counts = counted(groups.iter().map(|group| group.count(|epoch| figure(epoch, quantity, Split::Test))));
     let of_reference = if references.is_empty() { "" } else { " Broken lines are the reference's (n = 1)." };
     let caption = format!(
-        "{what}: test {quantity} after each epoch; means and, as bands, standard deviations over the seeds (n = {}).\
-         {of_reference}",
-        counts.join(", ")
+        "{what}: test {quantity} after each epoch; means and, as bands, standard deviations over the seeds ({counts}).\
+         {of_reference}"
     );
     plot.series.extend(references);
     Ok(Some(Block::Chart(Figure { name: name.to_owned(), caption, plot })))

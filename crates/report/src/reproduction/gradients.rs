@@ -35,7 +35,7 @@ pub(crate) fn section(reproduction: &Reproduction) -> Result<Section, ReportErro
         let rows = reproduction.runs(Question::Gradients, name);
         let runs = rows.iter().map(gradients).collect::<Result<Vec<_>, _>>()?;
         networks.push(Network { name, runs: runs.into_iter().filter(|run| run.len() > 1).collect() });
-        groups.push(Group { label: name.to_owned(), runs: rows.to_vec() });
+        groups.push(Group { label: name.to_owned(), runs: rows.to_vec(), ..Group::default() });
     }
     let mut blocks = vec![
         Block::Paragraph(

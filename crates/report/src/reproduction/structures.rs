@@ -181,7 +181,7 @@ mod tests {
         let runs = [run("a", 0.8), run("b", 0.9), run("c", 0.7)];
         assert_eq!(shown_run(&runs).unwrap().map(|run| run.record.id.as_str()), Some("b"));
         let evaluation = json!({
-            "schema": 1, "evaluated": "", "backend": "flex", "device": "", "kernels": "", "images": 2, "loss": 0.5,
+            "schema": kindling_record::SCHEMA, "evaluated": "", "backend": "flex", "device": "", "kernels": "", "images": 2, "loss": 0.5,
             "accuracy": 0.7, "confusion": [[1, 0], [0, 1]], "classes": [], "confused": [], "mistakes": [],
             "calibration": { "error": 0.0, "bins": [] },
         });

@@ -183,7 +183,7 @@ fn distinct_groups(reproduction: &Reproduction) -> Vec<Group> {
         let label = format!("{} {}", row.question.number(), row.name);
         match groups.iter_mut().find(|group| places(&group.runs) == places(&row.runs)) {
             Some(group) => group.label = format!("{}, {label}", group.label),
-            None => groups.push(Group { label, runs: row.runs.clone() }),
+            None => groups.push(Group { label, runs: row.runs.clone(), ..Group::default() }),
         }
     }
     groups

@@ -211,7 +211,7 @@ mod tests {
         let bin =
             |from: f64, confidence, accuracy| CalibrationBin { from, to: from + 0.5, images: 2, confidence, accuracy };
         EvaluationRecord {
-            schema: 1,
+            schema: kindling_record::SCHEMA,
             evaluated: "2026-01-02T03:04:05Z".to_owned(),
             backend: "flex".to_owned(),
             device: "a processor".to_owned(),

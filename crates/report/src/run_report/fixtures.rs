@@ -10,17 +10,11 @@ use crate::Run;
 /// A finished run of `mlp` in `place`, with `changes` laid over its record.
 pub(crate) fn run(place: &Path, id: &str, changes: Value) -> Run {
     let mut record = json!({
-        "schema": 1,
+        "schema": kindling_record::SCHEMA,
         "id": id,
         "status": "finished",
         "started": "2026-01-02T03:04:05Z",
-        "parts": [{
-            "started": "2026-01-02T03:04:05Z",
-            "backend": "flex",
-            "device": "a processor, 2 threads",
-            "devices": 1,
-            "kernels": "fused, AVX2",
-        }],
+        "parts": [part("flex", "fused, AVX2", 1, "AVX2")],
         "config": {
             "model": "mlp",
             "dataset": "fashion-mnist",
@@ -45,6 +39,9 @@ pub(crate) fn run(place: &Path, id: &str, changes: Value) -> Run {
             "valid": 0,
             "test": 4,
             "classes": ["Coat", "Bag"],
+            "height": 28,
+            "width": 28,
+            "background": 0,
         },
         "model": "mlp",
         "parameters": 669_706,
@@ -56,6 +53,7 @@ pub(crate) fn run(place: &Path, id: &str, changes: Value) -> Run {
         "images_per_second": 1234.0,
         "timings": {
             "start_up_seconds": 1.0,
+            "compilation_seconds": 0.0,
             "training_seconds": 30.0,
             "evaluation_seconds": 8.0,
             "checkpoint_seconds": 1.0,
@@ -68,6 +66,18 @@ pub(crate) fn run(place: &Path, id: &str, changes: Value) -> Run {
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("run.json"), record.to_string()).unwrap();
     Run::read(RunDirectory::find(place, id).unwrap()).unwrap()
+}
+
+/// A part of a run that computed by these means.
+pub(crate) fn part(backend: &str, kernels: &str, devices: usize, instructions: &str) -> Value {
+    json!({
+        "started": "2026-01-02T03:04:05Z",
+        "backend": backend,
+        "device": "a processor, 2 threads",
+        "devices": devices,
+        "kernels": kernels,
+        "instructions": instructions,
+    })
 }
 
 /// An epoch of the protocol `assignment`.

@@ -7,7 +7,7 @@ use crate::{
     curves::over_steps,
     document::{Block, Figure},
     error::ReportError,
-    groups::{Group, Run},
+    groups::{Group, Run, counted},
     plot::{Axis, LineChart, Series, Style},
     run_report::summary::marked_label,
     write::file_name,
@@ -54,8 +54,9 @@ const STATISTICS: [Statistic; 3] = [
 pub(crate) fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Block>, ReportError> {
     let mut measured = Vec::new();
     for group in groups {
-        let steps = group.runs.iter().map(steps_with_gradients).collect::<Result<Vec<_>, _>>()?;
-        if steps.iter().any(|steps| !steps.is_empty()) {
+        let mut steps = group.runs.iter().map(steps_with_gradients).collect::<Result<Vec<_>, _>>()?;
+        steps.retain(|steps| !steps.is_empty());
+        if !steps.is_empty() {
             measured.push((marked_label(group), steps));
         }
     }
@@ -74,7 +75,7 @@ pub(crate) fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Bloc
                 "{}. They are those of the loss before each step, before any clipping; curves are means and bands \
                  standard deviations over the runs ({}).",
                 statistic.caption,
-                counts(&measured)
+                counted(measured.iter().map(|(_, steps)| steps.len()))
             ),
             plot: LineChart {
                 x: axis("training step", false),
@@ -137,13 +138,6 @@ fn curve(
 
 fn axis(label: &str, logarithmic: bool) -> Axis {
     Axis { label: label.to_owned(), logarithmic, range: None }
-}
-
-/// `n = 3`, or each group's where they differ.
-fn counts(measured: &[(String, Vec<Vec<StepRecord>>)]) -> String {
-    let mut counts: Vec<String> = measured.iter().map(|(_, steps)| steps.len().to_string()).collect();
-    counts.dedup();
-    format!("n = {}", counts.join(", "))
 }
 
 #[cfg(test)]

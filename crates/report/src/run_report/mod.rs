@@ -14,10 +14,10 @@ pub(crate) use self::{
     evaluation::evaluation_blocks, gradients::gradient_charts, provenance::how_it_was_run, summary::marked_label,
 };
 use crate::{
-    curves::{Against, Quantity, Split, chart, evaluated_splits},
+    curves::{Against, Quantity, Split, chart, evaluated_splits, figure},
     document::{Block, Document, Figure, Section},
     error::ReportError,
-    groups::{Group, Run},
+    groups::{Group, Run, counted, with_repeats},
     write::file_name,
 };
 
@@ -66,10 +66,11 @@ fn scope(groups: &[Group]) -> String {
         1 => format!("1 {what}"),
         _ => format!("{count} {what}s"),
     });
-    format!(
+    let text = format!(
         "{runs} of {configurations}. Runs that differ by their seed alone are taken together: figures are then means \
-         and standard deviations over n runs, and with n = 1 they say nothing about spread. Made by:"
-    )
+         and standard deviations over n runs, and with n = 1 they say nothing about spread."
+    );
+    with_repeats(&text, groups) + " Made by:"
 }
 
 /// What must not be overlooked.
@@ -124,13 +125,12 @@ fn curve_block(
         Against::Step => "each step",
         Against::Seconds => "each epoch, over the seconds of training steps until then",
     };
-    let mut counts: Vec<String> = groups.iter().map(|group| group.runs.len().to_string()).collect();
-    counts.dedup();
+    let count = |group: &Group| group.count(|epoch| splits.iter().find_map(|&split| figure(epoch, quantity, split)));
     let names: Vec<&str> = splits.iter().map(|split| split.as_str()).collect();
     let mut caption = format!(
-        "{} {quantity} of {over}: means and, as bands, standard deviations over the runs (n = {}).",
+        "{} {quantity} of {over}: means and, as bands, standard deviations over the runs that got so far ({}).",
         names.join(" and "),
-        counts.join(", ")
+        counted(groups.iter().map(count))
     );
     if splits.contains(&Split::Train) {
         caption += " Train figures are means over an epoch in which the weights change, each batch before its update; \

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     document::{Block, TableBlock},
-    groups::{Group, Run, plain},
+    groups::{Group, Run, plain, with_repeats},
     run_report::summary::{NONE, marked_label, seed},
     table::{duration, grouped},
 };
@@ -30,10 +30,11 @@ fn runs_block(groups: &[Group]) -> TableBlock {
     let header = ["run", "configuration", "seed", "status", "backend", "kernels", "device", "started", "time"];
     let mut rows = Vec::new();
     for group in groups {
-        rows.extend(group.runs.iter().map(|run| run_row(&marked_label(group), run)));
+        rows.extend(group.runs.iter().chain(&group.repeats).map(|run| run_row(&marked_label(group), run)));
     }
+    let caption = "Every run of this report. Starts are in UTC; times are whole runs, over all their parts.";
     TableBlock {
-        caption: "Every run of this report. Starts are in UTC; times are whole runs, over all their parts.".to_owned(),
+        caption: with_repeats(caption, groups),
         header: header.map(str::to_owned).to_vec(),
         right: vec![2, 8],
         rows,
@@ -42,7 +43,7 @@ fn runs_block(groups: &[Group]) -> TableBlock {
 
 fn run_row(label: &str, run: &Run) -> Vec<String> {
     let record = &run.record;
-    // A run may have gone on elsewhere.
+    // A run may have been resumed elsewhere.
     let parts = |what: fn(&PartRecord) -> String| {
         let mut parts: Vec<String> = record.parts.iter().map(what).collect();
         parts.dedup();
@@ -141,18 +142,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{group, run_report::fixtures::run};
+    use crate::{
+        group,
+        run_report::fixtures::{part, run},
+    };
 
     #[test]
     fn every_run_is_listed_with_what_it_takes_to_make_it_again() {
         let place = tempfile::tempdir().unwrap();
-        let part = |backend: &str, kernels: &str| -> Value {
-            json!({ "started": "2026-01-02T03:04:05Z", "backend": backend, "device": "a", "kernels": kernels })
-        };
         let moved = json!({
             "config": { "learning_rate": 0.01 },
             "backend": "ndarray",
-            "parts": [part("flex", "fused"), part("ndarray", "composed")],
+            "parts": [part("flex", "fused, AVX2", 1, "AVX2"), part("ndarray", "composed", 1, "AVX2")],
         });
         let groups = group(vec![
             run(place.path(), "mlp-1", json!({})),
@@ -172,7 +173,7 @@ mod tests {
         };
         assert_eq!(runs.rows.len(), 3);
         assert!(runs.rows.iter().all(|row| row.len() == runs.header.len()));
-        assert_eq!(runs.rows[2][4..6], ["flex, then ndarray", "fused, then composed"]);
+        assert_eq!(runs.rows[2][4..6], ["flex, then ndarray", "fused, AVX2, then composed"]);
         assert_eq!(differences.header, ["configuration", "`learning_rate`"]);
         assert_eq!((differences.rows[0][1].as_str(), differences.rows[1][1].as_str()), ("0.1", "0.01"));
         assert!(lines[0].contains("a processor, 2 threads") && lines[1].contains("burn 0.22.1, kindling 0.1.0"));
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn no_runs_have_nothing_to_say() {
-        let empty = Group { label: "mlp".to_owned(), runs: Vec::new() };
+        let empty = Group { label: "mlp".to_owned(), ..Group::default() };
         assert!(how_it_was_run(&[]).is_empty() && how_it_was_run(&[empty]).is_empty());
     }
 }

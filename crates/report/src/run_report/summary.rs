@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     curves::{Quantity, Split, figure},
     document::TableBlock,
-    groups::{Group, Run},
+    groups::{Group, Run, with_repeats},
     statistics::Sample,
     table::{duration, grouped},
 };
@@ -49,7 +49,7 @@ pub fn comparison_table(groups: &[Group], quantity: Quantity, splits: &[Split]) 
         Quantity::Accuracy => "Accuracies",
     };
     let caption = format!("{unit}: mean ± standard deviation over the n runs of a configuration.");
-    TableBlock { caption, header, right, rows: rows.collect() }
+    TableBlock { caption: with_repeats(&caption, groups), header, right, rows: rows.collect() }
 }
 
 /// All that is known of the groups, a row for each.
@@ -84,12 +84,12 @@ pub(crate) fn summary_table(groups: &[Group]) -> TableBlock {
             remarks(group),
         ]
     });
+    let caption = "Mean ± standard deviation over the n runs of a configuration. The last epoch's accuracy is that on \
+                   the held-out images (protocol `validated`) or the test images (`assignment`); the test figures are \
+                   those of the reported weights: the best epoch's (`validated`) or the last (`assignment`). Images per \
+                   second are those of training steps, times are whole runs with evaluation and checkpoints.";
     TableBlock {
-        caption: "Mean ± standard deviation over the n runs of a configuration. The last epoch's accuracy is that on \
-                  the held-out images (protocol `validated`) or the test images (`assignment`); the test figures are \
-                  those of the reported weights: the best epoch's (`validated`) or the last (`assignment`). Images \
-                  per second are those of training steps, times are whole runs with evaluation and checkpoints."
-            .to_owned(),
+        caption: with_repeats(caption, groups),
         header: header.map(str::to_owned).to_vec(),
         right: (1..=8).collect(),
         rows: rows.collect(),

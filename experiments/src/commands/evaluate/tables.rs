@@ -1,7 +1,7 @@
 use kindling_record::{ClassRecord, EvaluationRecord, RunRecord};
 use kindling_report::{grouped, percent, table};
 
-use crate::{dashboard::terminal_width, output::print};
+use crate::{output::print, terminal};
 
 /// Columns that the confusion matrix may take.
 const COLUMNS: usize = 80;
@@ -31,7 +31,7 @@ pub(super) fn show(evaluation: &EvaluationRecord, record: &RunRecord) {
         [vec![numbered(label, classes), grouped(class.images)], figures.to_vec()].concat()
     });
     let header = ["class", "images", "precision", "recall", "F1"];
-    print(format_args!("\n{}", table(&header, &[1, 2, 3, 4], terminal_width(), rows)));
+    print(format_args!("\n{}", table(&header, &[1, 2, 3, 4], terminal::width(), rows)));
     match matrix(&evaluation.confusion, classes) {
         Some(matrix) => {
             print("\nconfusion: a row for each class, a column for what its images were taken for");
@@ -48,7 +48,7 @@ pub(super) fn show(evaluation: &EvaluationRecord, record: &RunRecord) {
         vec![target, predicted, grouped(pair.images), percent(share)]
     });
     let header = ["class", "taken for", "images", "of the class"];
-    print(format_args!("\n{}", table(&header, &[2, 3], terminal_width(), rows)));
+    print(format_args!("\n{}", table(&header, &[2, 3], terminal::width(), rows)));
 }
 
 /// The label and the name of a class, the labels right-aligned: ` 7 Sneaker`.
