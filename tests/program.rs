@@ -9,8 +9,17 @@ use std::{
 use kindling_record::{RunRecord, read_steps};
 use serde_json::Value;
 
-/// What would decide something beside the arguments.
-pub(crate) const VARIABLES: [&str; 4] = ["KINDLING_DATA_DIR", "KINDLING_RUNS_DIR", "RAYON_NUM_THREADS", "BURN_DEVICE"];
+/// Variables that decide something beside the arguments.
+pub(crate) const VARIABLES: [&str; 5] =
+    ["KINDLING_DATA_DIR", "KINDLING_RUNS_DIR", "RAYON_NUM_THREADS", "BURN_DEVICE", "NO_COLOR"];
+
+/// The CPU backends of this build, which have fused operations.
+pub(crate) const FUSED: &[&str] = &[
+    #[cfg(feature = "flex")]
+    "flex",
+    #[cfg(feature = "ndarray")]
+    "ndarray",
+];
 
 /// Runs `kindling` with the arguments in `directory`, where nothing but the arguments decides what it does.
 pub(crate) fn kindling(directory: &Path, arguments: &[&str]) -> Output {
@@ -24,6 +33,24 @@ pub(crate) fn command(directory: &Path, arguments: &[&str]) -> Command {
         command.env_remove(variable);
     }
     command
+}
+
+/// A shell's script that runs its arguments in a process whose files can have at most so many blocks: of 512 bytes, or
+/// 1,024 in some shells. What goes over it is an error, as on a full disk.
+pub(crate) fn with_small_files(blocks: usize) -> String {
+    format!(r#"trap "" XFSZ; ulimit -f {blocks}; exec "$0" "$@""#)
+}
+
+/// `kindling` in such a process.
+pub(crate) fn small_files(directory: &Path, blocks: usize, arguments: &[&str]) -> Command {
+    let plain = command(directory, arguments);
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg(with_small_files(blocks)).arg(plain.get_program()).args(plain.get_args());
+    limited.current_dir(directory);
+    for variable in VARIABLES {
+        limited.env_remove(variable);
+    }
+    limited
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -77,10 +104,10 @@ pub(crate) fn record(run: &Path) -> RunRecord {
 }
 
 /// A short training on drawn shapes.
-const SHORT: [&str; 9] =
+pub(crate) const SHORT: [&str; 9] =
     ["train", "mlp", "--hidden", "16", "--dataset", "synthetic", "--epochs", "2", "--limit-batches=5"];
 
-fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [arguments, more].concat()
 }
 
@@ -168,7 +195,7 @@ fn any_number_of_threads_trains_the_same_weights() {
     let place = tempfile::tempdir().unwrap();
     // Wide enough that products are shared among threads.
     let arguments = ["train", "mlp", "--dataset", "synthetic", "--epochs", "1", "--limit-batches", "10", "--backend"];
-    for backend in ["flex", "ndarray"] {
+    for &backend in FUSED {
         let weights = ["1", "2", "3"].map(|threads| {
             let runs = format!("{backend}-{threads}");
             let mut command = command(place.path(), &with(&arguments, &[backend, "--runs-dir", &runs]));
@@ -212,81 +239,6 @@ fn a_loss_that_is_not_finite_ends_the_run_as_diverged_with_its_place() {
     let again = kindling(place.path(), &["resume", &record.id]);
     assert_eq!(again.status.code(), Some(3));
     assert!(text(&again.stderr).contains("there is nothing to resume"));
-}
-
-#[test]
-fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
-    let place = tempfile::tempdir().unwrap();
-    fs::write(place.path().join("bad.json"), r#"{"model": "mlp", "learning-rate": 1}"#).unwrap();
-    let checks: &[(&[&str], &str)] = &[
-        (&["train", "mlp", "--backend", "tpu"], "no backend `tpu`; there are flex, ndarray, wgpu, vulkan, libtorch"),
-        (&["train", "mlp", "--backend", "rocm"], "it comes with: cargo build --release --features rocm"),
-        (
-            &["train", "mlp", "--backend", "ndarray", "--precision", "f16"],
-            "precision f16: ndarray on this device computes in f32; choose one",
-        ),
-        (&["train", "mlp", "--precision", "f16", "--optimizer", "adam"], "precision: expected f32 or bf16 with the"),
-        #[cfg(not(feature = "remote"))]
-        (&["serve"], "this build cannot serve; one that can comes with: just serve"),
-        (&["bench", "mlp", "--repeats", "0"], "--repeats: expected at least 1, found 0"),
-        (&["train", "mlp", "--dataset", "idx"], "--dataset idx needs the directory of its files: --data-dir DIR"),
-        (&["train", "mlp", "--dataset", "synthetic", "--data-dir", "."], "--dataset synthetic takes no --data-dir"),
-        (&["train", "mlp", "--dashboard", "always"], "--dashboard always needs a terminal"),
-        (&["train", "mlp", "--name", "a b"], "`a b` cannot name a run"),
-        (
-            &["train", "vgg"],
-            "invalid value 'vgg' for '[MODEL]'\n  [possible values: mlp, mlp-deep, mlp-wide, cnn, cnn-deep]",
-        ),
-        (&["train"], "`model` is missing"),
-        (&["train", "mlp", "--epochs", "0"], "epochs: expected at least 1, found 0"),
-        (&["train", "mlp", "--epoch", "1"], "unexpected argument '--epoch' found"),
-        (&["train", "mlp", "--kernels", "fast"], "invalid value 'fast' for '--kernels <KERNELS>'"),
-        (&["resume", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
-        (&["evaluate", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
-        (&["bench", "--kernels", "auto,fast"], "[possible values: auto, composed]"),
-        (&["train", "cnn", "--hidden", "8"], "hidden widths go with the model `mlp`, not with `cnn`"),
-        (&["train", "mlp", "--optimizer", "sdg"], "invalid value 'sdg' for '--optimizer <OPTIMIZER>'"),
-        (&["train", "mlp", "--nesterov"], "nesterov: expected the optimizer `momentum` with it, found sgd"),
-        (&["train", "--config", "bad.json"], "unknown key `learning-rate`; did you mean `learning_rate`?"),
-        (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
-    ];
-    for &(arguments, expected) in checks {
-        let output = kindling(place.path(), arguments);
-        let stderr = text(&output.stderr);
-        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
-        assert!(output.stdout.is_empty(), "{arguments:?}");
-    }
-    assert!(!place.path().join("runs").exists(), "nothing is left of a run that never began");
-}
-
-#[test]
-fn what_is_not_there_exits_with_1_and_says_the_way_on() {
-    let place = tempfile::tempdir().unwrap();
-    fs::create_dir(place.path().join("empty")).unwrap();
-    let checks: [(&[&str], &str); 3] = [
-        (
-            &["train", "mlp", "--data-dir", "empty"],
-            "empty: expected train-images-idx3-ubyte[.gz], found an empty directory",
-        ),
-        (&["train", "mlp", "--config", "none.json"], "none.json cannot be read"),
-        (&["resume", "none"], "no run `none` in runs; `kindling runs` lists what is there"),
-    ];
-    for (arguments, expected) in checks {
-        let output = kindling(place.path(), arguments);
-        let stderr = text(&output.stderr);
-        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
-    }
-    assert!(!place.path().join("runs").exists(), "nothing is left of a run that never began");
-}
-
-#[test]
-fn a_burn_device_that_is_not_the_backend_is_refused_before_it_can_panic() {
-    let place = tempfile::tempdir().unwrap();
-    let output = command(place.path(), &SHORT).env("BURN_DEVICE", "cuda").output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("BURN_DEVICE is cuda and the backend is flex"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -337,24 +289,20 @@ fn help_and_models_read_as_they_should() {
 #[test]
 fn bench_times_every_contender_at_every_task() {
     let place = tempfile::tempdir().unwrap();
-    let tasks = ["bench", "mlp", "--widths", "16", "--batch-sizes", "4,8", "--backends", "flex,ndarray"];
+    let backends = FUSED.join(",");
+    let tasks = ["bench", "mlp", "--widths", "16", "--batch-sizes", "4,8", "--backends", &backends];
     let arguments = with(&tasks, &["--kernels", "auto,composed", "--repeats", "3", "--seconds", "0.001"]);
     let output = kindling(place.path(), &with(&arguments, &["--json"]));
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let measurements = report["measurements"].as_array().unwrap();
-    // Two networks, two batch sizes, training and inference, two backends with two kernels.
-    assert_eq!(measurements.len(), 32);
+    // Two networks, two batch sizes, training and inference, the backends with two kernels.
+    assert_eq!(measurements.len(), 8 * FUSED.len() * 2);
     let fused = format!("fused, {}", kindling_kernels::Level::best());
-    let contenders = [
-        ("flex", fused.as_str()),
-        ("flex composed", "composed"),
-        ("ndarray", fused.as_str()),
-        ("ndarray composed", "composed"),
-    ];
-    for (found, (contender, kernels)) in measurements.iter().zip(contenders.into_iter().cycle()) {
-        assert_eq!(found["contender"], contender);
-        assert_eq!(found["kernels"], kernels);
+    let both = |name: &&str| [((*name).to_owned(), fused.clone()), (format!("{name} composed"), "composed".to_owned())];
+    let contenders: Vec<_> = FUSED.iter().flat_map(both).collect();
+    for (found, (contender, kernels)) in measurements.iter().zip(contenders.iter().cycle()) {
+        assert_eq!((found["contender"].as_str(), found["kernels"].as_str()), (Some(&**contender), Some(&**kernels)));
     }
     for found in measurements {
         let speed = found["images_per_second"].as_f64().unwrap();
@@ -384,26 +332,9 @@ fn doctor_times_the_backends_of_the_build_and_recommends_one() {
         let says_why_not = backend["missing"].as_str().is_some_and(|why| !why.is_empty());
         assert!(is_timed != says_why_not, "{backend}");
         let is_fused = backend["kernels"].as_str().is_some_and(|kernels| kernels.starts_with("fused, "));
-        assert_eq!(is_fused, backend["name"] == "flex" || backend["name"] == "ndarray", "{backend}");
+        assert_eq!(is_fused, FUSED.iter().any(|name| backend["name"] == *name), "{backend}");
     }
     assert_eq!(findings["kernels"]["instructions"], kindling_kernels::Level::best().to_string());
     assert_eq!(findings["kernels"]["threads"], findings["machine"]["threads"]);
     assert!(findings["recommendation"]["why"].as_str().unwrap().starts_with("of those in this build"));
-}
-
-#[test]
-fn images_too_small_for_the_network_are_refused_before_a_run_is_made() {
-    let place = tempfile::tempdir().unwrap();
-    for split in ["train", "t10k"] {
-        let words = |numbers: &[u32]| numbers.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
-        let write = |name: &str, head: Vec<u8>, body: Vec<u8>| {
-            fs::write(place.path().join(format!("{split}-{name}")), [head, body].concat()).unwrap();
-        };
-        write("images-idx3-ubyte", words(&[2051, 4, 3, 3]), vec![7; 36]);
-        write("labels-idx1-ubyte", words(&[2049, 4]), vec![0, 1, 0, 1]);
-    }
-    let output = kindling(place.path(), &["train", "cnn", "--dataset", "idx", "--data-dir", "."]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("needs at least 4x4 pixels, found 3x3"), "{}", text(&output.stderr));
-    assert!(!place.path().join("runs").exists());
 }

@@ -1,4 +1,4 @@
-//! A device in another process: `kindling serve` and those who train on it.
+//! A device in another process: `kindling serve`, and training on it.
 
 use std::{
     io::{BufRead, BufReader},
@@ -8,7 +8,10 @@ use std::{
 
 use kindling_record::RunStatus;
 
-use crate::program::{command, only_run, record, text};
+use crate::{
+    program::{command, only_run, record, text},
+    resume::Training,
+};
 
 /// A server that ends with the test.
 struct Server {
@@ -37,7 +40,7 @@ impl Server {
             said.push(line);
         };
         let url = line.trim_start_matches("serving at ").split(';').next().unwrap().to_owned();
-        // Whoever writes to a pipe that nobody reads waits.
+        // A pipe that is not read blocks its writer.
         std::thread::spawn(move || lines.for_each(drop));
         (Self { child, url }, said)
     }
@@ -72,27 +75,30 @@ fn a_run_on_a_served_device_has_the_losses_of_a_local_one() {
 }
 
 #[test]
-fn a_server_that_goes_away_fails_the_run_which_goes_on_elsewhere() {
+fn a_server_that_goes_away_fails_the_run_which_resumes_elsewhere() {
     let place = tempfile::tempdir().unwrap();
     let mut server = Server::start(place.path());
-    let arguments = [&TRAIN[..], &["--epochs", "3", "--limit-batches", "20", "--remote", &server.url]].concat();
-    let child = command(place.path(), &arguments).stderr(Stdio::piped()).spawn().unwrap();
-    let run = crate::backends::wait_for_first_epoch(place.path());
+    // It never ends by itself, however fast the machine is.
+    let arguments = [&TRAIN[..], &["--epochs", "1000000", "--limit-batches", "20", "--remote", &server.url]].concat();
+    let training = Training::start(place.path(), &arguments);
+    let run = only_run(place.path());
     server.child.kill().unwrap();
-    let output = child.wait_with_output().unwrap();
-    let message = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{message}");
+    let (code, message) = training.end();
+    assert_eq!(code, Some(1), "{message}");
     assert!(message.contains("error: run "), "{message}");
-    assert!(message.contains("last checkpoint is kept; go on with: just kindling gpu resume runs/cnn-"), "{message}");
+    assert!(message.contains("last checkpoint is kept; ") && message.contains(" resume runs/cnn-"), "{message}");
     let failed = record(&run);
     assert_eq!(failed.status, RunStatus::Failed);
     assert!(failed.error.is_some() && !failed.epochs.is_empty());
 
-    let output = command(place.path(), &["resume", run.to_str().unwrap(), "--backend", "flex"]).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let finished = record(&run);
-    assert_eq!((finished.status, finished.epochs.len(), finished.error), (RunStatus::Finished, 3, None));
-    assert_eq!(finished.parts.iter().map(|part| part.backend.as_str()).collect::<Vec<_>>(), ["remote", "flex"]);
+    let resume = ["resume", run.to_str().unwrap(), "--backend", "flex"];
+    let resumed = Training::start(place.path(), &resume);
+    resumed.signal("-TERM");
+    assert_eq!(resumed.end().0, Some(130));
+    let stopped = record(&run);
+    assert!(stopped.epochs.len() > failed.epochs.len());
+    assert_eq!((stopped.status, stopped.error), (RunStatus::Interrupted, None));
+    assert_eq!(stopped.parts.iter().map(|part| part.backend.as_str()).collect::<Vec<_>>(), ["remote", "flex"]);
 }
 
 #[test]

@@ -1,32 +1,46 @@
-//! Arguments as typed. [`Settings`] are what they mean; [`Settings::resolve`] checks them.
+//! Arguments as typed. A config's are [`kindling_training::Settings`], whose `resolve` checks them.
 
-use std::{env, fs, iter, net::SocketAddr, path::PathBuf};
+mod config;
 
-use anyhow::Context;
+use std::{env, iter, net::SocketAddr, path::PathBuf};
+
 use clap::{
-    Args, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
+    Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, StyledStr, TypedValueParser},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 use kindling_kernels::Kernels;
 use kindling_models::ModelName;
-use kindling_training::{
-    AugmentationName, DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, Settings,
-    StoppingMetric,
-};
+use kindling_training::Precision;
 use serde_json::Value;
 
+pub(crate) use self::config::ConfigArguments;
 use crate::{
     backend::Request,
     commands::{
         CheckArguments, CompareArguments, GradientsArguments, LrFindArguments, PredictArguments, ReportArguments,
         ReproduceArguments, SamplesArguments, SweepArguments,
     },
+    terminal,
 };
+
+/// The program's arguments. Wrong ones end it with a message and the exit code 2, a request for help with 0.
+pub(crate) fn parse() -> Arguments {
+    let color = if terminal::has_escapes() { ColorChoice::Auto } else { ColorChoice::Never };
+    let mut command = Arguments::command().color(color);
+    let read = command.try_get_matches_from_mut(env::args_os());
+    let matches = read.unwrap_or_else(|error| with_whole_argument(error, &mut command, &typed()).exit());
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
 
 /// The command as its user could type it again, with quotes where a shell needs them.
 pub(crate) fn command_line() -> String {
-    let arguments = env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
-    shell_words::join(iter::once("kindling".to_owned()).chain(arguments))
+    shell_words::join(iter::once("kindling".to_owned()).chain(typed()))
+}
+
+/// The arguments as they were typed.
+fn typed() -> Vec<String> {
+    env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
 /// Trains image classifiers on any backend of Burn, and keeps every run.
@@ -45,21 +59,21 @@ pub(crate) enum Command {
     Models(ModelsArguments),
     /// Check a model and its config before a long training
     Check(Box<CheckArguments>),
-    /// Look for a learning rate: a short training with one that grows
+    /// Find a learning rate by a short training in which it rises
     LrFind(Box<LrFindArguments>),
     /// Train a model; the last line printed is the run's directory
     Train(Box<TrainArguments>),
-    /// Go on with an interrupted run, to the same end as if it had never stopped
+    /// Resume an interrupted run, to the same result as if it had never stopped
     Resume(ResumeArguments),
     /// Train every combination of values for a config; finished runs are not run again
     Sweep(Box<SweepArguments>),
-    /// Look at the gradients of a model's first steps
+    /// Show the gradients of a model's first steps
     Gradients(Box<GradientsArguments>),
     /// List the runs
     Runs(RunsArguments),
-    /// Set runs side by side: a table, and curves
+    /// Compare runs: a table, and curves
     Compare(CompareArguments),
-    /// Look closer at a run's weights: figures for each class, calibration, mistakes
+    /// Evaluate a run's weights: metrics for each class, calibration, mistakes
     Evaluate(EvaluateArguments),
     /// Classify pictures with a run's weights
     Predict(PredictArguments),
@@ -67,9 +81,9 @@ pub(crate) enum Command {
     Report(ReportArguments),
     /// Regenerate the assignment: every table and curve, beside the reference's
     Reproduce(ReproduceArguments),
-    /// Compare the speed of models, backends and batch sizes, and of PyTorch
+    /// Compare the throughput of models, backends and batch sizes, and of PyTorch
     Bench(BenchArguments),
-    /// Say what this build and this machine have, measure it, and recommend a backend
+    /// Show what this build and this machine have, measure it, and recommend a backend
     Doctor(DoctorArguments),
     /// Offer a device to `kindling train --backend remote` on this machine or another
     Serve(ServeArguments),
@@ -86,112 +100,12 @@ pub(crate) struct TrainArguments {
     pub(crate) name: Option<String>,
 }
 
-/// What makes a config: a file, and flags that override it.
-#[derive(Args)]
-pub(crate) struct ConfigArguments {
-    /// The network: mlp, mlp-deep, mlp-wide, cnn or cnn-deep; may be left out when --config names it
-    #[arg(value_parser = names(&ModelName::ALL.map(ModelName::as_str)).try_map(|name| name.parse::<ModelName>()))]
-    model: Option<ModelName>,
-    /// Read the config from a JSON file: a config, or the run.json of a run; flags override it
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// How often the training images are seen [default: 10]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    epochs: Option<usize>,
-    /// Learning rate, before the schedule [default: 0.1; 0.01 with momentum; 0.001 with adam, adamw, muon]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    learning_rate: Option<f64>,
-    /// Images in a batch [default: 64]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    batch_size: Option<usize>,
-    /// Decides weights, order and split [default: 42]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    seed: Option<u64>,
-    /// Widths of the hidden layers of mlp, such as 512,512 [default: 512,512]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Training")]
-    hidden: Option<Vec<usize>>,
-    /// Number type of the whole network: Burn does not mix them. Losses are in f32 all the same; there is no loss scaling
-    /// [default: f32]
-    #[arg(long, help_heading = "Training", value_parser = names(&["f32", "bf16", "f16"]).try_map(from_name::<Precision>))]
-    precision: Option<Precision>,
-    /// Update rule; all but muon have PyTorch's semantics and defaults [default: sgd]
-    #[arg(long, help_heading = "Training", value_parser = names(&["sgd", "momentum", "adam", "adamw", "muon"]).try_map(from_name::<OptimizerName>))]
-    optimizer: Option<OptimizerName>,
-    /// Momentum of the optimizers momentum [default: 0.9] and muon [default: 0.95]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    momentum: Option<f64>,
-    /// Let the optimizer momentum look ahead [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Training")]
-    nesterov: Option<bool>,
-    /// With muon: the learning rate of AdamW, which trains all but the hidden matrices [default: 0.001]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    adamw_learning_rate: Option<f64>,
-    /// Weight decay: decoupled with adamw and muon [default: 0.01], otherwise added to the gradient [default: 0]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    weight_decay: Option<f64>,
-    /// Share of each target that is spread evenly over the classes [default: 0]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    label_smoothing: Option<f64>,
-    /// Largest norm of all gradients taken together [default: none]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    clip_norm: Option<f64>,
-    /// How the learning rate changes [default: constant]
-    #[arg(long, help_heading = "Training", value_parser = names(&["constant", "step", "cosine", "one-cycle"]).try_map(from_name::<ScheduleName>))]
-    schedule: Option<ScheduleName>,
-    /// Epochs over which the learning rate rises from zero [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    warm_up_epochs: Option<usize>,
-    /// Epochs between the drops of the schedule step [default: 5]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    step_epochs: Option<usize>,
-    /// What a drop multiplies the learning rate by [default: 0.1]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    step_factor: Option<f64>,
-    /// End after so many epochs without improvement [default: never]
-    #[arg(long, value_name = "PATIENCE", help_heading = "Training")]
-    early_stopping: Option<usize>,
-    /// What has to improve [default: valid_loss; test_loss with the protocol assignment]
-    #[arg(long, help_heading = "Training", value_parser = names(&["valid_loss", "valid_accuracy", "test_loss"]).try_map(from_name::<StoppingMetric>))]
-    early_stopping_metric: Option<StoppingMetric>,
-    /// Write statistics of the gradients of the first N steps into steps.jsonl [default: none]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    gradient_steps: Option<usize>,
-
-    /// What to train on [default: fashion-mnist]
-    #[arg(long, help_heading = "Data", value_parser = names(&["fashion-mnist", "idx", "synthetic"]).try_map(from_name::<DatasetName>))]
-    dataset: Option<DatasetName>,
-    /// validated holds a twelfth of train out and tests the best epoch once; assignment trains on all and evaluates the
-    /// test set after each epoch [default: validated]
-    #[arg(long, help_heading = "Data", value_parser = names(&["validated", "assignment"]).try_map(from_name::<Protocol>))]
-    protocol: Option<Protocol>,
-    /// In which order an epoch sees the images [default: shuffled; file with the protocol assignment]
-    #[arg(long, help_heading = "Data", value_parser = names(&["shuffled", "file"]).try_map(from_name::<OrderName>))]
-    order: Option<OrderName>,
-    /// Change training images at random each time they are seen: shift (by up to 2 pixels), flip (left to right), erase
-    /// (a rectangle) [default: none]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Data", value_parser = names(&["shift", "flip", "erase"]).try_map(from_name::<AugmentationName>))]
-    augment: Option<Vec<AugmentationName>>,
-    /// Use only the first N batches of every split; the record says so
-    #[arg(long, value_name = "N", help_heading = "Data")]
-    limit_batches: Option<usize>,
-    /// Swap rows and columns of the images, as EMNIST needs; with --dataset idx [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data")]
-    transpose: Option<bool>,
-    /// Subtract this from pixels in [0, 1] [default: 0]
-    #[arg(long, value_name = "X", help_heading = "Data")]
-    pixel_mean: Option<f64>,
-    /// Divide pixels by this after that [default: 1]
-    #[arg(long, value_name = "X", help_heading = "Data")]
-    pixel_deviation: Option<f64>,
-}
-
 /// Where and how a run takes place: none of it is part of the config.
 #[derive(Args)]
 pub(crate) struct HostArguments {
     #[command(flatten)]
     pub(crate) place: PlaceArguments,
-    /// Whether to show the dashboard: auto does where standard input and output are a terminal, without --json
+    /// Whether to show the dashboard: auto does on a terminal with escape sequences, without --json
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dashboard: Dashboard,
     /// Print the run's record as JSON instead of a summary
@@ -204,8 +118,8 @@ pub(crate) struct HostArguments {
 pub(crate) struct PlaceArguments {
     #[command(flatten)]
     pub(crate) device: DeviceArguments,
-    /// Operations that the layers compute by: auto has Kindling's own, fused, on flex and ndarray in f32; composed has
-    /// Burn's everywhere, for comparison [default: auto, or the run's]
+    /// Operations of the layers: auto takes Kindling's fused ones on flex and ndarray in f32; composed takes Burn's
+    /// everywhere, for comparison [default: auto, or the run's]
     #[arg(long, value_parser = kernels())]
     pub(crate) kernels: Option<Kernels>,
     /// Directory of the data set [default: the first of KINDLING_DATA_DIR, data/fashion-mnist, the system's copy and
@@ -284,7 +198,7 @@ pub(crate) struct EvaluateArguments {
     /// With --backend remote: where `kindling serve` listens
     #[arg(long, value_name = "URL")]
     pub(crate) remote: Option<String>,
-    /// Operations that the layers compute by, as for train
+    /// Operations of the layers, as for train
     #[arg(long, value_parser = kernels(), default_value_t)]
     pub(crate) kernels: Kernels,
     /// Directory of the data set [default: where the run found it, then as for train]
@@ -312,7 +226,7 @@ pub(crate) struct ServeArguments {
     /// Offer N devices of the backend
     #[arg(long, value_name = "N")]
     pub(crate) devices: Option<usize>,
-    /// Where to listen; there is no authentication, so think before naming anything but loopback
+    /// Address to listen on; there is no authentication: others than loopback only in a network that you trust
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
     pub(crate) listen: SocketAddr,
 }
@@ -331,7 +245,7 @@ pub(crate) struct BenchArguments {
     /// With remote among the backends: where `kindling serve` listens
     #[arg(long, value_name = "URL")]
     pub(crate) remote: Option<String>,
-    /// Kernels to time on flex and ndarray in f32: auto, Kindling's own, fused; composed, Burn's, which all others have
+    /// Operations to time on flex and ndarray in f32: auto, Kindling's fused ones; composed, Burn's, as on all others
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = kernels(), default_value = "auto")]
     pub(crate) kernels: Vec<Kernels>,
     /// Batch sizes
@@ -394,48 +308,33 @@ pub(crate) struct ModelsArguments {
     pub(crate) json: bool,
 }
 
-impl ConfigArguments {
-    /// What flags and file say, with nothing filled in.
-    pub(crate) fn settings(&self) -> anyhow::Result<Settings> {
-        let Some(path) = &self.config else { return Ok(self.flags()) };
-        let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        Ok(self.flags().or(Settings::from_json(&text).with_context(|| path.display().to_string())?))
+/// Makes clap suggest `-- -x.png`, and not `-- -x`, for an unknown argument `-x.png` that could be a value: clap names its
+/// first letter alone, and of `--x=1.png` what stands before the `=`. It takes `-hat.png` for a request for help.
+fn with_whole_argument(mut error: clap::Error, command: &mut clap::Command, typed: &[String]) -> clap::Error {
+    if error.kind() == ErrorKind::DisplayHelp {
+        let is_more = |argument: &&String| argument.starts_with("-h") && argument.len() > 2;
+        let Some(whole) = typed.iter().find(is_more) else { return error };
+        let tip = format!("  tip: to pass '{whole}' as a value, use '-- {whole}'");
+        return command.error(ErrorKind::UnknownArgument, format!("unexpected argument '{whole}' found\n\n{tip}"));
     }
-
-    fn flags(&self) -> Settings {
-        Settings {
-            model: self.model,
-            hidden: self.hidden.clone(),
-            precision: self.precision,
-            dataset: self.dataset,
-            transpose: self.transpose,
-            pixel_mean: self.pixel_mean,
-            pixel_deviation: self.pixel_deviation,
-            protocol: self.protocol,
-            order: self.order,
-            augment: self.augment.clone(),
-            limit_batches: self.limit_batches,
-            epochs: self.epochs,
-            batch_size: self.batch_size,
-            seed: self.seed,
-            optimizer: self.optimizer,
-            learning_rate: self.learning_rate,
-            momentum: self.momentum,
-            nesterov: self.nesterov,
-            weight_decay: self.weight_decay,
-            adamw_learning_rate: self.adamw_learning_rate,
-            schedule: self.schedule,
-            warm_up_epochs: self.warm_up_epochs,
-            step_epochs: self.step_epochs,
-            step_factor: self.step_factor,
-            label_smoothing: self.label_smoothing,
-            clip_norm: self.clip_norm,
-            early_stopping: self.early_stopping,
-            early_stopping_metric: self.early_stopping_metric,
-            gradient_steps: self.gradient_steps,
-            ..Settings::default()
-        }
-    }
+    let (Some(ContextValue::String(named)), Some(ContextValue::StyledStrs(tips))) =
+        (error.get(ContextKind::InvalidArg), error.get(ContextKind::Suggested))
+    else {
+        return error;
+    };
+    let begins = |whole: &&String| {
+        let rest = whole.strip_prefix(named.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('=') || !named.starts_with("--"))
+    };
+    let suggestion = format!("-- {named}");
+    let Some(tip) = tips.iter().map(|tip| tip.ansi().to_string()).find(|tip| tip.contains(&suggestion)) else {
+        return error;
+    };
+    let Some(whole) = typed.iter().find(begins) else { return error };
+    let tip = StyledStr::from(tip.replace(named, whole));
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    error.insert(ContextKind::InvalidArg, ContextValue::String(whole.clone()));
+    error
 }
 
 fn names(names: &[&'static str]) -> PossibleValuesParser {
@@ -449,4 +348,28 @@ fn kernels() -> impl TypedValueParser<Value = Kernels> {
 /// The value that a config calls `name`.
 fn from_name<T: serde::de::DeserializeOwned>(name: String) -> Result<T, serde_json::Error> {
     serde_json::from_value(Value::String(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_argument_is_suggested_as_a_value_whole() {
+        let told = |arguments: &[&str]| {
+            let mut command = Arguments::command();
+            let error = command.try_get_matches_from_mut([&["kindling"], arguments].concat()).unwrap_err();
+            let typed: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+            with_whole_argument(error, &mut command, &typed).to_string()
+        };
+        for argument in ["-x.png", "-x", "--own=1.png", "--own.png", "-é b.png", "-hat.png"] {
+            let message = told(&["predict", "mlp", "0.png", argument, "1.png"]);
+            assert!(message.contains(&format!("unexpected argument '{argument}' found")), "{message}");
+            assert!(message.contains(&format!("to pass '{argument}' as a value, use '-- {argument}'")), "{message}");
+        }
+        assert!(told(&["predict", "-h"]).contains("Usage: kindling predict"));
+        // One that is like a known one is not a value.
+        let message = told(&["train", "mlp", "--epoch=1"]);
+        assert!(message.contains("'--epoch' found") && message.contains("'--epochs'"), "{message}");
+    }
 }

@@ -15,22 +15,30 @@ use crossterm::{
     cursor::Show,
     event::DisableMouseCapture,
     execute,
-    terminal::{LeaveAlternateScreen, disable_raw_mode, is_raw_mode_enabled, size},
+    terminal::{LeaveAlternateScreen, disable_raw_mode, is_raw_mode_enabled},
 };
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 
-use crate::{arguments::Dashboard, commands::Misuse};
+use crate::{arguments::Dashboard, commands::Misuse, terminal};
 
-/// Whether to show the dashboard.
+/// Whether to show the dashboard; `auto` does on a terminal with escape sequences, without --json.
+///
+/// # Errors
+/// When it is to be shown always, and there is no terminal or one without escape sequences.
 pub(crate) fn is_wanted(choice: Dashboard, json: bool) -> Result<bool> {
-    let is_possible = stdout().is_terminal() && stdin().is_terminal();
+    let is_terminal = stdout().is_terminal() && stdin().is_terminal();
     match choice {
         Dashboard::Never => Ok(false),
-        Dashboard::Auto => Ok(is_possible && !json),
-        Dashboard::Always if is_possible => Ok(true),
-        Dashboard::Always => {
+        Dashboard::Auto => Ok(is_terminal && terminal::has_escapes() && !json),
+        Dashboard::Always if !is_terminal => {
             bail!(Misuse("--dashboard always needs a terminal as standard input and output, found none".to_owned()))
         }
+        Dashboard::Always if terminal::is_dumb() => bail!(Misuse(
+            "--dashboard always needs a terminal with escape sequences, found TERM unset, empty or `dumb`; name the \
+             terminal, as in TERM=xterm-256color"
+                .to_owned()
+        )),
+        Dashboard::Always => Ok(true),
     }
 }
 
@@ -46,11 +54,6 @@ pub(crate) fn is_on_screen() -> bool {
     is_raw_mode_enabled().unwrap_or(false)
 }
 
-/// Columns of the terminal that standard output is, if it is one.
-pub(crate) fn terminal_width() -> Option<u16> {
-    stdout().is_terminal().then(|| size().ok())?.map(|(columns, _)| columns)
-}
-
 /// Gives the terminal back if the dashboard still has it.
 pub(crate) fn restore_terminal() {
     if is_on_screen() {
@@ -64,7 +67,7 @@ pub(crate) fn restore_terminal() {
 /// Ctrl-\ switched off, which would abandon the terminal in the dashboard's state.
 fn let_signals_through() {
     // The dashboard takes the terminal on a thread of its own.
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(10);
     while !is_on_screen() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
     }

@@ -1,4 +1,4 @@
-//! `kindling`: trains image classifiers on any backend of Burn and keeps what they leave.
+//! `kindling`: trains image classifiers on any backend of Burn and keeps every run.
 //!
 //! This crate is the only one that parses arguments, picks a device, prints, and enables backends. Results go to
 //! standard output, progress and notices to standard error.
@@ -11,6 +11,9 @@ mod commands;
 mod dashboard;
 mod data;
 mod figure;
+#[cfg(test)]
+mod fixtures;
+mod jpeg;
 mod log_file;
 mod machine;
 mod output;
@@ -22,22 +25,38 @@ mod relaunch;
 mod reproduction;
 mod signals;
 mod sweep;
+mod terminal;
 mod workload;
+mod writable;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
-use clap::Parser;
+use anyhow::Result;
 
-use crate::{arguments::Command, commands::Outcome, output::notice};
+use crate::{
+    arguments::Command,
+    commands::Outcome,
+    output::{notice, told},
+};
 
 /// Keeps its pages between steps: half again as fast on the MLPs as the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let start = std::time::Instant::now();
-    let arguments = arguments::Arguments::parse();
-    let outcome = match arguments.command {
+    match run(Instant::now()) {
+        Ok(outcome) => outcome.into(),
+        Err(error) => {
+            notice(format_args!("error: {}", told(&error)));
+            Outcome::of_error(&error).into()
+        }
+    }
+}
+
+/// Runs the command that the arguments name, in a program started at `start`.
+fn run(start: Instant) -> Result<Outcome> {
+    relaunch::without_empty_variables()?;
+    match arguments::parse().command {
         Command::Samples(arguments) => commands::samples(&arguments),
         Command::Models(arguments) => commands::models(&arguments),
         Command::Check(arguments) => commands::check(&arguments),
@@ -55,12 +74,5 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => commands::bench(&arguments),
         Command::Doctor(arguments) => commands::doctor(&arguments),
         Command::Serve(arguments) => commands::serve(&arguments),
-    };
-    match outcome {
-        Ok(outcome) => outcome.into(),
-        Err(error) => {
-            notice(format_args!("error: {error:#}"));
-            Outcome::of_error(&error).into()
-        }
     }
 }

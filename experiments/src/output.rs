@@ -6,7 +6,8 @@ use std::{
     process,
 };
 
-/// Prints a line; a reader that has read enough (`kindling runs | head`) is no error.
+/// Prints a line; a reader that has read enough (`kindling runs | head`) is no error. The program ends there: whatever
+/// is to be kept is written before it is printed.
 pub(crate) fn print(line: impl Display) {
     if let Err(error) = writeln!(stdout(), "{line}") {
         let is_closed = error.kind() == ErrorKind::BrokenPipe;
@@ -17,7 +18,50 @@ pub(crate) fn print(line: impl Display) {
     }
 }
 
-/// Says something beside the results. Where nobody listens any more, a run goes on all the same.
+/// Prints a notice to standard error. Where it is closed, the program continues.
 pub(crate) fn notice(line: impl Display) {
     let _ = writeln!(stderr(), "{line}");
+}
+
+/// An error with its causes, each said once: many messages contain their cause already.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::{Error, anyhow};
+    use kindling_record::RecordError;
+
+    use super::told;
+
+    fn refused() -> io::Error {
+        io::Error::from_raw_os_error(13)
+    }
+
+    #[test]
+    fn a_cause_that_a_message_contains_is_not_said_again() {
+        let source = refused();
+        let error = Error::new(RecordError::Io { path: "runs".into(), source }).context("run x failed");
+        assert_eq!(told(&error), "run x failed: runs: Permission denied (os error 13)");
+        let error = Error::new(refused()).context(format!("{}; try again", refused())).context("run x failed");
+        assert_eq!(told(&error), "run x failed: Permission denied (os error 13); try again");
+    }
+
+    #[test]
+    fn a_cause_that_no_message_contains_is_said() {
+        let error = Error::new(refused()).context("a.json cannot be read").context("config");
+        assert_eq!(told(&error), "config: a.json cannot be read: Permission denied (os error 13)");
+        assert_eq!(told(&anyhow!("alone")), "alone");
+    }
 }

@@ -1,16 +1,21 @@
 //! Pictures: greyscale ones from the data set's bytes, files of any kind, and the terminal.
 
-use std::{env, io::Cursor, path::Path};
+use std::{env, fs, io::Cursor, path::Path};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use image::{
     DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, Limits,
     LumaA,
 };
 use kindling_data::ImageSet;
 
+use crate::jpeg;
+
 /// Columns between pictures beside one another.
 pub(crate) const GAP: usize = 2;
+
+/// How a PNG file begins.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// Terminals with kitty's protocol and with sixel, by what their names in `TERM` contain.
 const KITTY: [&str; 2] = ["kitty", "ghostty"];
@@ -47,7 +52,7 @@ pub(crate) fn png(image: &GrayImage) -> Result<Vec<u8>> {
 /// Reads a PNG or JPEG file, whatever its name, and turns it as its camera says it was held.
 ///
 /// # Errors
-/// When it cannot be read, is no such picture, or takes more than 512 MiB.
+/// When it cannot be read, is no such picture, takes more than 512 MiB, or is cut or damaged.
 pub(crate) fn read(path: &Path) -> Result<DynamicImage> {
     let decoded = || -> ImageResult<DynamicImage> {
         let mut decoder = ImageReader::open(path)?.with_guessed_format()?.into_decoder()?;
@@ -57,19 +62,40 @@ pub(crate) fn read(path: &Path) -> Result<DynamicImage> {
         picture.apply_orientation(orientation);
         Ok(picture)
     };
-    decoded().map_err(|error| match error {
+    let picture = decoded().map_err(|error| match error {
         ImageError::IoError(error) => anyhow!("{}: {error}", path.display()),
         error => anyhow!("{}: expected a picture in PNG or JPEG that can be decoded, found: {error}", path.display()),
-    })
+    })?;
+    let file = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let flaw = if file.starts_with(PNG) { png_flaw(&file) } else { jpeg::check(&file).err() };
+    match flaw {
+        None => Ok(picture),
+        Some(flaw) => bail!("{}: the picture is cut or damaged ({flaw})", path.display()),
+    }
 }
 
-/// How many images of so many pixels in a row stand beside one another in a terminal with so many columns: at least one.
+/// What is wrong with a PNG file that was decoded: its data have been checked, but not whether the file has its end.
+fn png_flaw(file: &[u8]) -> Option<&'static str> {
+    let mut rest = file.get(PNG.len()..).unwrap_or_default();
+    // A chunk is its length, its kind, so many bytes, and a checksum.
+    while let Some((&[a, b, c, d, kind @ ..], _)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize + 12;
+        match rest.get(length..) {
+            Some(_) if kind == *b"IEND" => return None,
+            Some(behind) => rest = behind,
+            None => break,
+        }
+    }
+    Some("it ends before its last chunk")
+}
+
+/// How many images of a width in pixels fit beside one another into a number of columns: at least one.
 pub(crate) fn beside(width: usize, columns: usize) -> usize {
     ((columns + GAP) / (width + GAP)).max(1)
 }
 
-/// Draws images beside one another in the terminal, [`GAP`] columns apart: by its own graphics where it is known to have
-/// them, otherwise by half blocks, a column for each pixel in a row. Shrinks them if they are wider than `columns`.
+/// Draws images beside one another in a terminal with escape sequences, [`GAP`] columns apart: by its own graphics if it
+/// is known to have them, otherwise by half blocks, a column for each pixel in a row. Shrinks them to fit `columns`.
 ///
 /// # Errors
 /// When the terminal cannot be written to.
@@ -114,8 +140,6 @@ fn strip(images: &[GrayImage]) -> GrayAlphaImage {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use image::{Luma, RgbImage};
     use kindling_data::synthetic;
 
@@ -164,6 +188,27 @@ mod tests {
         fs::write(&path, &png(&ramp()).unwrap()[..40]).unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("note.png"));
         assert!(read(&place.path().join("none.png")).unwrap_err().to_string().contains("none.png: "));
+    }
+
+    #[test]
+    fn a_picture_that_is_cut_anywhere_or_damaged_is_refused_by_name() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("picture");
+        let jpeg = include_bytes!("../../tests/pictures/baseline.jpg").to_vec();
+        for whole in [png(&ramp()).unwrap(), jpeg] {
+            fs::write(&path, [&whole[..], b"what some programs append"].concat()).unwrap();
+            read(&path).unwrap();
+            for length in (8..whole.len()).step_by(7).chain(whole.len() - 4..whole.len()) {
+                fs::write(&path, &whole[..length]).unwrap();
+                let message = read(&path).unwrap_err().to_string();
+                assert!(message.contains("picture: "), "{length}: {message}");
+            }
+            let mut damaged = whole;
+            let middle = damaged.len() * 3 / 4;
+            damaged[middle - 5..middle + 5].copy_from_slice(b"0123456789");
+            fs::write(&path, damaged).unwrap();
+            read(&path).unwrap_err();
+        }
     }
 
     #[test]

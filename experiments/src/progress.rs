@@ -1,7 +1,7 @@
-//! What is shown where there is no dashboard: a progress bar on a terminal, and a line for each epoch everywhere.
+//! Progress without the dashboard: a bar on a terminal, and a line for each epoch everywhere.
 
 use std::{
-    io::{IsTerminal, Write, stderr},
+    io::{Write, stderr},
     ops::Range,
     time::Duration,
 };
@@ -12,12 +12,12 @@ use burn::train::{
     metric::MetricDefinition,
     renderer::{EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining},
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use kindling_record::EpochRecord;
 
-use crate::output::notice;
+use crate::{output::notice, terminal};
 
-/// A bar for the current epoch; hidden where standard error is no terminal.
+/// A bar for the current epoch; hidden where standard error is no terminal with escape sequences.
 #[derive(Clone)]
 pub(crate) struct Progress {
     bar: ProgressBar,
@@ -28,14 +28,12 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        let target =
-            || if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(None, target());
+        let bar = ProgressBar::with_draw_target(None, terminal::bars());
         let template = "{prefix} {bar:30} {human_pos} of {human_len} images, {per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        Self { bar, compiling: ProgressBar::with_draw_target(None, target()), epoch: 0, epochs: 0 }
+        Self { bar, compiling: ProgressBar::with_draw_target(None, terminal::bars()), epoch: 0, epochs: 0 }
     }
 
     /// One that shows nothing: where something else does.
@@ -43,16 +41,26 @@ impl Progress {
         Self { bar: ProgressBar::hidden(), compiling: ProgressBar::hidden(), epoch: 0, epochs: 0 }
     }
 
-    /// Shows that the backend compiles its kernels, for as long as it does.
+    /// Says that the backend compiles and autotunes its kernels.
     pub(crate) fn start_compiling(&self) {
-        notice("warming up: a few steps before the clock starts; compiling a GPU's kernels takes its time once");
-        if let Ok(style) = ProgressStyle::with_template("{spinner} warming up, {elapsed}") {
+        notice("warming up: a few steps before the clock starts; a GPU's kernels are compiled and autotuned once");
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
             self.compiling.set_style(style);
         }
         self.compiling.enable_steady_tick(Duration::from_millis(100));
     }
 
-    /// Shows that it has.
+    /// Shows the step that it does so for: in a spinner, or in a line of its own.
+    pub(crate) fn warm_up(&self, model: &str, images: usize, training: bool) {
+        let step = if training { "training" } else { "evaluation" };
+        let step = format!("warming up {model}: {step} step with {images} images");
+        if self.compiling.is_hidden() {
+            notice(format_args!("{step}, after {:.1} s", self.compiling.elapsed().as_secs_f64()));
+        }
+        self.compiling.set_message(step);
+    }
+
+    /// Says that it has.
     pub(crate) fn finish_compiling(&self, seconds: f64) {
         self.compiling.finish_and_clear();
         notice(format_args!("warm after {seconds:.1} s"));
@@ -60,12 +68,12 @@ impl Progress {
 
     /// Shows a finished epoch.
     pub(crate) fn show_epoch(&self, epoch: &EpochRecord, epochs: usize) {
-        // Where nobody reads it any more, the run goes on all the same.
+        // Where standard error is closed, the run continues.
         let _ = self.bar.suspend(|| writeln!(stderr(), "epoch {:>2} of {epochs}: {epoch}", epoch.epoch));
     }
 }
 
-/// A bar for a whole sweep, in shares of its work; hidden where standard error is no terminal.
+/// A bar for a whole sweep, in shares of its work; hidden where standard error is no terminal with escape sequences.
 #[derive(Clone)]
 pub(crate) struct SweepBar {
     bar: ProgressBar,
@@ -82,8 +90,7 @@ impl SweepBar {
 
     /// For so much work, in any unit.
     pub(crate) fn new(work: f64) -> Self {
-        let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(Self::STEPS as u64), target);
+        let bar = ProgressBar::with_draw_target(Some(Self::STEPS as u64), terminal::bars());
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent} %, {eta} left; {msg}") {
             bar.set_style(style);
         }
@@ -97,6 +104,11 @@ impl SweepBar {
         let begin = self.bar.position();
         let run = begin..begin + (work / self.unit) as u64;
         Self { run, epochs, title: title.to_owned(), ..self.clone() }
+    }
+
+    /// Shows that the backend compiles the run's kernels.
+    pub(crate) fn show_warm_up(&self, model: &str, images: usize) {
+        self.bar.set_message(format!("{}, warming up {model} with {images} images", self.title));
     }
 
     /// Shows a finished epoch of the run.

@@ -1,7 +1,7 @@
 //! Ctrl-C and its like: the first asks the run to stop, the second leaves at once.
 
 use std::{
-    process,
+    mem,
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -11,12 +11,20 @@ use burn::train::Interrupter;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
+    low_level,
 };
 
 use crate::{commands::INTERRUPTED, dashboard, output::notice};
 
-/// The run that a signal stops; without one, a signal ends the program.
-static RUN: Mutex<Option<Interrupter>> = Mutex::new(None);
+/// What the next signal does.
+enum Action {
+    /// Ends the program, with a last notice.
+    Leave(Option<String>),
+    /// Stops this run after its step; the signal after that ends the program.
+    Stop(Interrupter),
+}
+
+static NEXT: Mutex<Action> = Mutex::new(Action::Leave(None));
 
 /// Handles signals from here on.
 pub(crate) fn install() -> Result<()> {
@@ -25,10 +33,16 @@ pub(crate) fn install() -> Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
-                let run = RUN.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let Some(interrupter) = run else {
-                    dashboard::restore_terminal();
-                    process::exit(INTERRUPTED.into());
+                let interrupter = match set(Action::Leave(None)) {
+                    Action::Stop(interrupter) => interrupter,
+                    Action::Leave(last) => {
+                        dashboard::restore_terminal();
+                        if let Some(last) = last {
+                            notice(last);
+                        }
+                        // Without the exit handlers of drivers that may be in the middle of compiling a kernel.
+                        low_level::exit(INTERRUPTED.into());
+                    }
                 };
                 interrupter.stop(Some(match signal {
                     SIGTERM => "SIGTERM",
@@ -46,10 +60,14 @@ pub(crate) fn install() -> Result<()> {
 
 /// From here on the first signal stops this run, and only the second ends the program.
 pub(crate) fn stop_gently(interrupter: &Interrupter) {
-    *RUN.lock().unwrap_or_else(PoisonError::into_inner) = Some(interrupter.clone());
+    set(Action::Stop(interrupter.clone()));
 }
 
-/// From here on there is no run to stop: the first signal ends the program.
-pub(crate) fn leave_at_once() {
-    *RUN.lock().unwrap_or_else(PoisonError::into_inner) = None;
+/// From here on the first signal ends the program, with this notice: there is no run, or nothing of it to save yet.
+pub(crate) fn leave_at_once(last: Option<String>) {
+    set(Action::Leave(last));
+}
+
+fn set(action: Action) -> Action {
+    mem::replace(&mut NEXT.lock().unwrap_or_else(PoisonError::into_inner), action)
 }

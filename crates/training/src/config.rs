@@ -1,11 +1,12 @@
-use std::fmt;
+mod choices;
 
-use burn::tensor::FloatDType;
-use kindling_data::Augmentation;
 use kindling_models::{ModelName, NetworkConfig};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
+pub use self::choices::{
+    AugmentationName, DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric,
+};
 use crate::{ConfigError, Settings};
 
 /// Everything that decides a run, but the data's bytes and the backend: all that enters training.
@@ -46,144 +47,6 @@ pub struct ExperimentConfig {
     pub early_stopping: Option<usize>,
     pub early_stopping_metric: Option<StoppingMetric>,
     pub gradient_steps: Option<usize>,
-}
-
-/// The number type of weights, activations, gradients and the optimizer's state; losses are always in f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Single: 24 significant bits.
-    F32,
-    /// Google Brain's half: the range of f32 with 8 significant bits.
-    Bf16,
-    /// IEEE half: 11 significant bits, and nothing above 65,504.
-    F16,
-}
-
-impl Precision {
-    /// All of them, the widest first.
-    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
-
-    /// As tensors have it.
-    #[must_use]
-    pub fn dtype(self) -> FloatDType {
-        match self {
-            Self::F32 => FloatDType::F32,
-            Self::Bf16 => FloatDType::BF16,
-            Self::F16 => FloatDType::F16,
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&name_of(self))
-    }
-}
-
-/// Where the images come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DatasetName {
-    /// Zalando's articles of clothing.
-    FashionMnist,
-    /// Any set in MNIST's format.
-    Idx,
-    /// Drawn shapes.
-    Synthetic,
-}
-
-/// How the data is split and which figures are reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// One twelfth of train is held out; the epoch with the lowest loss on it is tested, once.
-    Validated,
-    /// All of train; the test set is evaluated after each epoch and the last epoch is reported, as the reference did.
-    Assignment,
-}
-
-/// In which order an epoch sees the training images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OrderName {
-    /// Another order in each epoch, decided by the seed.
-    Shuffled,
-    /// As they stand in the file.
-    File,
-}
-
-/// What is changed at random in a training image each time it is seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AugmentationName {
-    /// Moved by up to two pixels in each direction.
-    Shift,
-    /// Mirrored left to right, every other time.
-    Flip,
-    /// A rectangle of it made background, every other time.
-    Erase,
-}
-
-/// Each once and in the order of the enum: what is written otherwise trains the same.
-fn in_order(mut names: Vec<AugmentationName>) -> Vec<AugmentationName> {
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
-impl AugmentationName {
-    /// As the loader has it.
-    #[must_use]
-    pub fn augmentation(self) -> Augmentation {
-        match self {
-            Self::Shift => Augmentation::Shift,
-            Self::Flip => Augmentation::Flip,
-            Self::Erase => Augmentation::Erase,
-        }
-    }
-}
-
-/// The update rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerName {
-    /// Stochastic gradient descent.
-    Sgd,
-    /// The same with momentum, as PyTorch has it.
-    Momentum,
-    /// Kingma and Ba, <https://arxiv.org/abs/1412.6980>.
-    Adam,
-    /// Loshchilov and Hutter, <https://arxiv.org/abs/1711.05101>.
-    Adamw,
-    /// Jordan, <https://kellerjordan.github.io/posts/muon/>: hidden matrices; `AdamW` for everything else.
-    Muon,
-}
-
-/// How the learning rate changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ScheduleName {
-    /// It does not.
-    Constant,
-    /// It drops by a factor every few epochs.
-    Step,
-    /// It falls to zero along a cosine.
-    Cosine,
-    /// It rises to its value and falls far below where it began, as PyTorch's `OneCycleLR`.
-    OneCycle,
-}
-
-/// What early stopping watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StoppingMetric {
-    /// The loss on the held-out images falls.
-    ValidLoss,
-    /// The accuracy on the held-out images rises.
-    ValidAccuracy,
-    /// The loss on the test images falls.
-    TestLoss,
 }
 
 impl Settings {
@@ -295,7 +158,8 @@ impl ExperimentConfig {
         let needs =
             |field, wanted: &str, found: String| Err(ConfigError::Invalid { field, wanted: wanted.to_owned(), found });
         if self.nesterov && self.optimizer != OptimizerName::Momentum {
-            return needs("nesterov", "the optimizer `momentum` with it", name_of(&self.optimizer));
+            let found = name_of(&self.optimizer);
+            return Err(ConfigError::Requires { field: "nesterov", wanted: "optimizer `momentum`", found });
         }
         if self.warm_up_epochs > 0 && self.schedule == ScheduleName::OneCycle {
             return needs(
@@ -319,7 +183,8 @@ impl ExperimentConfig {
             return needs("precision", wanted, name_of(&self.precision));
         }
         if self.transpose && self.dataset != DatasetName::Idx {
-            return needs("transpose", "the data set `idx` with it", name_of(&self.dataset));
+            let found = name_of(&self.dataset);
+            return Err(ConfigError::Requires { field: "transpose", wanted: "dataset `idx`", found });
         }
         if let Some(metric) = self.early_stopping_metric
             && (metric == StoppingMetric::TestLoss) != (self.protocol == Protocol::Assignment)
@@ -332,6 +197,13 @@ impl ExperimentConfig {
         }
         Ok(())
     }
+}
+
+/// Each once and in the order of the enum: what is written otherwise trains the same.
+fn in_order(mut names: Vec<AugmentationName>) -> Vec<AugmentationName> {
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// A value's name in JSON, without quotes.
@@ -395,7 +267,7 @@ mod tests {
                 "learning_rate: expected a finite number, zero or more, found -1",
             ),
             (r#"{"model": "mlp", "clip_norm": 0}"#, "clip_norm: expected a finite number above 0, found 0"),
-            (r#"{"model": "mlp", "nesterov": true}"#, "nesterov: expected the optimizer `momentum` with it, found sgd"),
+            (r#"{"model": "mlp", "nesterov": true}"#, "`nesterov` requires optimizer `momentum` (got `sgd`)"),
             (
                 r#"{"model": "mlp", "early_stopping_metric": "test_loss"}"#,
                 "early_stopping_metric: expected `valid_loss` or `valid_accuracy` with the protocol `validated`, found test_loss",

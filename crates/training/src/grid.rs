@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{ConfigError, ExperimentConfig, Settings};
+use crate::{ConfigError, ExperimentConfig, Settings, config_file};
 
 /// The most runs of a grid: far more than a person waits for.
 const LARGEST: usize = 10_000;
@@ -21,9 +21,8 @@ impl Grid {
     ///
     /// # Errors
     /// When it is neither, or has an unknown key or a value of the wrong type.
-    pub fn from_json(text: &str) -> Result<Vec<Self>, ConfigError> {
-        let malformed = |error: serde_json::Error| ConfigError::Malformed(error.to_string());
-        let grids = match serde_json::from_str(text).map_err(malformed)? {
+    pub fn from_json(json: impl AsRef<[u8]>) -> Result<Vec<Self>, ConfigError> {
+        let grids = match config_file::parse(json.as_ref())? {
             Value::Array(grids) => grids,
             grid => vec![grid],
         };
@@ -129,6 +128,7 @@ impl Grid {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        Value::Array(values) if values.is_empty() => "none".to_owned(),
         Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join("-"),
         other => other.to_string(),
     }

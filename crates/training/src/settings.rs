@@ -6,6 +6,7 @@ use crate::{
     config::{
         AugmentationName, DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, StoppingMetric,
     },
+    config_file,
 };
 use kindling_models::ModelName;
 
@@ -23,6 +24,21 @@ macro_rules! settings {
         impl Settings {
             /// The keys of a config.
             pub const KEYS: &[&str] = &[$(stringify!($name)),*];
+
+            /// Whether `key` has a value.
+            #[must_use]
+            pub fn has(&self, key: &str) -> bool {
+                [$((stringify!($name), self.$name.is_some())),*].contains(&(key, true))
+            }
+
+            /// The same without a value for `key`.
+            #[must_use]
+            pub fn without(mut self, key: &str) -> Self {
+                $(if key == stringify!($name) {
+                    self.$name = None;
+                })*
+                self
+            }
 
             /// These settings, and those of `other` where these leave something open.
             #[must_use]
@@ -48,27 +64,27 @@ settings! {
     pixel_mean: f64,
     /// Divides pixels after that.
     pixel_deviation: f64,
-    /// How the data is split and which figures are reported.
+    /// How the data is split and which metrics are reported.
     protocol: Protocol,
-    /// In which order an epoch sees the training images.
+    /// Order of the training images in an epoch.
     order: OrderName,
-    /// What is changed at random in every training image each time it is seen.
+    /// Random changes of training images, drawn anew in each epoch.
     augment: Vec<AugmentationName>,
     /// Caps every split at so many batches.
     limit_batches: usize,
-    /// How often the training images are seen.
+    /// Passes over the training images.
     epochs: usize,
     /// Images in a batch.
     batch_size: usize,
-    /// Decides weights, order and split.
+    /// Seed of weights, order and split.
     seed: u64,
     /// The update rule.
     optimizer: OptimizerName,
-    /// Its learning rate, before the schedule.
+    /// Learning rate, before the schedule.
     learning_rate: f64,
     /// Momentum of `momentum` and `muon`.
     momentum: f64,
-    /// Whether `momentum` looks ahead; `muon` always does.
+    /// Whether `momentum` is Nesterov's; `muon`'s always is.
     nesterov: bool,
     /// Decay of the first moment of `adam`, `adamw` and `muon`'s `AdamW`.
     beta_1: f64,
@@ -86,7 +102,7 @@ settings! {
     warm_up_epochs: usize,
     /// Epochs between the drops of `step`.
     step_epochs: usize,
-    /// What `step` multiplies the learning rate by.
+    /// Factor of the learning rate at each drop.
     step_factor: f64,
     /// Share of the target spread evenly over the classes.
     label_smoothing: f64,
@@ -94,20 +110,19 @@ settings! {
     clip_norm: f64,
     /// Epochs without improvement after which training ends.
     early_stopping: usize,
-    /// What has to improve.
+    /// Metric of early stopping.
     early_stopping_metric: StoppingMetric,
     /// Steps at the start of the run whose gradients' statistics go into `steps.jsonl`.
     gradient_steps: usize,
 }
 
 impl Settings {
-    /// Reads settings from JSON: a config, or a whole `run.json` that holds one.
+    /// Reads settings from the JSON of a file: a config, or a whole `run.json` that holds one.
     ///
     /// # Errors
-    /// When it is not a JSON object, or has an unknown key or a value of the wrong type.
-    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let malformed = |error: serde_json::Error| ConfigError::Malformed(error.to_string());
-        let mut object: Map<String, Value> = serde_json::from_str(text).map_err(malformed)?;
+    /// When it is not a JSON object, or has a key twice, an unknown key or a value of the wrong type.
+    pub fn from_json(json: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        let mut object = config_file::parse_object(json.as_ref())?;
         if object.contains_key("schema")
             && let Some(Value::Object(config)) = object.remove("config")
         {
@@ -162,7 +177,7 @@ mod tests {
         assert!(message(r#"{"epochs": "ten"}"#).starts_with("config: epochs: invalid type: string \"ten\""));
         assert!(message(r#"{"epochs": -1}"#).starts_with("config: epochs: invalid value: integer `-1`"));
         assert!(message(r#"{"model": "vgg"}"#).contains("config: model: unknown variant `vgg`, expected one of"));
-        assert!(message("[1]").starts_with("config: invalid type: sequence"));
+        assert_eq!(message("[1]"), "config: expected an object of keys and values, found [1]");
         assert!(message("{").starts_with("config: EOF"));
     }
 
@@ -170,6 +185,20 @@ mod tests {
     fn a_whole_record_gives_its_config() {
         let settings = Settings::from_json(r#"{"schema": 1, "id": "x", "config": {"epochs": 3}}"#).unwrap();
         assert_eq!(settings, Settings { epochs: Some(3), ..Settings::default() });
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_refused_in_a_record_too() {
+        assert!(message(r#"{"epochs": 1, "epochs": 2}"#).starts_with("config: `epochs` is there twice"));
+        let record = r#"{"schema": 2, "config": {"epochs": 1, "epochs": 2}}"#;
+        assert!(message(record).starts_with("config: `epochs` is there twice"));
+    }
+
+    #[test]
+    fn a_setting_can_be_taken_back() {
+        let settings = Settings { epochs: Some(2), seed: Some(7), ..Settings::default() };
+        assert!(settings.has("epochs") && !settings.has("model") && !settings.has("no such key"));
+        assert_eq!(settings.without("seed"), Settings { epochs: Some(2), ..Settings::default() });
     }
 
     #[test]

@@ -2,118 +2,22 @@
 
 #[cfg(feature = "wgpu")]
 pub(crate) mod gpu;
+mod known;
 #[cfg(feature = "libtorch")]
 pub(crate) mod libtorch;
 #[cfg(feature = "remote")]
 mod remote;
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, bail};
-use burn::tensor::Device;
+use burn::{tensor::Device, train::Interrupter};
 use kindling_kernels::{Kernels, Level};
-use kindling_record::RunDirectory;
-use kindling_training::Precision;
+use kindling_record::{RunDirectory, Setup};
+use kindling_training::{Host, MakeRenderer, OnEvent, Precision};
 
+pub(crate) use self::known::{KNOWN, Known, compiled_in, default_name};
 use crate::{commands::Misuse, machine};
-
-/// A backend that people can ask for.
-#[derive(Debug)]
-pub(crate) struct Known {
-    /// As in `--backend` and in records.
-    pub(crate) name: &'static str,
-    pub(crate) what: &'static str,
-    pub(crate) is_compiled_in: bool,
-    /// How to get a build that has it.
-    pub(crate) way: &'static str,
-    /// That build, as in `just kindling BUILD`.
-    build: &'static str,
-    /// What `BURN_DEVICE` calls it, or one that is as good as a default.
-    burn_name: &'static str,
-}
-
-/// Every backend, the portable ones first.
-pub(crate) const KNOWN: &[Known] = &[
-    Known {
-        name: "flex",
-        what: "pure Rust on the CPU",
-        is_compiled_in: cfg!(feature = "flex"),
-        way: "just train-cpu",
-        build: "cpu",
-        burn_name: "flex",
-    },
-    Known {
-        name: "ndarray",
-        what: "Burn's first CPU backend",
-        is_compiled_in: cfg!(feature = "ndarray"),
-        way: "just train-ndarray",
-        build: "ndarray",
-        burn_name: "ndarray",
-    },
-    Known {
-        name: "wgpu",
-        what: "any GPU, through the graphics API it has",
-        is_compiled_in: cfg!(feature = "wgpu"),
-        way: "just train-wgpu",
-        build: "gpu",
-        burn_name: "wgpu",
-    },
-    Known {
-        name: "vulkan",
-        what: "any GPU with a Vulkan driver",
-        is_compiled_in: cfg!(feature = "wgpu"),
-        way: "just train-vulkan",
-        build: "gpu",
-        burn_name: if cfg!(feature = "vulkan") { "vulkan" } else { "wgpu" },
-    },
-    Known {
-        name: "libtorch",
-        what: "PyTorch's kernels on the CPU",
-        is_compiled_in: cfg!(feature = "libtorch"),
-        way: "just train-libtorch",
-        build: "libtorch",
-        burn_name: "tch",
-    },
-    Known {
-        name: "libtorch-cuda",
-        what: "PyTorch's kernels on NVIDIA GPUs",
-        is_compiled_in: cfg!(feature = "libtorch"),
-        way: "just train-cuda",
-        build: "libtorch-cuda",
-        burn_name: "tch",
-    },
-    Known {
-        name: "remote",
-        what: "a device that `kindling serve` offers",
-        is_compiled_in: cfg!(feature = "remote"),
-        way: "just train remote MODEL --remote URL",
-        build: "remote",
-        // Burn would look for a server by itself.
-        burn_name: "flex",
-    },
-    Known {
-        name: "cuda",
-        what: "Burn's own kernels on NVIDIA GPUs",
-        is_compiled_in: cfg!(feature = "cuda"),
-        way: "just train cuda",
-        build: "cuda",
-        burn_name: "cuda",
-    },
-    Known {
-        name: "metal",
-        what: "Burn's own kernels on Apple's GPUs",
-        is_compiled_in: cfg!(feature = "metal"),
-        way: "just train metal",
-        build: "metal",
-        burn_name: "metal",
-    },
-    Known {
-        name: "rocm",
-        what: "Burn's own kernels on AMD's GPUs",
-        is_compiled_in: cfg!(feature = "rocm"),
-        way: "just train rocm",
-        build: "rocm",
-        burn_name: "rocm",
-    },
-];
 
 /// Which backend, and which of its devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +65,7 @@ impl Backend {
 
     /// Whether Kindling's fused operations compute on it: they do in f32, where tensors are in the program's own memory.
     pub(crate) fn has_fused_kernels(&self) -> bool {
-        matches!(self.name, "flex" | "ndarray") && self.precision == Precision::F32
+        has_fused_kernels(self.name, self.precision)
     }
 
     /// Whether the same steps give the same bits on it.
@@ -169,17 +73,48 @@ impl Backend {
         matches!(self.name, "flex" | "ndarray")
     }
 
+    /// The machine's memory in bytes, where the backend trains in it and the system tells.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        if matches!(self.name, "flex" | "ndarray" | "libtorch") { machine::memory_bytes() } else { None }
+    }
+
     /// What `chosen` comes to on it, in the words of records.
     pub(crate) fn kernels(&self, chosen: Kernels) -> String {
-        match chosen {
-            Kernels::Auto if self.has_fused_kernels() => format!("fused, {}", Level::best()),
-            Kernels::Auto if self.name.starts_with("libtorch") => "libtorch".to_owned(),
-            Kernels::Auto | Kernels::Composed => Kernels::Composed.to_string(),
+        kernels(self.name, self.precision, chosen)
+    }
+
+    /// How a run computes on it with the kernels that were chosen, as far as it decides bits.
+    pub(crate) fn setup(&self) -> Setup {
+        setup(self.name, self.precision, self.devices.len())
+    }
+
+    /// What a run needs, on these devices with the kernels that were chosen.
+    pub(crate) fn host(
+        &self,
+        interrupter: Interrupter,
+        renderer: MakeRenderer,
+        on_event: OnEvent,
+        program_start: Instant,
+    ) -> Host {
+        Host {
+            devices: self.devices.clone(),
+            largest_tensor: self.largest_tensor,
+            memory: self.memory(),
+            compiles_kernels: self.compiles_kernels,
+            backend: self.name.to_owned(),
+            device_name: self.device_name.clone(),
+            kernels: self.kernels(Kernels::chosen()),
+            instructions: Level::best().to_string(),
+            machine: machine::describe(),
+            interrupter,
+            renderer,
+            on_event,
+            program_start,
         }
     }
 
-    /// The command that goes on with a run.
-    pub(crate) fn way_on(&self, run: &RunDirectory) -> String {
+    /// The command that resumes a run.
+    pub(crate) fn resume_command(&self, run: &RunDirectory) -> String {
         let build = KNOWN.iter().find(|known| known.name == self.name).map_or("cpu", |known| known.build);
         let program = if build == "cpu" { "just".to_owned() } else { format!("just kindling {build}") };
         let server = if self.name == "remote" { format!(" --remote {}", self.device_name) } else { String::new() };
@@ -232,6 +167,11 @@ impl Request {
             )));
         }
         Ok(Self { name: known.name, indices, count, server: server.map(str::to_owned) })
+    }
+
+    /// How a run in `precision` would compute with the kernels that were chosen, as far as it decides bits.
+    pub(crate) fn setup(&self, precision: Precision) -> Setup {
+        setup(self.name, precision, self.count)
     }
 
     /// The variables that the backend's libraries should find, for [`relaunch`](crate::relaunch).
@@ -340,14 +280,20 @@ impl Request {
     }
 }
 
-/// The backend to use where none is asked for.
-pub(crate) fn default_name() -> &'static str {
-    compiled_in().next().map_or("flex", |known| known.name)
+fn has_fused_kernels(backend: &str, precision: Precision) -> bool {
+    matches!(backend, "flex" | "ndarray") && precision == Precision::F32
 }
 
-/// What this build has.
-pub(crate) fn compiled_in() -> impl Iterator<Item = &'static Known> {
-    KNOWN.iter().filter(|known| known.is_compiled_in)
+fn kernels(backend: &str, precision: Precision, chosen: Kernels) -> String {
+    match chosen {
+        Kernels::Auto if has_fused_kernels(backend, precision) => format!("fused, {}", Level::best()),
+        Kernels::Auto if backend.starts_with("libtorch") => "libtorch".to_owned(),
+        Kernels::Auto | Kernels::Composed => Kernels::Composed.to_string(),
+    }
+}
+
+fn setup(backend: &str, precision: Precision, devices: usize) -> Setup {
+    Setup::new(backend, &kernels(backend, precision, Kernels::chosen()), devices, &Level::best().to_string())
 }
 
 fn cpu(name: &'static str, devices: Vec<Device>, simd: Option<&str>) -> Backend {
@@ -414,6 +360,7 @@ mod tests {
         assert_eq!(kernels("libtorch", Precision::F32, Kernels::Composed), "composed");
     }
 
+    #[cfg(feature = "ndarray")]
     #[test]
     fn a_precision_that_a_backend_lacks_is_refused_with_those_it_has() {
         let request = Request::new("ndarray", None, None).unwrap();

@@ -12,16 +12,16 @@ use crate::{
     backend::{self, Backend, Request},
     commands::{Misuse, Outcome},
     machine,
-    output::{notice, print},
+    output::{notice, print, told},
     pytorch::{Opened, PyTorch},
     relaunch, signals,
     workload::{Task, Workload, guarded},
 };
 
-/// What is timed against the others: a backend with its kernels, or a way in which PyTorch computes.
+/// One of those that are compared: a backend with its kernels, or a variant of PyTorch.
 struct Contender {
     name: String,
-    /// In the words of records; PyTorch has its own.
+    /// As in records; none for PyTorch.
     kernels: Option<String>,
     work: Work,
     /// Steps of one timing.
@@ -35,7 +35,7 @@ enum Work {
     PyTorch(Opened),
 }
 
-/// What came of one contender at one task.
+/// The throughput of one contender at one task.
 #[derive(Serialize)]
 struct Measurement {
     model: String,
@@ -43,7 +43,7 @@ struct Measurement {
     batch_size: usize,
     mode: &'static str,
     contender: String,
-    /// Whose operations a backend's layers computed by: `fused, …` or `composed`.
+    /// Operations of a backend's layers: `fused, …` or `composed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     kernels: Option<String>,
     /// Median over the rounds.
@@ -52,12 +52,12 @@ struct Measurement {
     images_per_second_range: [f64; 2],
     rounds: usize,
     steps_per_round: usize,
-    /// Median over the rounds of this contender's speed over PyTorch's eager one, where it took part.
+    /// Median over the rounds of this contender's throughput over that of PyTorch eager, if that was timed.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio_to_pytorch: Option<f64>,
 }
 
-/// Everything that a figure needs to be understood.
+/// The measurements, with what is needed to understand them.
 #[derive(Serialize)]
 struct Report {
     command: String,
@@ -147,7 +147,7 @@ fn open_backends(arguments: &BenchArguments, requests: &[Request]) -> Result<Vec
             Ok(backend) => backends.push(backend),
             // Who names a backend means it; of the others, those that work here.
             Err(error) if !arguments.backends.is_empty() => return Err(error),
-            Err(error) => notice(format_args!("left out: {error:#}")),
+            Err(error) => notice(format_args!("left out: {}", told(&error))),
         }
     }
     Ok(backends)
@@ -178,7 +178,7 @@ fn tasks(arguments: &BenchArguments) -> Vec<Task> {
     tasks
 }
 
-/// Sets up everyone who can do `task`, warm and with the number of steps that a timing needs.
+/// Sets up and warms up those that support `task`, and finds how many steps a timing takes.
 fn make_ready(
     task: &Task,
     arguments: &BenchArguments,
@@ -196,7 +196,7 @@ fn make_ready(
                 let work = Work::Kindling(Box::new(workload));
                 contenders.push(Contender::new(name, Some(backend.kernels(kernels)), work));
             }
-            Err(error) => notice(format_args!("{name}: left out: {error:#}")),
+            Err(error) => notice(format_args!("{name}: left out: {}", told(&error))),
         }
     }
     if let Some(pytorch) = &mut pytorch {
@@ -205,16 +205,13 @@ fn make_ready(
                 Ok(opened) => {
                     contenders.push(Contender::new(format!("pytorch {variant}"), None, Work::PyTorch(opened)));
                 }
-                Err(error) => notice(format_args!("pytorch {variant}: left out: {error:#}")),
+                Err(error) => notice(format_args!("pytorch {variant}: left out: {}", told(&error))),
             }
         }
     }
-    contenders.retain_mut(|contender| match contender.calibrate(arguments.seconds, pytorch.as_deref_mut()) {
-        Ok(()) => true,
-        Err(error) => {
-            notice(format_args!("{}: left out: {error:#}", contender.name));
-            false
-        }
+    contenders.retain_mut(|contender| {
+        let calibrated = contender.calibrate(arguments.seconds, pytorch.as_deref_mut());
+        calibrated.map_err(|error| notice(format_args!("{}: left out: {}", contender.name, told(&error)))).is_ok()
     });
     contenders
 }
@@ -253,14 +250,14 @@ impl Contender {
         Ok(())
     }
 
-    /// Takes its turn; one that fails is left out of the result, and the others go on.
+    /// Times one round; a contender that fails is left out of the results.
     fn time(&mut self, pytorch: Option<&mut PyTorch>) {
         // The threads of the one before still spin for a moment.
         std::thread::sleep(Duration::from_millis(20));
         let steps = self.steps;
         match self.run(steps, pytorch) {
             Ok(duration) => self.seconds.push(duration.as_secs_f64() / steps as f64),
-            Err(error) => notice(format_args!("{}: left out: {error:#}", self.name)),
+            Err(error) => notice(format_args!("{}: left out: {}", self.name, told(&error))),
         }
     }
 }
@@ -365,16 +362,13 @@ fn show(arguments: &BenchArguments, report: &Report) -> Result<()> {
     let about = |things: &BTreeMap<String, String>, between: &str| {
         things.iter().map(|(name, what)| format!("{name}{between}{what}")).collect::<Vec<_>>().join("; ")
     };
-    print("");
     print(format_args!(
-        "Median, slowest and fastest of {} rounds in which all took turns; ratio: median over the rounds of the speed \
-         over PyTorch's eager one. A step reads its loss back; batches are {}; {}.",
+        "\nMedian, slowest and fastest of {} rounds in which all took turns; ratio: median over the rounds of the \
+         throughput over that of PyTorch eager. A step reads its loss back; batches are {}; {}.",
         arguments.repeats, report.batches, report.precision
     ));
-    print("");
-    print(format_args!("`{}`", report.command));
-    print("");
-    print(format_args!("{}; {}", about(&report.versions, " "), about(&report.devices, ": ")));
+    print(format_args!("\n`{}`", report.command));
+    print(format_args!("\n{}; {}", about(&report.versions, " "), about(&report.devices, ": ")));
     Ok(())
 }
 

@@ -33,6 +33,7 @@ pub(crate) fn check(arguments: &CheckArguments) -> Result<Outcome> {
     place.kernels.unwrap_or_default().choose();
     signals::install()?;
     let data = data::load(&config, place.data_dir.as_deref())?;
+    kindling_training::check(&config, &data, &backend.devices, backend.memory())?;
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     let mut show = |result: &CheckResult| {
         if arguments.json {

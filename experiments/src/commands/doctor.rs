@@ -13,10 +13,9 @@ use crate::{
     arguments::{Batches, DoctorArguments, Mode},
     backend::{self, Known, Request},
     commands::Outcome,
-    dashboard::terminal_width,
     machine,
-    output::{notice, print},
-    relaunch, signals,
+    output::{notice, print, told},
+    relaunch, signals, terminal,
     workload::{Task, Workload, guarded, matmul_gflops},
 };
 
@@ -56,13 +55,13 @@ struct BackendFindings {
     is_compiled_in: bool,
     /// The device it opens when none is named.
     device: Option<String>,
-    /// Whose operations its layers compute by: `fused, …` or `composed`, as in records.
+    /// Operations of its layers, as in records: `fused, …` or `composed`.
     kernels: Option<String>,
     matmul_gflops: Option<f64>,
     /// A training step of the model with a batch of 64: forward, backward, update, reading the loss back.
     mlp_step_milliseconds: Option<f64>,
     cnn_step_milliseconds: Option<f64>,
-    /// Why it cannot be used, or the command that brings it.
+    /// Why it cannot be used, or the command that builds it.
     missing: Option<String>,
 }
 
@@ -143,7 +142,7 @@ fn examine(known: &'static Known) -> BackendFindings {
         return findings;
     }
     notice(format_args!("timing {} …", known.name));
-    findings.missing = guarded(|| time(known.name, &mut findings)).err().map(|error| format!("{error:#}"));
+    findings.missing = guarded(|| time(known.name, &mut findings)).err().map(|error| told(&error));
     findings
 }
 
@@ -156,7 +155,7 @@ fn time(name: &str, findings: &mut BackendFindings) -> Result<()> {
     let step = |model| -> Result<f64> {
         let task = Task { model, hidden: None, batch: BATCH, mode: Mode::Train, batches: Batches::Gather };
         let mut workload = Workload::new(&task, device, backend.largest_tensor, Kernels::Auto)?;
-        // The first compiles kernels, the second tunes what the first left.
+        // The first compiles kernels, the second tunes those that the first has not.
         workload.run(2)?;
         let mut steps: Vec<Duration> = Vec::new();
         while steps.len() < 3 || (steps.len() < 9 && steps.iter().sum::<Duration>() < Duration::from_secs(1)) {
@@ -253,17 +252,16 @@ fn show(findings: &Findings) {
         ]
     });
     let header = ["backend", "GFLOP/s", "mlp ms", "cnn ms", "kernels", "device, or what is missing"];
-    print(table(&header, &[1, 2, 3], terminal_width(), rows));
+    print(table(&header, &[1, 2, 3], terminal::width(), rows));
     print(format_args!(
         "GFLOP/s: product of two {MATRIX}x{MATRIX} matrices of f32, the best of 5; ms: a training step with a batch of \
-         {BATCH}, median of 3 to 9; kernels: whose operations the steps take, Kindling's own (fused) or Burn's \
-         (composed)."
+         {BATCH}, median of 3 to 9; kernels: operations of the layers, Kindling's (fused) or Burn's (composed)."
     ));
     print("");
     let KernelFindings { instructions, threads } = &findings.kernels;
     print(format_args!("kernels:   {instructions}, {threads} threads"));
     for adapter in &findings.adapters {
-        let kind = if adapter.is_software { " - no GPU: the CPU computes" } else { "" };
+        let kind = if adapter.is_software { ", a software adapter on the CPU" } else { "" };
         print(format_args!("adapter:   {} ({}){kind}", adapter.name, adapter.driver));
     }
     for gpu in &findings.nvidia_gpus {

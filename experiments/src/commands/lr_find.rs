@@ -9,10 +9,9 @@ use crate::{
     arguments::{ConfigArguments, PlaceArguments},
     backend,
     commands::Outcome,
-    dashboard::terminal_width,
     data, figure,
     output::{notice, print},
-    relaunch, signals,
+    relaunch, signals, terminal,
 };
 
 /// Arguments of `kindling lr-find`.
@@ -52,19 +51,18 @@ pub(crate) fn lr_find(arguments: &LrFindArguments) -> Result<Outcome> {
     place.kernels.unwrap_or_default().choose();
     signals::install()?;
     let data = data::load(&config, place.data_dir.as_deref())?;
+    kindling_training::check(&config, &data, &backend.devices, backend.memory())?;
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     let range = LearningRateRange { start: arguments.start, end: arguments.end, steps: arguments.steps };
     let test = lr_range_test(&config, &data, (&backend.devices[0], backend.largest_tensor), range)
-        .with_context(|| format!("no learning rate can be looked for with {}", config.model))?;
+        .with_context(|| format!("no learning rate can be found for {}", config.model))?;
     let chart = chart(&test);
-    if let Some(path) = &arguments.output {
-        figure::write(&chart, path)?;
-    }
+    let outcome = arguments.output.as_ref().map_or(Outcome::Done, |path| figure::keep(&chart, path));
     if arguments.json {
         print(serde_json::to_string_pretty(&test)?);
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
-    if let Some(width) = terminal_width() {
+    if let Some(width) = terminal::width() {
         print(figure::terminal(&chart, width));
     }
     print(format_args!(
@@ -86,7 +84,7 @@ pub(crate) fn lr_find(arguments: &LrFindArguments) -> Result<Outcome> {
         Some(rate) => format!("suggested learning rate: {rate:.2e} (where the smoothed loss falls most steeply)"),
         None => "no suggestion: the smoothed loss falls nowhere; try another --start, --end, or optimizer".to_owned(),
     });
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 fn chart(test: &RangeTest) -> LineChart {

@@ -3,7 +3,7 @@ use kindling_models::{ModelName, trainable_parameters};
 use kindling_report::{grouped, table};
 use serde_json::json;
 
-use crate::{arguments::ModelsArguments, commands::Outcome, dashboard::terminal_width, output::print};
+use crate::{arguments::ModelsArguments, commands::Outcome, output::print, terminal};
 
 /// `kindling models`
 pub(crate) fn models(arguments: &ModelsArguments) -> Result<Outcome> {
@@ -37,7 +37,7 @@ pub(crate) fn models(arguments: &ModelsArguments) -> Result<Outcome> {
             let parameters = if layer.parameters == 0 { String::new() } else { grouped(layer.parameters) };
             vec![layer.name.clone(), layer.kind.clone(), shape.join(" x "), parameters]
         });
-        print(table(&["layer", "kind", "output", "parameters"], &[3], terminal_width(), rows) + "\n");
+        print(table(&["layer", "kind", "output", "parameters"], &[3], terminal::width(), rows) + "\n");
     }
     print("An image is 1 x 28 x 28 with values in [0, 1]. Other widths: kindling train mlp --hidden 256,128");
     Ok(Outcome::Done)

@@ -16,10 +16,9 @@ use serde_json::{Value, json};
 use crate::{
     backend::{self, Request},
     commands::{Misuse, Outcome},
-    dashboard::terminal_width,
     data, figure,
     output::{notice, print},
-    pictures,
+    pictures, terminal,
 };
 
 /// Pictures in a row of a sheet.
@@ -47,10 +46,10 @@ pub(crate) struct SamplesArguments {
     /// How many images of each class
     #[arg(long, value_name = "N", default_value = "1")]
     per_class: NonZeroUsize,
-    /// Decides which
+    /// Seed of the choice
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
-    /// This very image, by its place in the file from 0; can be repeated
+    /// The image with this index in its file, from 0; can be repeated
     #[arg(long, value_name = "N", conflicts_with_all = ["class", "per_class", "seed"])]
     index: Vec<usize>,
     /// Write the images as a sheet to FILE.svg or FILE.png
@@ -94,8 +93,9 @@ pub(crate) fn samples(arguments: &SamplesArguments) -> Result<Outcome> {
     };
     let indices = chosen(arguments, set, &data.classes)?;
     let shapes = shapes(set, &config)?;
-    if let Some(path) = &arguments.output {
-        figure::write(&sheet_of(set, &data.classes, &indices), path)?;
+    let written = |path| figure::keep(&sheet_of(set, &data.classes, &indices), path);
+    let outcome = arguments.output.as_deref().map_or(Outcome::Done, written);
+    if let (Some(path), Outcome::Done) = (&arguments.output, outcome) {
         notice(format_args!("{} images in {}", indices.len(), path.display()));
     }
     if arguments.json {
@@ -108,18 +108,18 @@ pub(crate) fn samples(arguments: &SamplesArguments) -> Result<Outcome> {
             "shapes": shapes,
             "images": images.collect::<Vec<_>>(),
         }))?);
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
     let (train, test) = (grouped(data.train.count()), grouped(data.test.count()));
     print(format_args!("{}: {train} images to train on, {test} to test, {} classes", data.name, data.classes.len()));
     print(format_args!("an image          {:?}", shapes.image));
     print(format_args!("a batch           {:?}", shapes.batch));
     print(format_args!("a batch's targets {:?}\n", shapes.targets));
-    match terminal_width() {
+    match terminal::width().filter(|_| terminal::has_escapes()) {
         Some(columns) => draw(set, &data.classes, &indices, columns.into())?,
         None => print(list(set, &data.classes, &indices)),
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 /// `per_class` training images of each class, which `seed` alone decides, class after class.
@@ -217,7 +217,7 @@ fn draw(set: &ImageSet, classes: &[String], indices: &[usize], columns: usize) -
     Ok(())
 }
 
-/// The images as a table, where there is no terminal to draw them on.
+/// The images as a table, where there is no terminal that can show them.
 fn list(set: &ImageSet, classes: &[String], indices: &[usize]) -> String {
     let rows = indices.iter().map(|&index| {
         let label = set.labels()[index];

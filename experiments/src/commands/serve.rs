@@ -30,7 +30,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
     let backend = request.open(Precision::F32)?;
     let address = arguments.listen;
     let listener = TcpListener::bind(address)
-        .with_context(|| format!("--listen: {address} cannot be listened on (another port: --listen HOST:PORT)"))?;
+        .with_context(|| format!("--listen: cannot listen on {address} (another port: --listen HOST:PORT)"))?;
     let address = listener.local_addr()?;
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     if let Some(advice) = &backend.advice {
@@ -38,8 +38,8 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
     }
     if !address.ip().is_loopback() {
         notice(format_args!(
-            "warning: {address} can be reached from other machines, and nothing asks who they are: whoever reaches it \
-             can use this machine; nothing is encrypted either"
+            "warning: {address} can be reached from other machines: there is neither authentication nor encryption, \
+             and anyone who reaches it can use this machine"
         ));
     }
     notice(format_args!("serving at ws://{address}; train on it with:"));
@@ -50,7 +50,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Serves until the program is told to end.
+/// Serves until the program ends.
 #[cfg(feature = "remote")]
 fn run(devices: Vec<burn::tensor::Device>, listener: TcpListener) -> Result<()> {
     use burn::server::{AuthorizationRequest, RemoteServer, WebSocketTransport};

@@ -2,16 +2,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use burn::train::Interrupter;
-use kindling_kernels::Kernels;
 use kindling_record::{RunDirectory, RunRecord, RunStatus};
 use kindling_report::summary;
-use kindling_training::{Event, Host, TrainingError};
+use kindling_training::{Event, Host, MakeRenderer, OnEvent, TrainingError};
 
 use crate::{
     arguments::{HostArguments, TrainArguments},
     backend::{self, Backend},
     commands::Outcome,
-    dashboard, data, log_file, machine,
+    dashboard, data, log_file,
     output::{notice, print},
     progress::Progress,
     relaunch, signals,
@@ -30,7 +29,7 @@ pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome
     host.place.kernels.unwrap_or_default().choose();
     signals::install()?;
     let data = data::load(&config, host.place.data_dir.as_deref())?;
-    kindling_training::check(&config, &data, &backend.devices)?;
+    kindling_training::check(&config, &data, &backend.devices, backend.memory())?;
     let directory = RunDirectory::create(&host.place.runs_dir.path, &name)?;
     run_and_tell(&directory, &host, backend, shows_dashboard, start, |host| {
         kindling_training::train(&config, &data, &directory, host)
@@ -47,8 +46,7 @@ pub(crate) fn run_and_tell(
     training: impl FnOnce(Host) -> Result<RunRecord, TrainingError>,
 ) -> Result<Outcome> {
     log_file::open(&directory.log())?;
-    let way_on = backend.way_on(directory);
-    let kernels = backend.kernels(Kernels::chosen());
+    let resume = backend.resume_command(directory);
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     if let Some(advice) = &backend.advice {
         notice(advice);
@@ -57,34 +55,34 @@ pub(crate) fn run_and_tell(
     let interrupter = Interrupter::new();
     signals::stop_gently(&interrupter);
     let progress = Progress::new();
-    let lines = progress.clone();
-    let stop = interrupter.clone();
-    let outcome = training(Host {
-        devices: backend.devices,
-        largest_tensor: backend.largest_tensor,
-        compiles_kernels: backend.compiles_kernels,
-        backend: backend.name.to_owned(),
-        device_name: backend.device_name,
-        kernels,
-        machine: machine::describe(),
-        interrupter,
-        renderer: Box::new(
-            move |epochs| {
-                if shows_dashboard { dashboard::start(stop, epochs) } else { Box::new(progress) }
-            },
-        ),
-        on_event: Box::new(move |event| match event {
-            Event::Compiling => lines.start_compiling(),
-            Event::Compiled { seconds } => lines.finish_compiling(seconds),
-            Event::Epoch { record, epochs } if !shows_dashboard => lines.show_epoch(record, epochs),
-            Event::Epoch { .. } => {}
-        }),
-        program_start: start,
+    let (lines, stop, left) = (progress.clone(), interrupter.clone(), format!("interrupted; resume with: {resume}"));
+    let renderer: MakeRenderer = {
+        let interrupter = interrupter.clone();
+        Box::new(move |epochs| if shows_dashboard { dashboard::start(interrupter, epochs) } else { Box::new(progress) })
+    };
+    let on_event: OnEvent = Box::new(move |event| match event {
+        Event::DamagedCheckpoint { path, message, instead } => {
+            notice(format_args!("{}: {message}; resuming from {}", path.display(), instead.display()));
+        }
+        Event::Compiling => {
+            // A kernel that is being compiled cannot be stopped, and no step is lost.
+            signals::leave_at_once(Some(left.clone()));
+            lines.start_compiling();
+        }
+        Event::WarmUp { model, images, training } => lines.warm_up(model, images, training),
+        Event::Compiled { seconds } => {
+            signals::stop_gently(&stop);
+            lines.finish_compiling(seconds);
+        }
+        Event::Epoch { record, epochs } if !shows_dashboard => lines.show_epoch(record, epochs),
+        Event::Step { .. } | Event::Epoch { .. } => {}
     });
+    let outcome = training(backend.host(interrupter, renderer, on_event, start));
     dashboard::restore_terminal();
-    if outcome.is_err() && directory.checkpoints().join("index.json").exists() {
+    let is_lost = matches!(outcome, Err(TrainingError::NoCheckpoint { .. }));
+    if outcome.is_err() && !is_lost && directory.checkpoints().join("index.json").exists() {
         notice(format_args!(
-            "the run's last checkpoint is kept; go on with: {way_on}  (on another backend: --backend flex)"
+            "the run's last checkpoint is kept; resume with: {resume}  (on another backend: --backend flex)"
         ));
     }
     let record = outcome.with_context(|| format!("run {} failed", directory.id()))?;
@@ -93,7 +91,7 @@ pub(crate) fn run_and_tell(
     Ok(match record.status {
         RunStatus::Interrupted => {
             notice(format_args!(
-                "interrupted; go on with: {way_on}  (or: kindling resume {})",
+                "interrupted; resume with: {resume}  (or: kindling resume {})",
                 directory.path().display()
             ));
             Outcome::Interrupted
