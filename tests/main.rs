@@ -5,10 +5,13 @@
 
 mod backends;
 mod golden;
+mod inputs;
+mod messages;
 mod program;
 #[cfg(feature = "remote")]
 mod remote;
 mod resume;
+mod runs;
 mod terminal;
 mod training;
 mod workflow;

@@ -1,224 +1,204 @@
-//! Runs that are stopped, killed and gone on with end as if nothing had happened.
+//! Runs that were killed, stopped and damaged end as if nothing had happened. The crate `training` proves the same for
+//! every place where a run can be stopped; here it is the program's turn.
 
 use std::{
-    fs,
-    io::Read,
+    env, fs,
+    io::{BufRead, BufReader},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{self, Child, ChildStderr, Command, Stdio},
+    sync::LazyLock,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use kindling_record::{RunDirectory, read_steps};
+use burn::{tensor::Device, train::Interrupter};
+use kindling_data::{ImageData, synthetic};
+use kindling_record::{MachineRecord, RunDirectory, RunRecord, RunStatus};
+use kindling_training::{Event, Host, Phase, Settings, Silent, resume, train};
 
 use crate::program::{command, kindling, only_run, record, text};
 
-/// Long enough to be caught in the middle: batch norm, momentum and a schedule all have state to lose.
-const TRAIN: [&str; 18] = [
-    "train",
-    "cnn",
-    "--dataset",
-    "synthetic",
-    "--epochs",
-    "3",
-    "--limit-batches",
-    "25",
-    "--batch-size",
-    "16",
-    "--optimizer",
-    "momentum",
-    "--schedule",
-    "cosine",
-    "--clip-norm",
-    "1",
-    "--label-smoothing",
-    "0.1",
-];
+static SHAPES: LazyLock<ImageData> = LazyLock::new(synthetic::draw);
 
-fn weights(run: &Path) -> Vec<u8> {
-    fs::read(run.join("model.safetensors")).unwrap()
-}
+/// Six batches in each of four epochs: moments and a schedule are state to lose, and augmentations a place.
+const CONFIG: &str = r#"{
+    "model": "mlp", "hidden": [16, 8], "dataset": "synthetic", "epochs": 4, "limit_batches": 6, "batch_size": 16,
+    "optimizer": "momentum", "schedule": "cosine", "augment": ["shift", "flip", "erase"], "gradient_steps": 10
+}"#;
 
-fn start(directory: &Path, arguments: &[&str]) -> Child {
-    command(directory, arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// Waits until the run in `directory` has written something, and returns it.
-fn wait_for_run(directory: &Path) -> PathBuf {
-    let deadline = Instant::now() + Duration::from_mins(1);
-    while Instant::now() < deadline {
-        let runs = fs::read_dir(directory.join("runs")).into_iter().flatten();
-        if let Some(run) = runs.map(|entry| entry.unwrap().path()).find(|run| run.join("run.json").exists()) {
-            return run;
-        }
-        thread::sleep(Duration::from_millis(5));
+/// Trains in this process, on one device of a backend, and does `after_step` after each training step; their number and
+/// what stops the run are its arguments.
+fn host((backend, device): (&str, Device), mut after_step: impl FnMut(usize, &Interrupter) + 'static) -> Host {
+    let interrupter = Interrupter::new();
+    let stop = interrupter.clone();
+    let mut steps = 0;
+    Host {
+        devices: vec![device],
+        largest_tensor: None,
+        memory: None,
+        compiles_kernels: false,
+        backend: backend.to_owned(),
+        device_name: "this process".to_owned(),
+        kernels: format!("fused, {}", kindling_kernels::Level::best()),
+        instructions: kindling_kernels::Level::best().to_string(),
+        machine: MachineRecord { platform: "linux".to_owned(), processor: None, threads: 1 },
+        interrupter,
+        renderer: Box::new(|_| Box::new(Silent)),
+        on_event: Box::new(move |event| {
+            if let Event::Step { phase: Phase::Train } = event {
+                steps += 1;
+                after_step(steps, &stop);
+            }
+        }),
+        program_start: Instant::now(),
     }
-    panic!("no run appeared");
 }
 
-fn signal(child: &Child, name: &str) {
-    let sent = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
+/// Begins a run in `runs`, in this process and on a device of a backend, and stops it after so many steps.
+pub(crate) fn stopped_run(runs: &Path, config: &str, place: (&str, Device), steps: usize) -> PathBuf {
+    let config = Settings::from_json(config).unwrap().resolve().unwrap();
+    let directory = RunDirectory::create(runs, "mlp").unwrap();
+    let host = host(place, move |step, interrupter| {
+        if step == steps {
+            interrupter.stop(None);
+        }
+    });
+    let record = train(&config, &SHAPES, &directory, host).unwrap();
+    assert_eq!(record.status, RunStatus::Interrupted);
+    directory.path().to_path_buf()
 }
 
-/// A run that nobody stops.
-fn uninterrupted(place: &Path, arguments: &[&str]) -> PathBuf {
-    let output = kindling(place, &[arguments, &["--runs-dir", "whole/runs"]].concat());
+/// A run of [`CONFIG`] that the program trains to its end.
+fn whole(place: &Path) -> PathBuf {
+    fs::write(place.join("config.json"), CONFIG).unwrap();
+    let output = kindling(place, &["train", "--config", "config.json", "--runs-dir", "whole/runs"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     only_run(&place.join("whole"))
 }
 
-/// Which checkpoints a run has: changes with every one.
-fn checkpoints(run: &Path) -> Option<String> {
-    fs::read_to_string(run.join("checkpoints/index.json")).ok()
-}
-
-/// Waits until `child` has written a checkpoint since `before`; it must still be training then.
-fn wait_for_checkpoint(child: &mut Child, run: &Path, before: Option<&str>) {
-    let deadline = Instant::now() + Duration::from_mins(1);
-    while checkpoints(run).as_deref() == before {
-        assert!(Instant::now() < deadline, "no checkpoint appeared");
-        thread::sleep(Duration::from_millis(2));
+/// Whether two runs have the same weights and the same steps, to the bit.
+fn check_same(run: &Path, whole: &Path) {
+    for file in ["model.safetensors", "steps.jsonl"] {
+        assert!(fs::read(run.join(file)).unwrap() == fs::read(whole.join(file)).unwrap(), "{file}");
     }
-    assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
+    assert_eq!(record(run).test, record(whole).test);
 }
 
-#[test]
-fn a_run_stopped_by_a_signal_resumes_to_the_same_bits() {
-    for backend in ["flex", "ndarray"] {
-        let place = tempfile::tempdir().unwrap();
-        let mut arguments = TRAIN.to_vec();
-        arguments[1] = "cnn";
-        (arguments[5], arguments[7]) = ("10", "40");
-        arguments.extend(["--backend", backend, "--augment", "shift,flip,erase", "--gradient-steps", "1000"]);
-        let whole = uninterrupted(place.path(), &arguments);
-
-        let mut child = start(place.path(), &arguments);
-        let run = wait_for_run(place.path());
-        wait_for_checkpoint(&mut child, &run, None);
-        thread::sleep(Duration::from_millis(20));
-        signal(&child, "-TERM");
-        let mut stderr = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(130), "{stderr}");
-        let id = run.file_name().unwrap().to_str().unwrap().to_owned();
-        assert!(stderr.contains(&format!("kindling resume runs/{id}")), "{stderr}");
-        assert_eq!(record(&run).status.to_string(), "interrupted");
-        assert!(record(&run).epochs.len() < 10);
-
-        let resumed = kindling(place.path(), &["resume", &id]);
-        assert!(resumed.status.success(), "{}", text(&resumed.stderr));
-        assert!(weights(&run) == weights(&whole), "{backend}");
-        assert_eq!(record(&run).test, record(&whole).test);
-        assert_eq!(record(&run).parts.len(), 2);
-        // Batch norm's running statistics forget within a few epochs: what they lost shows in valid losses only.
-        let losses = |run: &Path| {
-            record(run).epochs.iter().map(|epoch| (epoch.train_loss, epoch.valid_loss)).collect::<Vec<_>>()
-        };
-        assert_eq!(losses(&run), losses(&whole));
-        assert!(read_steps(&run.join("steps.jsonl")).unwrap() == read_steps(&whole.join("steps.jsonl")).unwrap());
-    }
+/// A program that is training and has finished an epoch since it was started.
+pub(crate) struct Training {
+    child: Child,
+    lines: BufReader<ChildStderr>,
 }
 
-#[test]
-fn a_run_killed_ten_times_ends_with_the_same_bits() {
-    for optimizer in ["momentum", "muon"] {
-        let place = tempfile::tempdir().unwrap();
-        let mut arguments = TRAIN.to_vec();
-        (arguments[1], arguments[5], arguments[7], arguments[11]) = ("mlp", "60", "60", optimizer);
-        arguments.extend(["--hidden", "64,32,64"]);
-        let whole = uninterrupted(place.path(), &arguments);
-
-        let mut child = start(place.path(), &arguments);
-        let run = wait_for_run(place.path());
-        let id = run.file_name().unwrap().to_str().unwrap().to_owned();
-        let mut before = None;
-        for kill in 0..10 {
-            wait_for_checkpoint(&mut child, &run, before.as_deref());
-            // Moments without a pattern that training could fall into step with.
-            thread::sleep(Duration::from_millis(kill * 7 % 23));
-            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
-            child.kill().unwrap();
-            child.wait().unwrap();
-            before = checkpoints(&run);
-            child = start(place.path(), &["resume", &id]);
+impl Training {
+    pub(crate) fn start(place: &Path, arguments: &[&str]) -> Self {
+        let mut child = command(place, arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("epoch ") {
+            line.clear();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "it ended before its first epoch did");
         }
-        assert!(child.wait().unwrap().success());
-        assert!(weights(&run) == weights(&whole), "{optimizer}");
-        assert!(read_steps(&run.join("steps.jsonl")).unwrap() == read_steps(&whole.join("steps.jsonl")).unwrap());
-        assert_eq!(record(&run).parts.len(), 11);
-        let left: Vec<_> = fs::read_dir(run.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert!(left.len() <= 3, "the index, the latest and the best: {left:?}");
+        Self { child, lines }
+    }
+
+    /// Sends it a signal, as in `-TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// Its exit code, and what else it said.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        let said = self.lines.lines().map(Result::unwrap).collect::<Vec<_>>().join("\n");
+        (self.child.wait().unwrap().code(), said)
     }
 }
 
 #[test]
-fn a_run_goes_on_with_the_kernels_it_was_begun_with() {
+fn a_killed_run_is_listed_as_interrupted_and_resumes_to_the_same_bits() {
+    /// Where the process that kills itself trains, and after how many steps it does.
+    const PLACE: &str = "KINDLING_TEST_PLACE";
+    const STEPS: &str = "KINDLING_TEST_STEPS";
+    const SELF: &str = "resume::a_killed_run_is_listed_as_interrupted_and_resumes_to_the_same_bits";
+    if let (Some(runs), Some(steps)) = (env::var_os(PLACE), env::var_os(STEPS)) {
+        let steps: usize = steps.to_str().unwrap().parse().unwrap();
+        let host = host(("flex", Device::flex()), move |step, _| {
+            if step == steps {
+                Command::new("kill").args(["-KILL", &process::id().to_string()]).status().unwrap();
+                // It may take an instant.
+                thread::park();
+            }
+        });
+        let runs = Path::new(&runs);
+        let died = match RunDirectory::find(runs, "mlp") {
+            Ok(directory) => resume(&SHAPES, &directory, host),
+            Err(_) => {
+                let config = Settings::from_json(CONFIG).unwrap().resolve().unwrap();
+                train(&config, &SHAPES, &RunDirectory::create(runs, "mlp").unwrap(), host)
+            }
+        };
+        panic!("it should have died: {died:?}");
+    }
+
     let place = tempfile::tempdir().unwrap();
-    let mut arguments = TRAIN.to_vec();
-    (arguments[1], arguments[5]) = ("mlp", "20");
-    arguments.extend(["--hidden", "32", "--kernels", "composed"]);
-    let whole = uninterrupted(place.path(), &arguments);
-    let mut child = start(place.path(), &arguments);
-    let run = wait_for_run(place.path());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(record(&run).status.to_string(), "running", "it ended before it was killed");
+    // Before the first checkpoint, in the second epoch and in the third.
+    for steps in [4, 9, 8] {
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", SELF]).env(PLACE, place.path().join("runs")).env(STEPS, steps.to_string());
+        let output = child.output().unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{}", text(&output.stdout));
+    }
+    let run = only_run(place.path());
+    assert_eq!(record(&run).status, RunStatus::Running, "nobody was left to write another");
+    assert!(text(&kindling(place.path(), &["runs"]).stdout).contains("interrupted"));
+
     let resumed = kindling(place.path(), &["resume", "mlp"]);
     assert!(resumed.status.success(), "{}", text(&resumed.stderr));
-    let parts: Vec<_> = record(&run).parts.into_iter().map(|part| part.kernels).collect();
-    assert_eq!(parts, ["composed", "composed"]);
-    assert!(weights(&run) == weights(&whole));
-}
-
-#[test]
-fn a_run_whose_checkpoints_are_gone_is_not_gone_on_with() {
-    let place = tempfile::tempdir().unwrap();
-    let mut child = start(place.path(), &TRAIN);
-    let run = wait_for_run(place.path());
-    while record(&run).epochs.is_empty() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
-        thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    fs::remove_dir_all(run.join("checkpoints")).unwrap();
-    let refused = kindling(place.path(), &["resume", "cnn"]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("expected a checkpoint of the"), "{}", text(&refused.stderr));
-}
-
-#[test]
-fn a_dead_run_is_listed_as_interrupted_and_a_finished_one_has_nothing_to_resume() {
-    let place = tempfile::tempdir().unwrap();
-    let mut child = start(place.path(), &TRAIN);
-    let run = wait_for_run(place.path());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(record(&run).status.to_string(), "running", "nobody was left to write another");
-    let listed = text(&kindling(place.path(), &["runs"]).stdout);
-    assert!(listed.contains("interrupted"), "{listed}");
-
-    assert!(kindling(place.path(), &["resume", "cnn"]).status.success());
+    check_same(&run, &whole(place.path()));
     let before = fs::read(run.join("run.json")).unwrap();
-    let again = kindling(place.path(), &["resume", "cnn"]);
+    let again = kindling(place.path(), &["resume", "mlp"]);
     assert!(again.status.success());
-    assert!(text(&again.stderr).contains("is finished: there is nothing to resume"));
+    assert!(text(&again.stderr).contains("is finished: there is nothing to resume"), "{}", text(&again.stderr));
     assert!(fs::read(run.join("run.json")).unwrap() == before);
+}
+
+#[test]
+fn a_signal_stops_a_run_which_resumes_with_its_kernels() {
+    let place = tempfile::tempdir().unwrap();
+    // So many epochs that it never ends by itself, however fast the machine is.
+    let arguments = ["train", "mlp", "--hidden", "8", "--dataset", "synthetic", "--limit-batches", "2"];
+    let arguments = [&arguments[..], &["--epochs", "1000000", "--kernels", "composed"]].concat();
+    let stopped = |arguments: &[&str], signal: &str| -> RunRecord {
+        let training = Training::start(place.path(), arguments);
+        training.signal(signal);
+        let (code, said) = training.end();
+        assert_eq!(code, Some(130), "{said}");
+        let run = only_run(place.path());
+        let id = run.file_name().unwrap().to_str().unwrap();
+        assert!(said.contains(&format!("resume runs/{id}")), "{said}");
+        let record = record(&run);
+        assert_eq!(record.status, RunStatus::Interrupted);
+        assert!(run.join("checkpoints/index.json").exists());
+        record
+    };
+    let first = stopped(&arguments, "-TERM");
+    let second = stopped(&["resume", "mlp"], "-INT");
+    assert!(second.epochs.len() > first.epochs.len() && second.epochs[..first.epochs.len()] == first.epochs);
+    let kernels: Vec<_> = second.parts.iter().map(|part| part.kernels.as_str()).collect();
+    assert_eq!(kernels, ["composed", "composed"]);
 }
 
 #[test]
 fn a_run_that_another_process_writes_is_left_alone() {
     let place = tempfile::tempdir().unwrap();
-    let mut child = start(place.path(), &TRAIN);
-    let run = wait_for_run(place.path());
-    // The test holds the lock, so that the moment does not matter.
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let directory = RunDirectory::find(&place.path().join("runs"), "cnn").unwrap();
+    let run = stopped_run(&place.path().join("runs"), CONFIG, ("flex", Device::flex()), 1);
+    let directory = RunDirectory::find(&place.path().join("runs"), "mlp").unwrap();
+    // The test is the other process.
     let _lock = directory.lock().unwrap();
+    directory.write_record(&RunRecord { status: RunStatus::Running, ..record(&run) }).unwrap();
     let before = fs::read(run.join("run.json")).unwrap();
-    let refused = kindling(place.path(), &["resume", "cnn"]);
+    let refused = kindling(place.path(), &["resume", "mlp"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("another process is writing this run"), "{}", text(&refused.stderr));
     assert!(fs::read(run.join("run.json")).unwrap() == before);
@@ -226,23 +206,31 @@ fn a_run_that_another_process_writes_is_left_alone() {
 }
 
 #[test]
-fn a_checkpoint_that_is_damaged_is_an_error_that_names_it() {
+fn a_damaged_checkpoint_is_told_and_passed_over_and_without_a_whole_one_it_is_said_what_to_do() {
     let place = tempfile::tempdir().unwrap();
-    let mut child = start(place.path(), &TRAIN);
-    let run = wait_for_run(place.path());
-    let index = run.join("checkpoints/index.json");
-    while !index.exists() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before its first checkpoint");
-        thread::sleep(Duration::from_millis(5));
+    // In the third epoch.
+    let run = stopped_run(&place.path().join("runs"), CONFIG, ("flex", Device::flex()), 14);
+    let model = |checkpoint: &str| run.join("checkpoints").join(checkpoint).join("model.bpk");
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(run.join("checkpoints/index.json")).unwrap()).unwrap();
+    let latest = model(index["latest"].as_str().unwrap());
+    let bytes = fs::read(&latest).unwrap();
+    fs::write(&latest, &bytes[..bytes.len() / 2]).unwrap();
+    let resumed = kindling(place.path(), &["resume", "mlp"]);
+    let said = text(&resumed.stderr);
+    assert!(resumed.status.success(), "{said}");
+    assert!(said.contains("model.bpk: expected CRC-32 ") && said.contains("resuming from "), "{said}");
+    check_same(&run, &whole(place.path()));
+
+    let run = stopped_run(&place.path().join("lost/runs"), CONFIG, ("flex", Device::flex()), 14);
+    for checkpoint in fs::read_dir(run.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path()) {
+        if checkpoint.is_dir() {
+            fs::remove_file(checkpoint.join("state.json")).unwrap();
+        }
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(record(&run).status.to_string(), "running", "it ended before it was killed");
-    let latest = serde_json::from_slice::<serde_json::Value>(&fs::read(&index).unwrap()).unwrap();
-    let model = run.join("checkpoints").join(latest["latest"].as_str().unwrap()).join("model.bpk");
-    let bytes = fs::read(&model).unwrap();
-    fs::write(&model, &bytes[..bytes.len() / 2]).unwrap();
-    let refused = kindling(place.path(), &["resume", "cnn"]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("model.bpk"), "{}", text(&refused.stderr));
+    let refused = kindling(place.path(), &["resume", run.to_str().unwrap()]);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let advice = format!("kindling train --config {}", run.join("run.json").display());
+    assert!(said.contains("state.json") && said.contains(&advice) && !said.contains("is kept"), "{said}");
 }

@@ -13,7 +13,7 @@ use kindling_training::{Classifier, OptimizerName, Settings, init_optimizer};
 
 use crate::{
     backends::{check_losses, losses},
-    program::{in_workspace, kindling, only_run, only_run_in, record, text},
+    program::{FUSED, in_workspace, kindling, only_run, only_run_in, record, text},
 };
 
 #[test]
@@ -60,7 +60,7 @@ fn an_mlp_reaches_0_76_after_one_epoch_of_fashion_mnist_in_file_order() {
 
 #[test]
 fn fused_and_composed_kernels_differ_by_rounding_alone_and_the_record_says_which() {
-    for backend in ["flex", "ndarray"] {
+    for &backend in FUSED {
         let place = tempfile::tempdir().unwrap();
         let trained = |kernels: &str| {
             let arguments = [

@@ -6,7 +6,7 @@
 Writes, beside this file, for a small MLP and small CNNs of two and three blocks: `<name>.start.safetensors`, the weights before training, and
 `<name>.json`, with images and targets of 20 batches, logits and gradients of the first batch in training mode, logits
 in evaluation mode before and after training, the losses of 20 SGD steps, and the running statistics at the end; and
-`variants.json`, the losses of 20 steps of the small MLP with sgd, momentum, adam and adamw and with what changes the objective.
+`variants.json`, the losses of 20 steps of the small MLP with sgd, momentum, adam, adamw and muon and with what changes the objective.
 """
 
 import json
@@ -110,6 +110,62 @@ def golden(name, network):
     (HERE / f"{name}.json").write_text(json.dumps(document, separators=(",", ":")) + "\n")
 
 
+class Muon(torch.optim.Optimizer):
+    """Jordan's Muon, https://kellerjordan.github.io/posts/muon/: SGD with Nesterov momentum whose updates are made
+    orthogonal by five steps of a quintic Newton-Schulz iteration, with decoupled weight decay, and with the learning
+    rate scaled by 0.2 sqrt(max(rows, columns)) as in Moonshot's "Muon is Scalable for LLM Training",
+    https://arxiv.org/abs/2502.16982. The decay takes the learning rate unscaled.
+
+    Written out here because torch.optim.Muon runs its iteration in bfloat16."""
+
+    def __init__(self, matrices, lr, momentum, weight_decay):
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @staticmethod
+    def orthogonal(update):
+        x = update.T if update.shape[0] > update.shape[1] else update
+        x = x / x.norm().clamp_min(1e-7)
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+        return x.T if update.shape[0] > update.shape[1] else x
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for matrix in group["params"]:
+                gradient, state = matrix.grad, self.state[matrix]
+                state["velocity"] = gradient + momentum * state["velocity"] if state else gradient.clone()
+                update = self.orthogonal(gradient + momentum * state["velocity"])
+                matrix.mul_(1 - rate * group["weight_decay"])
+                matrix.sub_(rate * 0.2 * max(matrix.shape) ** 0.5 * update)
+
+
+class Both:
+    """Two optimizers that share a network's parameters."""
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+
+    def zero_grad(self):
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def step(self):
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def muon(parameters, lr, adamw_lr):
+    """Muon for the matrices between the first and the last layer, AdamW for everything else."""
+    parameters = list(parameters)  # weight and bias of each layer in turn
+    hidden = [parameter for parameter in parameters[2:-2] if parameter.dim() == 2]
+    others = [parameter for parameter in parameters if not any(parameter is matrix for matrix in hidden)]
+    matrices = Muon(hidden, lr=lr, momentum=0.95, weight_decay=0.01)
+    return Both(matrices, torch.optim.AdamW(others, lr=adamw_lr, weight_decay=0.01))
+
+
 def variants():
     """Losses of the MLP on the batches of mlp.json; the keys of `config` are Kindling's."""
     document = json.loads((HERE / "mlp.json").read_text())
@@ -125,6 +181,7 @@ def variants():
         ({"optimizer": "adamw", "learning_rate": 0.01}, lambda p: optim.AdamW(p, lr=0.01)),
         ({"label_smoothing": 0.2}, lambda p: optim.SGD(p, lr=0.1)),
         ({"clip_norm": 0.05}, lambda p: optim.SGD(p, lr=0.1)),
+        ({"optimizer": "muon", "learning_rate": 0.1, "adamw_learning_rate": 0.01}, lambda p: muon(p, 0.1, 0.01)),
     ]
     results = []
     for config, make_optimizer in rows:

@@ -8,12 +8,16 @@
 #![recursion_limit = "512"]
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, missing_docs)]
 
+// Their tests belong to the program.
 #[path = "../src/output.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod output;
 #[path = "../src/progress.rs"]
 #[allow(dead_code)]
 mod progress;
+#[path = "../src/terminal.rs"]
+#[allow(dead_code)]
+mod terminal;
 
 use std::time::Instant;
 
@@ -93,10 +97,12 @@ fn training(config: &ExperimentConfig, data: &ImageData, device: &Device, runs: 
     let host = Host {
         devices: vec![device.clone()],
         largest_tensor: None,
+        memory: None,
         compiles_kernels: false,
         backend: "flex".to_owned(),
         device_name: String::new(),
         kernels: String::new(),
+        instructions: String::new(),
         machine,
         interrupter: Interrupter::new(),
         renderer: Box::new(|_| Box::new(progress::Progress::new()) as Box<dyn MetricsRenderer>),

@@ -87,7 +87,7 @@ impl CnnConfig {
     /// Numbers that the last block leaves for the linear layers.
     fn features(&self, shape: ImageShape) -> usize {
         let halved = |side: usize| self.channels.iter().fold(side, |side, _| side / 2);
-        self.channels.last().map_or(0, |channels| channels * halved(shape.height) * halved(shape.width))
+        self.channels.last().map_or(0, |channels| channels.saturating_mul(halved(shape.height) * halved(shape.width)))
     }
 }
 

@@ -23,8 +23,8 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<usize>>,
 }
 
-/// Evaluates `network`, which must be on a device without autodiff, on one epoch of `loader`; gives nothing if
-/// `should_stop` says so before the end.
+/// Evaluates `network`, which must be on a device without autodiff, on one epoch of `loader`; returns nothing if
+/// `should_stop`, called after each batch, says so.
 ///
 /// # Errors
 /// When the data or the device fails.
@@ -32,7 +32,7 @@ pub fn evaluate(
     network: &Network,
     loader: &dyn DataLoader<ImageBatch>,
     classes: usize,
-    should_stop: &dyn Fn() -> bool,
+    should_stop: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Evaluation>, TrainingError> {
     let seen = look(network, loader, should_stop, &mut |_| Ok(()))?;
     Ok(seen.map(|seen| seen.evaluation(classes)))
@@ -48,7 +48,7 @@ pub(crate) fn evaluate_each(
     classes: usize,
 ) -> Result<(Evaluation, Vec<Prediction>), TrainingError> {
     let mut confidences: Vec<f32> = Vec::new();
-    let seen = look(network, loader, &|| false, &mut |logits| {
+    let seen = look(network, loader, &mut || false, &mut |logits| {
         // In f32 as the loss: a half type would leave three digits.
         let largest = softmax(logits.clone().cast(FloatDType::F32), 1).max_dim(1); // [batch, 1]
         confidences.extend(largest.try_into_data().map_err(TrainingError::backend)?.iter::<f32>());
@@ -82,14 +82,11 @@ impl Seen {
 fn look(
     network: &Network,
     loader: &dyn DataLoader<ImageBatch>,
-    should_stop: &dyn Fn() -> bool,
+    should_stop: &mut dyn FnMut() -> bool,
     see: &mut dyn FnMut(&Tensor<2>) -> Result<(), TrainingError>,
 ) -> Result<Option<Seen>, TrainingError> {
     let mut seen = Seen { loss_sum: 0.0, pairs: Vec::with_capacity(loader.num_items()) };
     for batch in loader.iter() {
-        if should_stop() {
-            return Ok(None);
-        }
         let batch = batch.map_err(TrainingError::backend)?;
         let logits = network.forward(batch.images); // [batch, classes]
         let losses = cross_entropy(logits.clone(), batch.targets.clone(), 0.0).sum(); // [1]
@@ -101,6 +98,9 @@ fn look(
         // What is no class at all is counted nowhere.
         let class = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
         seen.pairs.extend(targets.iter::<i64>().map(class).zip(predicted.iter::<i64>().map(class)));
+        if should_stop() {
+            return Ok(None);
+        }
     }
     Ok(Some(seen))
 }
@@ -128,7 +128,7 @@ mod tests {
         let images = synthetic::draw().test.select(&(0..65).collect::<Vec<_>>());
         let split = DeviceSplit::new(&images, Normalization::default(), &device, None);
         let loader = BatchLoader::new(split, 16, Order::File, &device);
-        let plain = evaluate(&network, &loader, 10, &|| false).unwrap().unwrap();
+        let plain = evaluate(&network, &loader, 10, &mut || false).unwrap().unwrap();
         let (kept, predictions) = evaluate_each(&network, &loader, 10).unwrap();
         assert_eq!(plain, kept);
         assert_eq!(plain.confusion.iter().flatten().sum::<usize>(), 65);
@@ -148,11 +148,19 @@ mod tests {
     }
 
     #[test]
-    fn an_evaluation_that_is_told_to_stop_gives_nothing() {
+    fn an_evaluation_is_asked_to_stop_after_each_batch_and_then_returns_nothing() {
         let device = Device::flex();
         let network = NetworkConfig::Mlp(MlpConfig { hidden: vec![] }).init(ImageShape::MNIST, 1, &device).unwrap();
         let split = DeviceSplit::new(&synthetic::draw().test, Normalization::default(), &device, None);
-        let loader = BatchLoader::new(split, 500, Order::File, &device);
-        assert_eq!(evaluate(&network, &loader, 10, &|| true).unwrap(), None);
+        let loader = BatchLoader::new(split, 400, Order::File, &device);
+        // 1,000 images: three batches.
+        for (stop_after, is_whole) in [(1, false), (3, false), (4, true)] {
+            let mut batches = 0;
+            let evaluation = evaluate(&network, &loader, 10, &mut || {
+                batches += 1;
+                batches == stop_after
+            });
+            assert_eq!((evaluation.unwrap().is_some(), batches), (is_whole, stop_after.min(3)));
+        }
     }
 }

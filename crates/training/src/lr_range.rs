@@ -10,7 +10,7 @@ use crate::{
     clip::clipped,
     init_optimizer,
     predict::contained,
-    run::{shape, splits, train_loader},
+    splits::{shape, splits, train_loader},
 };
 
 /// Share of the past in the moving average of the losses, as in fastai's `lr_find`.

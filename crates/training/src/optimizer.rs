@@ -8,7 +8,7 @@ use burn::{
     tensor::Tensor,
 };
 
-use crate::{Classifier, ExperimentConfig, OptimizerName, descent::Descent};
+use crate::{Classifier, ExperimentConfig, OptimizerName, sgd_step::SgdStep};
 
 /// The config's optimizer, with PyTorch's semantics.
 #[must_use]
@@ -21,7 +21,7 @@ pub fn init_optimizer(config: &ExperimentConfig, model: &Classifier) -> ModuleOp
     let adamw =
         AdamWConfig::new().with_beta_1(beta_1).with_beta_2(beta_2).with_epsilon(epsilon).with_weight_decay(decay);
     match config.optimizer {
-        OptimizerName::Sgd if added_decay.is_none() => Descent.into(),
+        OptimizerName::Sgd if added_decay.is_none() => SgdStep.into(),
         OptimizerName::Sgd => SgdConfig::new().with_weight_decay(added_decay).init(),
         OptimizerName::Momentum => SgdConfig::new().with_weight_decay(added_decay).with_momentum(Some(momentum)).init(),
         OptimizerName::Adam => AdamConfig::new()

@@ -40,6 +40,13 @@ pub(crate) struct Shares {
     others: Vec<Option<ImageBatch>>,
 }
 
+impl Shares {
+    /// Number of images in the whole batch.
+    pub(crate) fn images(&self) -> usize {
+        self.first.whole
+    }
+}
+
 /// One step's gradients and figures.
 pub(crate) struct Step {
     /// Of the mean loss over the whole batch, on the first device.
@@ -111,5 +118,111 @@ impl Replica {
     fn finish(&self) -> Result<TrainOutput<BatchOutput>, TrainingError> {
         let output = self.results.recv().map_err(TrainingError::backend)?;
         output.map_err(|message| TrainingError::Backend(format!("on {:?}: {message}", self.device)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use burn::{
+        data::dataloader::{DataLoader, split::split_dataloader},
+        module::{ModuleVisitor, Param},
+        optim::GradientsParams,
+        tensor::{Tensor, TensorData},
+    };
+    use kindling_data::{BatchLoader, DeviceSplit, Normalization, Order};
+    use kindling_models::{ImageShape, MlpConfig, NetworkConfig};
+
+    use super::*;
+    use crate::tests::SHAPES;
+
+    fn device() -> Device {
+        Device::flex().autodiff()
+    }
+
+    fn model() -> Classifier {
+        let shape = ImageShape { height: 10, width: 10, classes: 10 };
+        let config = NetworkConfig::Mlp(MlpConfig { hidden: vec![8] });
+        Classifier::new(config.init(shape, 1, &device()).unwrap(), 0.0)
+    }
+
+    /// The steps of an epoch in batches of 25, shared among so many devices.
+    fn steps(model: &Classifier, devices: usize) -> Vec<Step> {
+        let split = DeviceSplit::new(&SHAPES.train, Normalization::default(), &device(), None);
+        let loader: Arc<dyn DataLoader<ImageBatch>> = Arc::new(BatchLoader::new(split, 25, Order::File, &device()));
+        let all = vec![device(); devices];
+        let slices = split_dataloader(loader, &all);
+        let mut iterators: Vec<_> = slices.iter().map(|slice| slice.iter()).collect();
+        let replicas = Replicas::new(device(), &all[1..]);
+        let mut steps = Vec::new();
+        while let Some(shares) = Replicas::next_batches(&mut iterators).unwrap() {
+            steps.push(replicas.step(model, shares).unwrap());
+        }
+        steps
+    }
+
+    fn numbers(model: &Classifier, gradients: &GradientsParams) -> Vec<f64> {
+        struct All<'a>(&'a GradientsParams, Vec<f64>);
+        impl ModuleVisitor for All<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.1.extend(self.0.get::<D>(param.id).unwrap().into_data().iter::<f64>());
+            }
+        }
+        let mut all = All(gradients, Vec::new());
+        model.visit(&mut all);
+        all.1
+    }
+
+    #[test]
+    fn shares_of_a_batch_have_its_gradients_and_its_figures() {
+        let model = model();
+        let whole = steps(&model, 1);
+        for devices in [2, 3, 5] {
+            let shared = steps(&model, devices);
+            // 84 images: three batches of 25, and nine.
+            assert_eq!(shared.len(), 4);
+            for (shared, whole) in shared.iter().zip(&whole) {
+                let (found, wanted) = (shared.figures, whole.figures);
+                assert_eq!((found.images, found.correct), (wanted.images, wanted.correct));
+                // Sums of 25 numbers in f32, in another order.
+                assert!((found.loss_sum / wanted.loss_sum - 1.0).abs() < 1e-5);
+                let (found, wanted) = (numbers(&model, &shared.gradients), numbers(&model, &whole.gradients));
+                let scale = wanted.iter().fold(0.0_f64, |largest, number| largest.max(number.abs()));
+                assert!(found.len() == 898 && found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-5 * scale));
+            }
+        }
+    }
+
+    #[test]
+    fn shares_are_added_in_the_devices_order_whichever_is_ready_first() {
+        let model = model();
+        let bits = || {
+            let steps = steps(&model, 5);
+            let gradients = steps.iter().flat_map(|step| numbers(&model, &step.gradients));
+            gradients.map(f64::to_bits).collect::<Vec<_>>()
+        };
+        let first = bits();
+        assert!((0..10).all(|_| bits() == first));
+    }
+
+    #[test]
+    fn a_share_that_panics_is_an_error_and_the_next_batch_is_computed() {
+        let batch = |targets: usize| ImageBatch {
+            images: Tensor::from_data(TensorData::new(vec![0.5_f32; 200], [2, 1, 10, 10]), &device()),
+            targets: Tensor::from_data(TensorData::new(vec![3; targets], [targets]), &device()),
+            whole: 4,
+        };
+        let (model, replicas) = (model(), Replicas::new(device(), &[device()]));
+        // More targets than images.
+        let Err(error) = replicas.step(&model, Shares { first: batch(2), others: vec![Some(batch(3))] }) else {
+            panic!("two images were compared with three targets")
+        };
+        assert!(error.to_string().starts_with("training failed: on "), "{error}");
+        let step = replicas.step(&model, Shares { first: batch(2), others: vec![Some(batch(2))] }).unwrap();
+        assert_eq!(step.figures.images, 4);
+        // A device without a share adds nothing.
+        let step = replicas.step(&model, Shares { first: batch(2), others: vec![None] }).unwrap();
+        assert_eq!(step.figures.images, 2);
     }
 }

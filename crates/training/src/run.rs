@@ -10,31 +10,26 @@ use std::{
 use burn::{
     data::dataloader::DataLoader,
     module::Module,
-    optim::ModuleOptimizer,
+    optim::{ModuleOptimizer, OptimizerRecord},
+    store::ModuleRecord,
     tensor::Device,
-    train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy, renderer::MetricsRenderer},
+    train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy},
 };
-use kindling_data::{
-    BatchLoader, DeviceSplit, ImageBatch, ImageData, ImageSet, Normalization, Order, Splits, assignment_splits,
-    validated_splits,
-};
+use kindling_data::{ImageBatch, ImageData, Order, Splits};
 use kindling_models::{ImageShape, trainable_parameters};
-use kindling_record::{
-    DatasetRecord, EpochRecord, MachineRecord, PartRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog,
-    Timings, now, replace_file,
-};
+use kindling_record::{RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog, Timings, now, replace_file};
 
 use crate::{
-    Checkpoint, Classifier, ConfigError, Evaluation, ExperimentConfig, LearningRates, OrderName, Prediction, Protocol,
-    Schedule, Settings, TrainingError, checkpoint,
-    config::name_of,
-    evaluate,
+    Checkpoint, Classifier, Evaluation, Event, ExperimentConfig, Host, LearningRates, MakeRenderer, Phase, Prediction,
+    Protocol, Schedule, Settings, TrainingError, checkpoint, evaluate,
     evaluation::evaluate_each,
+    fit::check_host,
     init_optimizer,
     metrics::{ImageMean, NoMetricFiles},
     predict::{contained, trained_network},
     replicas::Replicas,
     session::{End, Session, Strategy},
+    splits::{dataset, loader, shape, splits, train_loader},
     warm_up::warm_up,
 };
 
@@ -43,98 +38,38 @@ pub const BURN_VERSION: &str = "0.22.1";
 /// What burn-train's dashboard panics with when its user chooses to kill the training.
 const KILLED: &str = "Killing training from user input.";
 
-/// Makes the renderer that a run reports to, given the epoch it starts after.
-pub type MakeRenderer = Box<dyn FnOnce(usize) -> Box<dyn MetricsRenderer>>;
-
-/// What a run tells its caller while it goes on.
-#[derive(Clone, Copy, Debug)]
-pub enum Event<'a> {
-    /// The backend compiles and tunes the kernels of the steps to come.
-    Compiling,
-    /// It has done so.
-    Compiled {
-        /// How long it took.
-        seconds: f64,
-    },
-    /// An epoch is finished.
-    Epoch {
-        /// Its figures.
-        record: &'a EpochRecord,
-        /// Number of epochs planned.
-        epochs: usize,
-    },
-}
-
-/// Is told of what goes on.
-pub type OnEvent = Box<dyn FnMut(Event<'_>)>;
-
-/// What the caller decides about a run: given the backend and its kernels, none of it changes the result but the number
-/// of devices, and that only by rounding and by the batch norms' statistics.
-pub struct Host {
-    /// Where to train, without autodiff and with the config's precision for their default: one device, or several of
-    /// one backend that share every batch.
-    pub devices: Vec<Device>,
-    /// The most bytes that a device takes in one piece, where the backend knows a limit.
-    pub largest_tensor: Option<u64>,
-    /// Whether the backend compiles its kernels when it first needs them: they are then made before the first step.
-    pub compiles_kernels: bool,
-    /// Name of the backend.
-    pub backend: String,
-    /// The device as the backend describes it.
-    pub device_name: String,
-    /// Whose operations the layers train by, in words: what [`kindling_kernels::Kernels`] chose comes to on the devices.
-    pub kernels: String,
-    /// The machine.
-    pub machine: MachineRecord,
-    /// Tells the run to stop after the current step.
-    pub interrupter: Interrupter,
-    /// Shows what goes on.
-    pub renderer: MakeRenderer,
-    /// Told of what goes on.
-    pub on_event: OnEvent,
-    /// When the program started.
-    pub program_start: Instant,
-}
-
 /// Trains what `config` describes on `data` and leaves everything in `directory`, which must be new.
 ///
 /// The record's status says how it ended: finished, interrupted or diverged.
 ///
 /// # Errors
-/// When something fails; unless it is the directory that does, the record then says `failed` and why.
+/// When the directory holds another run, of which nothing is touched; when [`check`](crate::check) finds something; and
+/// when something fails: unless it is the directory that does, the record then says `failed` and why.
 pub fn train(
     config: &ExperimentConfig,
     data: &ImageData,
     directory: &RunDirectory,
     host: Host,
 ) -> Result<RunRecord, TrainingError> {
+    if !directory.is_new() {
+        return Err(TrainingError::Taken { path: directory.path().to_path_buf() });
+    }
     let _lock = directory.lock()?;
-    check_devices(config, &host.devices)?;
+    check_host(config, data, &host.devices, host.memory)?;
     let splits = splits(config, data)?;
     let shape = shape(data);
-    let limit = config.limit_batches.map_or(usize::MAX, |batches| batches.saturating_mul(config.batch_size));
-    let limited = |set: &ImageSet| set.count().min(limit);
     let record = RunRecord {
         schema: SCHEMA,
         id: directory.id(),
         status: RunStatus::Running,
         started: now(),
-        parts: vec![part(&host)],
+        parts: vec![host.part()],
         config: config.to_object(),
         backend: host.backend.clone(),
         device: host.device_name.clone(),
         versions: versions(),
         machine: host.machine.clone(),
-        dataset: DatasetRecord {
-            name: data.name.to_owned(),
-            source: data.source.as_ref().map(|path| path.display().to_string()),
-            sha256: data.sha256.clone(),
-            protocol: name_of(&config.protocol),
-            train: limited(&splits.train),
-            valid: splits.valid.as_ref().map_or(0, limited),
-            test: limited(&splits.test),
-            classes: data.classes.clone(),
-        },
+        dataset: dataset(config, data, &splits),
         model: config.model.to_string(),
         parameters: trainable_parameters(&config.network()?.layers(shape)?),
         epochs: Vec::new(),
@@ -153,12 +88,15 @@ pub fn train(
     guard(directory, || run(config, splits, shape, state, None, directory, host))
 }
 
-/// Goes on with the run in `directory` from its latest checkpoint, or from the start if it has none.
+/// Resumes the run in `directory` from its latest checkpoint, or from the start if it has none.
+///
+/// A checkpoint that is damaged is passed over for an older one that leads to the same end, which
+/// [`Event::DamagedCheckpoint`] tells.
 ///
 /// # Errors
-/// As [`train`], and when another process writes the run, its checkpoints are gone, or it was begun on other data. A run
-/// that has nothing left to do is returned as it is.
-pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<RunRecord, TrainingError> {
+/// As [`train`], and when another process writes the run, its checkpoints are damaged or gone, or it was begun on other
+/// data. A run that has nothing left to do is returned as it is.
+pub fn resume(data: &ImageData, directory: &RunDirectory, mut host: Host) -> Result<RunRecord, TrainingError> {
     let _lock = directory.lock()?;
     let old = directory.read_record()?;
     if matches!(old.status, RunStatus::Finished | RunStatus::Diverged) {
@@ -166,17 +104,12 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
     }
     let config = Settings::from_object(old.config.clone())?.resolve()?;
     check_data(&old, data)?;
-    check_devices(&config, &host.devices)?;
-    let (mut state, start) = match checkpoint::load_latest(&directory.checkpoints())? {
-        Some((state, weights, optimizer)) => (state, Some((weights, optimizer))),
-        None if old.epochs.is_empty() => (Checkpoint::at_start(old), None),
-        None => {
-            let message = format!("expected a checkpoint of the {} epochs in run.json, found none", old.epochs.len());
-            return Err(TrainingError::Checkpoint { path: directory.checkpoints(), message });
-        }
-    };
-    state.record.parts.push(part(&host));
+    check_host(&config, data, &host.devices, host.memory)?;
+    let (mut state, start) = starting_point(&config, old, directory, &mut host)?;
+    state.record.parts.push(host.part());
     state.record = RunRecord {
+        // A run may have been renamed since.
+        id: directory.id(),
         status: RunStatus::Running,
         backend: host.backend.clone(),
         device: host.device_name.clone(),
@@ -189,6 +122,38 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, host: Host) -> Result<
     log::info!("resumed {} on {} after step {}", directory.id(), host.device_name, state.step);
     let splits = splits(&config, data)?;
     guard(directory, || run(&config, splits, shape(data), state, start, directory, host))
+}
+
+/// Weights and optimizer of a checkpoint.
+type Start = (ModuleRecord, OptimizerRecord);
+
+/// Where the run of the record `old` is resumed.
+fn starting_point(
+    config: &ExperimentConfig,
+    old: RunRecord,
+    directory: &RunDirectory,
+    host: &mut Host,
+) -> Result<(Checkpoint, Option<Start>), TrainingError> {
+    let path = directory.checkpoints();
+    let record = directory.path().join("run.json");
+    let unusable = |causes| TrainingError::NoCheckpoint { path: path.clone(), causes, record: record.clone() };
+    // The last weights need no others.
+    let needs_best = config.protocol == Protocol::Validated;
+    let newest = checkpoint::load_newest(&path, needs_best)
+        .map_err(|damages| unusable(damages.iter().map(ToString::to_string).collect()))?;
+    let Some(newest) = newest else {
+        if old.epochs.is_empty() {
+            return Ok((Checkpoint::at_start(old), None));
+        }
+        let cause = format!("expected one of the {} epochs in run.json, found none", old.epochs.len());
+        return Err(unusable(vec![cause]));
+    };
+    for damage in &newest.damages {
+        log::warn!("{damage}: resuming from {}", newest.place.display());
+        let (path, message, instead) = (&damage.path, &damage.message, &newest.place);
+        (host.on_event)(Event::DamagedCheckpoint { path, message, instead });
+    }
+    Ok((newest.state, Some((newest.weights, newest.optimizer))))
 }
 
 /// Tests the weights of the finished run in `directory` on `device`, which has no autodiff and takes `largest` bytes in
@@ -262,8 +227,6 @@ pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
-type Start = (burn::store::ModuleRecord, burn::optim::OptimizerRecord);
-
 fn run(
     config: &ExperimentConfig,
     splits: Splits,
@@ -296,12 +259,18 @@ fn run(
         (host.on_event)(Event::Compiling);
         let clock = Instant::now();
         let loaders = [&train, each_epoch.as_ref().unwrap_or(&test)];
-        warm_up(config, shape, loaders, &devices, &replicas, (&optimizer, &rates))?;
+        let is_warm = warm_up(config, shape, loaders, &devices, &replicas, (&optimizer, &rates), &mut host)?;
         let seconds = clock.elapsed().as_secs_f64();
         state.record.timings.compilation_seconds += seconds;
+        if !is_warm {
+            // No step was taken: what a resume starts from is what this part started from.
+            let record = RunRecord { status: RunStatus::Interrupted, ..state.record };
+            directory.write_record(&record)?;
+            return Ok(record);
+        }
         // Start-up is what lies before the first step, but for this.
         host.program_start += clock.elapsed();
-        log::info!("compiled and tuned kernels in {seconds:.1} s");
+        log::info!("compiled and autotuned kernels in {seconds:.1} s");
         (host.on_event)(Event::Compiled { seconds });
     }
     let test: Arc<dyn DataLoader<ImageBatch>> = Arc::new(test);
@@ -381,10 +350,16 @@ fn finish(
 ) -> Result<RunRecord, TrainingError> {
     let clock = Instant::now();
     let model = match session.config.protocol {
-        Protocol::Validated => load(last, checkpoint::load_best_weights(&directory.checkpoints())?, directory)?,
+        Protocol::Validated => {
+            load(last, checkpoint::load_best_weights(&directory.checkpoints(), &session.state)?, directory)?
+        }
         Protocol::Assignment => last,
     };
-    let Some(evaluation) = evaluate(&model.network, test, shape.classes, &|| interrupter.should_stop())? else {
+    let mut should_stop = || {
+        (session.on_event)(Event::Step { phase: Phase::Test });
+        interrupter.should_stop()
+    };
+    let Some(evaluation) = evaluate(&model.network, test, shape.classes, &mut should_stop)? else {
         // The last epoch's checkpoint holds everything already.
         let record = RunRecord { status: RunStatus::Interrupted, ..session.state.record };
         directory.write_record(&record)?;
@@ -401,92 +376,10 @@ fn finish(
     Ok(record)
 }
 
-fn load(
-    model: Classifier,
-    weights: burn::store::ModuleRecord,
-    directory: &RunDirectory,
-) -> Result<Classifier, TrainingError> {
+fn load(model: Classifier, weights: ModuleRecord, directory: &RunDirectory) -> Result<Classifier, TrainingError> {
     model
         .try_load_record(weights)
         .map_err(|error| TrainingError::Checkpoint { path: directory.checkpoints(), message: error.to_string() })
-}
-
-/// A loader of what is trained on: in the config's order, with its augmentations.
-pub(crate) fn train_loader(config: &ExperimentConfig, set: &ImageSet, device: (&Device, Option<u64>)) -> BatchLoader {
-    let order = match config.order {
-        OrderName::File => Order::File,
-        OrderName::Shuffled => Order::Shuffled { seed: config.seed },
-    };
-    let augmentations: Vec<_> = config.augment.iter().map(|name| name.augmentation()).collect();
-    loader(config, set, order, device).augmented_by(&augmentations, config.seed)
-}
-
-/// A loader for a device that takes so many bytes in one piece.
-pub(crate) fn loader(
-    config: &ExperimentConfig,
-    set: &ImageSet,
-    order: Order,
-    (device, largest): (&Device, Option<u64>),
-) -> BatchLoader {
-    // Pixels are f32 on every device.
-    let normalization = Normalization { mean: config.pixel_mean as f32, deviation: config.pixel_deviation as f32 };
-    let split = DeviceSplit::new(set, normalization, device, largest);
-    BatchLoader::new(split, config.batch_size, order, device).limited_to(config.limit_batches)
-}
-
-/// Whether `data` and `devices` can carry what `config` asks for: what [`train`] would say before its first step.
-///
-/// # Errors
-/// When the network cannot take the images, there are too few of them to hold any out, or too few in a batch for every
-/// device to get one.
-pub fn check(config: &ExperimentConfig, data: &ImageData, devices: &[Device]) -> Result<(), TrainingError> {
-    check_devices(config, devices)?;
-    config.network()?.layers(shape(data))?;
-    splits(config, data).map(|_| ())
-}
-
-pub(crate) fn splits(config: &ExperimentConfig, data: &ImageData) -> Result<Splits, TrainingError> {
-    match config.protocol {
-        Protocol::Validated => Ok(validated_splits(data, config.seed)?),
-        Protocol::Assignment => Ok(assignment_splits(data)),
-    }
-}
-
-/// Whether the devices can do what `config` asks for.
-fn check_devices(config: &ExperimentConfig, devices: &[Device]) -> Result<(), TrainingError> {
-    if devices.is_empty() {
-        return Err(TrainingError::backend("expected a device to train on, found none"));
-    }
-    if config.batch_size < devices.len() {
-        return Err(ConfigError::Invalid {
-            field: "batch_size",
-            wanted: format!("an image for each of the {} devices at least", devices.len()),
-            found: config.batch_size.to_string(),
-        }
-        .into());
-    }
-    for device in devices {
-        let (wanted, found) = (config.precision, device.settings().float_dtype);
-        if found != wanted.dtype() {
-            return Err(TrainingError::Backend(format!("expected a device set up for {wanted}, found {found:?}")));
-        }
-    }
-    Ok(())
-}
-
-fn part(host: &Host) -> PartRecord {
-    PartRecord {
-        started: now(),
-        backend: host.backend.clone(),
-        device: host.device_name.clone(),
-        devices: host.devices.len(),
-        kernels: host.kernels.clone(),
-    }
-}
-
-pub(crate) fn shape(data: &ImageData) -> ImageShape {
-    let [height, width] = data.train.size();
-    ImageShape { height, width, classes: data.classes.len() }
 }
 
 fn versions() -> BTreeMap<String, String> {

@@ -20,12 +20,13 @@ use kindling_data::ImageBatch;
 use kindling_record::{EpochRecord, RunDirectory, RunStatus, StepLog, StepRecord};
 
 use crate::{
-    BatchFigures, BatchOutput, Checkpoint, Classifier, ExperimentConfig, LearningRates, Protocol, Schedule,
-    StoppingMetric, TrainingError, checkpoint,
+    BatchFigures, BatchOutput, Checkpoint, Classifier, Event, ExperimentConfig, LearningRates, OnEvent, Phase,
+    Protocol, Schedule, TrainingError, checkpoint,
     clip::clipped,
-    divergence, gradients,
+    divergence,
+    early_stopping::{best_epoch, stopped_early},
+    gradients,
     replicas::{Replicas, Step},
-    run::{Event, OnEvent},
 };
 
 type Processor = SupervisedTrainingEventProcessor<Classifier>;
@@ -54,7 +55,7 @@ pub(crate) struct Session {
     /// Where to train, with autodiff: each has its share of every batch.
     pub(crate) devices: Vec<Device>,
     pub(crate) replicas: Replicas,
-    /// Told of each finished epoch.
+    /// Called on each training event.
     pub(crate) on_event: OnEvent,
     /// Set by the loop.
     pub(crate) end: Option<Result<End, TrainingError>>,
@@ -125,12 +126,12 @@ impl Session {
             };
             let evaluation_seconds = evaluated.elapsed().as_secs_f64();
             self.state.record.timings.evaluation_seconds += evaluation_seconds;
-            let is_best = self.finish_epoch(figures, evaluation_seconds);
+            self.finish_epoch(figures, evaluation_seconds);
             if !figures.loss_sum.is_finite() {
                 self.state.record.diverged = Some(divergence::locate(&model, None, self.state.step));
                 return self.diverge(model);
             }
-            self.save(&model, is_best)?;
+            self.save(&model)?;
             self.directory.write_record(&self.state.record)?;
             if let Some(epoch) = self.state.record.epochs.last() {
                 (self.on_event)(Event::Epoch { record: epoch, epochs: self.config.epochs });
@@ -180,12 +181,13 @@ impl Session {
             figures.images_per_second = seen as f64 / clock.elapsed().as_secs_f64();
             let item = TrainingItem::new(
                 BatchOutput::Read(figures),
-                // The first device's share goes on to the end of every batch.
+                // The first device's share reaches to the end of every batch.
                 iterators[0].progress(),
                 Some(step),
                 Some(learning_rate.into()),
             );
             report(interrupter, processor.process_train(LearnerEvent::ProcessedItem(item)))?;
+            (self.on_event)(Event::Step { phase: Phase::Train });
             if interrupter.should_stop() {
                 outcome = Steps::Stopped;
                 break;
@@ -200,7 +202,7 @@ impl Session {
 
     /// Evaluates the epoch's weights, unless asked to stop.
     fn evaluate_epoch(
-        &self,
+        &mut self,
         model: &Classifier,
         processor: &mut Processor,
         loader: &dyn DataLoader<ImageBatch>,
@@ -219,6 +221,7 @@ impl Session {
             let progress: Progress = iterator.progress();
             let item = TrainingItem::new(BatchOutput::Read(figures), progress, None, None);
             report(interrupter, processor.process_valid(LearnerEvent::ProcessedItem(item)))?;
+            (self.on_event)(Event::Step { phase: Phase::Evaluate });
             if interrupter.should_stop() {
                 return Ok(None);
             }
@@ -241,8 +244,8 @@ impl Session {
         state.correct += figures.correct;
     }
 
-    /// Adds the epoch to the record and returns whether it is the best so far.
-    fn finish_epoch(&mut self, figures: BatchFigures, evaluation_seconds: f64) -> bool {
+    /// Adds the epoch to the record.
+    fn finish_epoch(&mut self, figures: BatchFigures, evaluation_seconds: f64) {
         let epoch = self.epoch();
         let state = &mut self.state;
         let (loss, accuracy) = (figures.loss(), figures.accuracy());
@@ -264,37 +267,25 @@ impl Session {
         log::info!("epoch {epoch}: {record}");
         let epochs = &mut state.record.epochs;
         epochs.push(record);
-        let best = best_epoch(epochs, |epoch| epoch.valid_loss.or(epoch.test_loss).unwrap_or(f64::NAN));
-        state.record.best_epoch = best;
-        state.record.stopped_early = self.config.early_stopping.and_then(|patience| {
-            let metric = self.config.early_stopping_metric?;
-            let best = best_epoch(epochs, |epoch| match metric {
-                StoppingMetric::ValidLoss => epoch.valid_loss.unwrap_or(f64::NAN),
-                StoppingMetric::ValidAccuracy => -epoch.valid_accuracy.unwrap_or(f64::NAN),
-                StoppingMetric::TestLoss => epoch.test_loss.unwrap_or(f64::NAN),
-            })?;
-            let metric = crate::config::name_of(&metric);
-            (epochs.len() - best >= patience && epochs.len() < self.config.epochs)
-                .then(|| format!("{metric} has not improved for {patience} epochs, since epoch {best}"))
-        });
+        state.record.best_epoch = best_epoch(epochs, |epoch| epoch.valid_loss.or(epoch.test_loss).unwrap_or(f64::NAN));
+        state.record.stopped_early = stopped_early(&self.config, epochs);
         if let Some(reason) = &state.record.stopped_early {
             log::info!("stopped early: {reason}");
         }
         (state.batch, state.images, state.loss_sum, state.correct, state.epoch_seconds) = (0, 0, 0.0, 0, 0.0);
-        best == Some(epoch)
     }
 
-    fn save(&mut self, model: &Classifier, is_best: bool) -> Result<(), TrainingError> {
+    fn save(&mut self, model: &Classifier) -> Result<(), TrainingError> {
         let clock = Instant::now();
         self.state.steps_bytes = self.step_log.flush()?;
         self.count_seconds();
-        checkpoint::save(&self.directory.checkpoints(), &self.state, model, &self.optimizer, is_best)?;
+        checkpoint::save(&self.directory.checkpoints(), &self.state, model, &self.optimizer)?;
         self.state.record.timings.checkpoint_seconds += clock.elapsed().as_secs_f64();
         Ok(())
     }
 
     fn interrupt(&mut self, model: Classifier) -> Result<(Classifier, End), TrainingError> {
-        self.save(&model, false)?;
+        self.save(&model)?;
         log::info!("interrupted at step {}; a checkpoint holds it", self.state.step);
         self.state.record.status = RunStatus::Interrupted;
         self.directory.write_record(&self.state.record)?;
@@ -319,12 +310,6 @@ impl Session {
         });
         record.images_per_second = (seconds > 0.0).then(|| images / seconds);
     }
-}
-
-/// The first epoch with the lowest figure; a figure that is no number is never the lowest.
-fn best_epoch(epochs: &[EpochRecord], figure: impl Fn(&EpochRecord) -> f64) -> Option<usize> {
-    let numbers = epochs.iter().filter(|epoch| !figure(epoch).is_nan());
-    numbers.min_by(|a, b| figure(a).total_cmp(&figure(b))).map(|epoch| epoch.epoch)
 }
 
 /// An error of the event processor ends the session; burn-train's own error, if it has one, says more.

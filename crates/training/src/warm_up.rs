@@ -13,13 +13,14 @@ use kindling_data::BatchLoader;
 use kindling_models::ImageShape;
 
 use crate::{
-    Classifier, ExperimentConfig, LearningRates, TrainingError,
+    Classifier, Event, ExperimentConfig, Host, LearningRates, TrainingError,
     clip::clipped,
     replicas::{Replicas, Step},
 };
 
 /// Takes a training and an evaluation step with weights that are thrown away, for every size in which batches come, so
-/// that kernels are compiled and tuned before the clock of the first epoch runs.
+/// that kernels are compiled and autotuned before the clock of the first epoch runs. Returns whether that was done: a stop
+/// between two steps ends it.
 ///
 /// `loaders` are those of training and of the evaluation after each epoch.
 pub(crate) fn warm_up(
@@ -29,15 +30,23 @@ pub(crate) fn warm_up(
     devices: &[Device],
     replicas: &Replicas,
     (optimizer, rates): (&ModuleOptimizer, &LearningRates),
-) -> Result<(), TrainingError> {
+    host: &mut Host,
+) -> Result<bool, TrainingError> {
     let [train, evaluation] = loaders;
-    let Some(device) = devices.first() else { return Ok(()) };
+    let Some(device) = devices.first() else { return Ok(true) };
+    let mut goes_on = |images, training| {
+        (host.on_event)(Event::WarmUp { model: config.model.as_str(), images, training });
+        !host.interrupter.should_stop()
+    };
     let mut optimizer = ModuleOptimizer::clone(optimizer);
     let mut model = Classifier::new(config.network()?.init(shape, config.seed, device)?, config.label_smoothing);
     for first in first_and_last(train) {
         let slices = split_dataloader(Arc::new(train.starting_at(1, first)) as Arc<dyn DataLoader<_>>, devices);
         let mut iterators: Vec<_> = slices.iter().map(|slice| slice.iter()).collect();
         let Some(shares) = Replicas::next_batches(&mut iterators)? else { continue };
+        if !goes_on(shares.images(), true) {
+            return Ok(false);
+        }
         let Step { gradients, .. } = replicas.step(&model, shares)?;
         let gradients = clipped(config, &model, gradients);
         model = optimizer.step(rates.scaled(1.0), model, gradients);
@@ -46,10 +55,13 @@ pub(crate) fn warm_up(
     for first in first_and_last(evaluation) {
         if let Some(batch) = evaluation.starting_at(1, first).iter().next() {
             let batch = batch.map_err(TrainingError::backend)?;
+            if !goes_on(batch.whole, false) {
+                return Ok(false);
+            }
             InferenceStep::step(&model, batch).read().map_err(TrainingError::backend)?;
         }
     }
-    Ok(())
+    Ok(!host.interrupter.should_stop())
 }
 
 /// The batches that stand for all: those in between have the size of the first.

@@ -7,7 +7,7 @@ mod slopes;
 use std::iter;
 
 use burn::{data::dataloader::DataLoader, optim::GradientsParams, tensor::Device, train::TrainStep};
-use kindling_data::{BatchLoader, ImageBatch, ImageData, ImageSet, Order};
+use kindling_data::{BatchLoader, ImageBatch, ImageData, ImageSet, LabelProblem, Order};
 use serde::Serialize;
 
 use crate::{
@@ -15,12 +15,12 @@ use crate::{
     clip::clipped,
     init_optimizer,
     predict::contained,
-    run::{loader, shape, splits, train_loader},
+    splits::{loader, shape, splits, train_loader},
 };
 
 /// Images in the batch that most checks look at.
 const BATCH: usize = 64;
-/// Steps that a batch has to be learnt by heart in.
+/// Steps within which one batch is overfitted.
 const STEPS: usize = 300;
 /// Steps of the training that is done twice.
 const REPEATED: usize = 20;
@@ -57,7 +57,8 @@ type Check = fn(&Bench<'_>) -> Result<CheckResult, TrainingError>;
 
 /// Checks `config` on `data`; each result is told as it is found.
 ///
-/// Gradients are compared with slopes in f32 alone: a half type rounds the steps away that slopes are measured by.
+/// Data that nothing can be learned from is the only result where it is found: every other check would blame the network
+/// for it. Gradients are compared with slopes in f32 alone: a half type rounds the steps away that slopes are measured by.
 ///
 /// # Errors
 /// When the network cannot take the images, or the device fails.
@@ -68,13 +69,19 @@ pub fn sanity_checks(
     on_check: &mut dyn FnMut(&CheckResult),
 ) -> Result<Vec<CheckResult>, TrainingError> {
     contained(|| {
+        let problems = data.label_problems();
+        let result = labels(data, &problems);
+        on_check(&result);
+        let mut results = vec![result];
+        if problems.iter().any(LabelProblem::prevents_learning) {
+            return Ok(results);
+        }
         let bench = Bench::new(config, data, device)?;
         let mut checks: Vec<Check> = vec![initial_loss];
         if config.precision == Precision::F32 {
             checks.push(slopes::gradients_are_right);
         }
-        checks.extend([dead::no_dead_layers as Check, one_batch_by_heart, same_result_twice]);
-        let mut results = Vec::new();
+        checks.extend([dead::no_dead_layers as Check, overfits_one_batch, same_result_twice]);
         for check in checks {
             let result = check(&bench)?;
             on_check(&result);
@@ -139,8 +146,8 @@ impl<'a> Bench<'a> {
         Ok(losses)
     }
 
-    /// The loss of knowing nothing.
-    fn ignorance(&self) -> f64 {
+    /// The loss of a uniform prediction.
+    fn chance_loss(&self) -> f64 {
         (self.data.classes.len() as f64).ln()
     }
 }
@@ -157,22 +164,38 @@ fn first_batch(loader: &BatchLoader) -> Result<ImageBatch, TrainingError> {
     first.ok_or_else(|| TrainingError::backend("expected images to train on, found none"))
 }
 
+/// Whether the labels can be learned from; `problems` are theirs.
+fn labels(data: &ImageData, problems: &[LabelProblem]) -> CheckResult {
+    let sentences: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    CheckResult {
+        name: "data",
+        passed: !problems.iter().any(LabelProblem::prevents_learning),
+        wanted: "training images of every class".to_owned(),
+        found: if problems.is_empty() {
+            format!("training images of all {} classes", data.classes.len())
+        } else {
+            sentences.join("; ")
+        },
+        advice: "the label files, and the list of class names",
+    }
+}
+
 fn initial_loss(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
     let (_, figures) = step(&bench.model()?, bench.batch()?)?;
-    let (loss, wanted) = (figures.loss(), bench.ignorance());
+    let (loss, wanted) = (figures.loss(), bench.chance_loss());
     Ok(CheckResult {
         name: "loss before training",
-        // PyTorch's initial weights give logits with a deviation of up to 0.6 behind batch norm, which adds half its
+        // PyTorch's initial weights give logits with a standard deviation of up to 0.6 behind batch norm, which adds half its
         // square to the loss; a network that is sure of itself without a reason is off by more.
         passed: (loss - wanted).abs() < 0.25 * wanted,
-        wanted: format!("near ln {} = {wanted:.3}, the loss of knowing nothing", bench.data.classes.len()),
+        wanted: format!("near ln {} = {wanted:.3}, the loss of a uniform prediction", bench.data.classes.len()),
         found: format!("{loss:.3}"),
         advice: "the last layer's initial weights, or pixels far from [0, 1] (pixel_mean, pixel_deviation)",
     })
 }
 
-fn one_batch_by_heart(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
-    let enough = 0.05 * bench.ignorance();
+fn overfits_one_batch(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
+    let enough = 0.05 * bench.chance_loss();
     let is_enough = |figures: &BatchFigures| figures.loss() < enough && figures.correct == figures.images;
     let mut learnt = false;
     let batch = bench.batch()?;
@@ -182,7 +205,7 @@ fn one_batch_by_heart(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
     })?;
     let last = losses.last().copied().unwrap_or(f64::NAN);
     Ok(CheckResult {
-        name: "learns one batch by heart",
+        name: "overfits one batch",
         passed: learnt,
         wanted: format!("a loss below {enough:.3} and all {} images right within {STEPS} steps", bench.images.count()),
         found: format!("a loss of {last:.3} after {} steps{}", losses.len(), if learnt { ", all right" } else { "" }),
@@ -229,16 +252,20 @@ fn compare(first: &[f64], second: &[f64], to_the_bit: bool) -> CheckResult {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use kindling_data::synthetic;
 
     use super::*;
     use crate::Settings;
 
+    static SHAPES: LazyLock<ImageData> = LazyLock::new(synthetic::draw);
+
     fn failures(config: &str) -> Vec<&'static str> {
         let config = Settings::from_json(config).and_then(Settings::resolve).unwrap();
         let device = CheckDevice { device: &Device::flex(), largest: None, repeats_bits: true };
-        let results = sanity_checks(&config, &synthetic::draw(), device, &mut |_| {}).unwrap();
-        assert_eq!(results.len(), 5);
+        let results = sanity_checks(&config, &SHAPES, device, &mut |_| {}).unwrap();
+        assert_eq!(results.len(), 6);
         results.into_iter().filter(|result| !result.passed).map(|result| result.name).collect()
     }
 
@@ -252,11 +279,32 @@ mod tests {
     #[test]
     fn configs_that_cannot_learn_fail_where_it_shows() {
         let still = r#"{"model": "mlp", "dataset": "synthetic", "learning_rate": 0}"#;
-        assert_eq!(failures(still), ["learns one batch by heart"]);
+        assert_eq!(failures(still), ["overfits one batch"]);
         let wild = r#"{"model": "mlp", "dataset": "synthetic", "learning_rate": 1e6}"#;
-        assert!(failures(wild).contains(&"learns one batch by heart"));
+        assert!(failures(wild).contains(&"overfits one batch"));
         let bright = r#"{"model": "mlp", "dataset": "synthetic", "pixel_deviation": 0.001}"#;
         assert!(failures(bright).contains(&"loss before training"));
+    }
+
+    #[test]
+    fn data_of_one_class_is_the_only_failure_and_a_class_without_training_images_is_told() {
+        let config = Settings::from_json(r#"{"model": "mlp", "hidden": [8], "dataset": "synthetic"}"#);
+        let config = config.and_then(Settings::resolve).unwrap();
+        let of = |is_wanted: &dyn Fn(u8) -> bool| {
+            let train = &SHAPES.train;
+            let wanted: Vec<usize> = (0..train.count()).filter(|&index| is_wanted(train.labels()[index])).collect();
+            let data = ImageData { train: train.select(&wanted), ..SHAPES.clone() };
+            let device = CheckDevice { device: &Device::flex(), largest: None, repeats_bits: true };
+            let mut told = 0;
+            let results = sanity_checks(&config, &data, device, &mut |_| told += 1).unwrap();
+            assert_eq!(told, results.len());
+            results
+        };
+        let one = of(&|label| label == 3);
+        assert!(one.len() == 1 && one[0].name == "data" && !one[0].passed, "{one:?}");
+        assert_ne!(one[0].found, of(&|_| true)[0].found);
+        let nine = of(&|label| label != 3);
+        assert!(nine.len() == 6 && nine[0].passed && nine[0].found.contains("frame"), "{nine:?}");
     }
 
     #[test]

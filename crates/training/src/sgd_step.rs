@@ -4,13 +4,13 @@ use burn::{
 };
 use kindling_kernels as kernels;
 
-/// Plain gradient descent: Burn's `Sgd` without its options, in one pass over the weights.
+/// Plain stochastic gradient descent: Burn's `Sgd` without its options, in one pass over the weights.
 ///
 /// Its state is the empty one of `Sgd`, so that checkpoints of both are the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Descent;
+pub(crate) struct SgdStep;
 
-impl Optimizer for Descent {
+impl Optimizer for SgdStep {
     type State<const D: usize> = SgdState<D>;
 
     fn step<const D: usize>(

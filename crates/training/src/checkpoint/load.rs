@@ -1,0 +1,348 @@
+//! The newest checkpoint that is whole.
+
+use std::{
+    fmt, fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use burn::{
+    optim::OptimizerRecord,
+    store::{ModuleRecord, RecordError},
+    tensor::Bytes,
+};
+
+use super::{Checkpoint, INDEX, Index, MODEL, OPTIMIZER, STAGING, STATE, State, Sums, directories, write_json};
+use crate::{TrainingError, run::message};
+
+/// What is wrong with a file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) path: PathBuf,
+    pub(crate) message: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.message)
+    }
+}
+
+impl From<Damage> for TrainingError {
+    fn from(Damage { path, message }: Damage) -> Self {
+        Self::Checkpoint { path, message }
+    }
+}
+
+impl Damage {
+    fn new(path: &Path, message: impl fmt::Display) -> Self {
+        Self { path: path.to_path_buf(), message: message.to_string() }
+    }
+}
+
+/// A checkpoint to resume from.
+pub(crate) struct Newest {
+    /// Its directory.
+    pub(crate) place: PathBuf,
+    pub(crate) state: Checkpoint,
+    pub(crate) weights: ModuleRecord,
+    pub(crate) optimizer: OptimizerRecord,
+    /// Why newer ones cannot be used.
+    pub(crate) damages: Vec<Damage>,
+}
+
+/// The newest whole checkpoint: the latest, the previous or the best, or what else is there; nothing where there is none
+/// at all. Where `needs_best`, it is one whose best weights are whole as well: the end of the run takes them.
+///
+/// After this it is the latest, so that a damaged one can never be taken again.
+///
+/// # Errors
+/// When there are checkpoints and none can be used: what is wrong with each.
+pub(crate) fn load_newest(directory: &Path, needs_best: bool) -> Result<Option<Newest>, Vec<Damage>> {
+    let mut damages = Vec::new();
+    let index = read_index(directory).unwrap_or_else(|damage| {
+        damages.push(damage);
+        None
+    });
+    let mut names = directories(directory).unwrap_or_default();
+    names.retain(|name| !name.starts_with(STAGING));
+    names.sort_by(|a, b| b.cmp(a));
+    if let Some(Index { latest, previous, best }) = index {
+        // What the index does not name is older, and the last resort.
+        let named: Vec<String> = [Some(latest), previous, best].into_iter().flatten().collect();
+        names.retain(|name| !named.contains(name));
+        names = [named, names].concat();
+    }
+    for name in names {
+        let place = directory.join(&name);
+        match load(directory, &name, needs_best) {
+            Ok((state, weights, optimizer)) => {
+                if !damages.is_empty() {
+                    let index = Index { latest: name, previous: None, best: state.best() };
+                    write_json(&directory.join(INDEX), &index)
+                        .map_err(|error| vec![Damage::new(&directory.join(INDEX), error)])?;
+                }
+                return Ok(Some(Newest { place, state, weights, optimizer, damages }));
+            }
+            // The best one's damage is that of all that need it.
+            Err(damage) if damages.contains(&damage) => {}
+            Err(damage) => damages.push(damage),
+        }
+    }
+    if damages.is_empty() { Ok(None) } else { Err(damages) }
+}
+
+/// The weights of the best epoch of `state`.
+pub(crate) fn load_best_weights(directory: &Path, state: &Checkpoint) -> Result<ModuleRecord, TrainingError> {
+    match state.best() {
+        Some(best) => Ok(load_weights(&directory.join(best))?),
+        None => Err(Damage::new(directory, "expected the checkpoint of the best epoch, found no best epoch").into()),
+    }
+}
+
+fn load(directory: &Path, name: &str, needs_best: bool) -> Result<(Checkpoint, ModuleRecord, OptimizerRecord), Damage> {
+    let place = directory.join(name);
+    let (state, sums) = read_state(&place)?;
+    let weights = read(&place.join(MODEL), sums.model, ModuleRecord::from_bytes)?;
+    let optimizer = read(&place.join(OPTIMIZER), sums.optimizer, OptimizerRecord::from_bytes)?;
+    if let Some(best) = state.best().filter(|best| needs_best && best != name) {
+        load_weights(&directory.join(best))?;
+    }
+    Ok((state, weights, optimizer))
+}
+
+fn load_weights(place: &Path) -> Result<ModuleRecord, Damage> {
+    let (_, sums) = read_state(place)?;
+    read(&place.join(MODEL), sums.model, ModuleRecord::from_bytes)
+}
+
+fn read_state(place: &Path) -> Result<(Checkpoint, Sums), Damage> {
+    let path = place.join(STATE);
+    let text = fs::read(&path).map_err(|error| Damage::new(&path, error))?;
+    let malformed = |error| Damage::new(&path, format!("expected what a checkpoint holds: {error}"));
+    let State { crc32, checkpoint } = serde_json::from_slice(&text).map_err(malformed)?;
+    check(&path, crc32.checkpoint, checkpoint.to_string().as_bytes())?;
+    Ok((serde_json::from_value(checkpoint).map_err(malformed)?, crc32))
+}
+
+/// Reads a file that has this CRC-32.
+fn read<T>(path: &Path, crc32: u32, parse: fn(Bytes) -> Result<T, RecordError>) -> Result<T, Damage> {
+    let bytes = fs::read(path).map_err(|error| Damage::new(path, error))?;
+    check(path, crc32, &bytes)?;
+    // Burn's reader trusts in what it reads.
+    match catch_unwind(AssertUnwindSafe(|| parse(Bytes::from_bytes_vec(bytes)))) {
+        Ok(parsed) => parsed.map_err(|error| Damage::new(path, error)),
+        Err(panic) => Err(Damage::new(path, message(&*panic))),
+    }
+}
+
+fn check(path: &Path, wanted: u32, bytes: &[u8]) -> Result<(), Damage> {
+    let found = crc32fast::hash(bytes);
+    if found == wanted {
+        return Ok(());
+    }
+    let size = bytes.len();
+    let message =
+        format!("expected CRC-32 {wanted:08x}, found {found:08x} in {size} bytes: it was cut short or altered");
+    Err(Damage::new(path, message))
+}
+
+/// The index, if there is one.
+pub(super) fn read_index(directory: &Path) -> Result<Option<Index>, Damage> {
+    let path = directory.join(INDEX);
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| Damage::new(&path, format!("expected the names of checkpoints: {error}"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Damage::new(&path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use burn::{module::Module, optim::ModuleOptimizer, tensor::Device};
+    use kindling_models::{ImageShape, MlpConfig, NetworkConfig};
+
+    use super::*;
+    use crate::{
+        Classifier, Settings, init_optimizer,
+        tests::{alter, place, record},
+    };
+
+    /// Batches in an epoch.
+    const BATCHES: usize = 4;
+
+    fn model(seed: u64) -> Classifier {
+        let shape = ImageShape { height: 2, width: 2, classes: 2 };
+        let config = NetworkConfig::Mlp(MlpConfig { hidden: vec![3] });
+        Classifier::new(config.init(shape, seed, &Device::flex().autodiff()).unwrap(), 0.0)
+    }
+
+    fn optimizer(model: &Classifier) -> ModuleOptimizer {
+        let config = Settings::from_json(r#"{"model": "mlp", "optimizer": "momentum"}"#).unwrap().resolve().unwrap();
+        init_optimizer(&config, model)
+    }
+
+    /// After so many epochs, of which `best` is the best, and batches.
+    fn state(epochs: usize, best: usize, batch: usize) -> Checkpoint {
+        let record = record(epochs, (best > 0).then_some(best));
+        Checkpoint { step: epochs * BATCHES + batch, batch, loss_sum: 0.1 + 0.2, ..Checkpoint::at_start(record) }
+    }
+
+    /// Saves checkpoints, each with weights of its own.
+    fn saved(directory: &Path, states: &[(usize, usize, usize)]) {
+        for (seed, &(epochs, best, batch)) in states.iter().enumerate() {
+            let model = model(seed as u64);
+            super::super::save(directory, &state(epochs, best, batch), &model, &optimizer(&model)).unwrap();
+        }
+    }
+
+    /// The weights of a record, as a file has them.
+    fn weights(record: ModuleRecord) -> Vec<u8> {
+        model(99).try_load_record(record).unwrap().network.to_safetensors().unwrap()
+    }
+
+    /// The weights with which [`saved`] saves the state of this number.
+    fn weights_of(number: u64) -> Vec<u8> {
+        model(number).network.to_safetensors().unwrap()
+    }
+
+    /// The directories in `directory`.
+    fn found(directory: &Path) -> Vec<String> {
+        let mut names = directories(directory).unwrap();
+        names.sort();
+        names
+    }
+
+    fn newest(directory: &Path, needs_best: bool) -> Option<String> {
+        let newest = load_newest(directory, needs_best).ok()??;
+        Some(newest.place.file_name().unwrap().to_str().unwrap().to_owned())
+    }
+
+    const FIRST: &str = "step-00000004-batch-000000";
+    const SECOND: &str = "step-00000008-batch-000000";
+    const THIRD: &str = "step-00000012-batch-000000";
+    const MIDDLE: &str = "step-00000014-batch-000002";
+
+    #[test]
+    fn what_is_saved_is_loaded_again_with_every_bit() {
+        let place = place();
+        assert!(load_newest(place.path(), true).unwrap().is_none());
+        assert!(load_newest(&place.path().join("none"), true).unwrap().is_none());
+        saved(place.path(), &[(1, 1, 0), (2, 1, 0)]);
+        let newest = load_newest(place.path(), true).unwrap().unwrap();
+        assert_eq!(newest.place, place.path().join(SECOND));
+        assert_eq!((newest.state, newest.damages), (state(2, 1, 0), Vec::new()));
+        assert!(weights(newest.weights) == weights_of(1));
+        let best = load_best_weights(place.path(), &state(2, 1, 0)).unwrap();
+        assert!(weights(best) == weights_of(0));
+        assert!(load_best_weights(place.path(), &state(0, 0, 1)).is_err());
+    }
+
+    #[test]
+    fn the_latest_the_previous_and_the_best_of_both_are_kept_and_nothing_of_others_is_removed() {
+        let place = place();
+        for foreign in ["step-1-batch-x", "step-", "backup", "steps-1-batch-1", "step-0000004-batch-"] {
+            fs::create_dir(place.path().join(foreign)).unwrap();
+        }
+        fs::write(place.path().join("step-00000001-batch-000001"), "a file").unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("backup", place.path().join("step-00000002-batch-000001")).unwrap();
+        fs::create_dir(place.path().join(".staging-dead")).unwrap();
+        saved(place.path(), &[(1, 1, 0), (2, 1, 0), (3, 1, 0), (3, 1, 2)]);
+        assert_eq!(found(place.path()), [FIRST, THIRD, MIDDLE]);
+        saved(place.path(), &[(4, 4, 0)]);
+        // The first was the best when the previous one was taken.
+        assert_eq!(found(place.path()), [FIRST, MIDDLE, "step-00000016-batch-000000"]);
+        saved(place.path(), &[(5, 4, 0)]);
+        assert_eq!(found(place.path()), ["step-00000016-batch-000000", "step-00000020-batch-000000"]);
+        let all = fs::read_dir(place.path()).unwrap().count();
+        // The index, and what is not Kindling's: five directories, a file, and a link.
+        assert_eq!(all, 2 + 1 + 5 + 1 + usize::from(cfg!(unix)));
+    }
+
+    #[test]
+    fn each_damage_leads_to_the_newest_that_is_whole_and_that_becomes_the_latest() {
+        // Damaged parts, and what is then the newest whole one.
+        let cases: [(&[&str], Option<&str>); 7] = [
+            (&[], Some(MIDDLE)),
+            (&[MIDDLE], Some(THIRD)),
+            (&[THIRD], Some(MIDDLE)),
+            (&[MIDDLE, THIRD], Some(FIRST)),
+            // Without the best weights, none of the later ones can end as it would have.
+            (&[FIRST], None),
+            (&[MIDDLE, FIRST], None),
+            (&[MIDDLE, THIRD, FIRST], None),
+        ];
+        for (damaged, expected) in cases {
+            for file in [MODEL, OPTIMIZER, STATE] {
+                // The best weights need no optimizer.
+                if file == OPTIMIZER && damaged.contains(&FIRST) {
+                    continue;
+                }
+                let place = place();
+                saved(place.path(), &[(1, 1, 0), (2, 1, 0), (3, 1, 0), (3, 1, 2)]);
+                damaged.iter().for_each(|name| alter(&place.path().join(name).join(file)));
+                assert_eq!(newest(place.path(), true).as_deref(), expected, "{file} of {damaged:?}");
+                let Some(expected) = expected else { continue };
+                let index = read_index(place.path()).unwrap().unwrap();
+                assert_eq!((index.latest.as_str(), index.best.as_deref()), (expected, Some(FIRST)));
+                // And what it is now the latest of goes on from there.
+                saved(place.path(), &[(9, 9, 0)]);
+                assert_eq!(read_index(place.path()).unwrap().unwrap().previous.as_deref(), Some(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_that_ends_with_its_last_weights_needs_no_best_ones() {
+        let place = place();
+        saved(place.path(), &[(1, 1, 0), (2, 1, 0), (3, 1, 0)]);
+        alter(&place.path().join(FIRST).join(MODEL));
+        assert_eq!(newest(place.path(), false).as_deref(), Some(THIRD));
+        assert_eq!(newest(place.path(), true), None);
+    }
+
+    #[test]
+    fn a_best_checkpoint_that_is_the_latest_falls_back_on_the_best_before_it() {
+        let place = place();
+        saved(place.path(), &[(1, 1, 0), (2, 1, 0), (3, 3, 0)]);
+        alter(&place.path().join(THIRD).join(MODEL));
+        let newest = load_newest(place.path(), true).unwrap().unwrap();
+        assert_eq!((newest.place, newest.damages.len()), (place.path().join(SECOND), 1));
+        assert!(weights(load_best_weights(place.path(), &newest.state).unwrap()) == weights_of(0));
+    }
+
+    #[test]
+    fn without_a_readable_index_the_directories_are_looked_through_from_the_newest_on() {
+        for index in [None, Some("{\"latest\": "), Some("[]"), Some("")] {
+            let place = place();
+            saved(place.path(), &[(1, 1, 0), (2, 1, 0), (3, 1, 0), (3, 1, 2)]);
+            let path = place.path().join(INDEX);
+            match index {
+                None => fs::remove_file(&path).unwrap(),
+                Some(text) => fs::write(&path, text).unwrap(),
+            }
+            alter(&place.path().join(MIDDLE).join(STATE));
+            let newest = load_newest(place.path(), true).unwrap().unwrap();
+            assert_eq!(newest.place, place.path().join(THIRD));
+            assert_eq!(newest.damages.iter().any(|damage| damage.path == path), index.is_some());
+            assert_eq!(read_index(place.path()).unwrap().unwrap().latest, THIRD);
+        }
+    }
+
+    #[test]
+    fn all_damages_are_told_where_nothing_is_whole() {
+        let place = place();
+        saved(place.path(), &[(1, 1, 0), (2, 1, 0)]);
+        fs::remove_file(place.path().join(SECOND).join(OPTIMIZER)).unwrap();
+        alter(&place.path().join(FIRST).join(MODEL));
+        let damages = load_newest(place.path(), true).err().unwrap();
+        let paths: Vec<_> = damages.iter().map(|damage| damage.path.clone()).collect();
+        assert_eq!(paths, [place.path().join(SECOND).join(OPTIMIZER), place.path().join(FIRST).join(MODEL)]);
+        assert!(damages[1].message.starts_with("expected CRC-32 "), "{}", damages[1]);
+    }
+}
