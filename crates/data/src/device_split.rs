@@ -41,7 +41,7 @@ impl DeviceSplit {
     pub fn new(set: &ImageSet, normalization: Normalization, device: &Device, largest: Option<u64>) -> Self {
         let (count, size) = (set.count(), set.size());
         let table = normalization.table();
-        let background = table[0];
+        let background = table[usize::from(set.background())];
         let device = device.clone().inner();
         let bytes = (set.pixels().len() * size_of::<f32>()) as u64;
         let images = if largest.is_some_and(|largest| bytes > largest) {
@@ -68,7 +68,7 @@ impl DeviceSplit {
         self.size
     }
 
-    /// What the byte 0 has become.
+    /// What the images' background has become.
     pub(crate) fn background(&self) -> f32 {
         self.background
     }
@@ -153,12 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn the_background_is_what_the_byte_zero_becomes() {
-        let set = ImageSet::new(vec![0, 255], vec![0, 1], 1, 1).unwrap();
+    fn the_background_is_normalised_as_the_images_are() {
+        let set = ImageSet::new(vec![255, 0, 255], vec![0, 1, 0], 1, 1).unwrap();
         let normalization = Normalization { mean: 0.25, deviation: 0.5 };
         let split = DeviceSplit::new(&set, normalization, &Device::flex(), None);
-        let (images, _) = split.batch(&Rows::Range(0..1));
-        assert_eq!(images.into_data().iter::<f32>().collect::<Vec<_>>(), [split.background()]);
-        assert_eq!(split.background().to_bits(), (-0.5_f32).to_bits());
+        assert_eq!(split.background().to_bits(), 1.5_f32.to_bits());
     }
 }
