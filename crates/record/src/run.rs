@@ -97,14 +97,14 @@ pub struct PartRecord {
     pub device: String,
     /// How many devices shared every batch.
     pub devices: usize,
-    /// Whose operations the layers trained by: Kindling's, as in `fused, AVX-512`, libtorch's own linear layers,
-    /// `libtorch`, or Burn's, `composed`.
+    /// Name of the kernels: `fused, AVX-512` (Kindling's), `libtorch` (its own linear layers), or `composed` (Burn's).
     pub kernels: String,
     /// The vector instructions of the host's processor, such as `AVX2`.
     pub instructions: String,
 }
 
-/// How a part was computed, as far as it decides the run's bits.
+/// How a part was computed: what makes runs different configurations. Which GPU or software adapter it was is in
+/// [`PartRecord::device`] alone, and may change bits as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setup {
     /// Name of the backend.
@@ -256,7 +256,7 @@ pub struct TestRecord {
 pub struct Timings {
     /// From the start of the program's latest part to its first training step: data, model, checkpoint.
     pub start_up_seconds: f64,
-    /// Compiling and tuning the backend's kernels before the first step of each part.
+    /// Compiling and autotuning the backend's kernels before the first step of each part.
     pub compilation_seconds: f64,
     /// Training steps.
     pub training_seconds: f64,

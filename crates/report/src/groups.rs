@@ -80,9 +80,9 @@ impl Run {
         (config, &self.record.dataset.sha256, setups)
     }
 
-    /// Decides which run of a seed counts: a finished one, the first to be started, the first by name.
+    /// Decides which run of a seed counts: one that is over, the first to be started, the first by name.
     fn precedence(&self) -> (u64, bool, &str, &str) {
-        (self.seed(), self.status != RunStatus::Finished, &self.record.started, &self.record.id)
+        (self.seed(), !self.is_over(), &self.record.started, &self.record.id)
     }
 }
 
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpus_runs_do_not_mind_the_hosts_instructions_and_a_run_that_moved_says_so_alone() {
+    fn the_hosts_instructions_do_not_divide_a_gpus_runs_and_a_run_that_moved_is_a_group_of_its_own() {
         let place = tempfile::tempdir().unwrap();
         let on = |id: &str, seed: usize, parts: &[Value]| {
             run(place.path(), id, json!({ "backend": "wgpu", "parts": parts, "config": { "seed": seed } }))

@@ -75,8 +75,9 @@ pub enum TrainingError {
     },
     /// The directory of a new run is that of another.
     #[error(
-        "{path}: this directory holds a run already; resume it with `kindling resume {path}`, or train in another one",
-        path = path.display()
+        "{}: this directory holds a run or parts of one; train in another one{}",
+        path.display(),
+        if path.join("run.json").is_file() { format!(", or run: kindling resume {}", path.display()) } else { String::new() }
     )]
     Taken {
         /// The run directory.
@@ -100,7 +101,7 @@ pub enum TrainingError {
     /// Training takes more memory than there is.
     #[error(
         "{what}: {}{} parameters would take about {} in training (weights, gradients, moments, activations, images), {}; \
-         choose smaller widths or smaller batches",
+         choose smaller widths, smaller batches, or fewer or smaller images",
         if *parameters == usize::MAX { "more than " } else { "" },
         grouped(*parameters as u64),
         gibibytes(*needed),

@@ -46,7 +46,7 @@ pub(crate) fn check_host(
     Err(TrainingError::CannotFit { what, parameters: trainable_parameters(&layers), needed, memory })
 }
 
-/// The least that training takes, in bytes: weights, gradients, the optimizer's moments, what the layers hand on for a
+/// The least that training takes, in bytes: weights, gradients, the optimizer's moments, the layers' outputs for a
 /// batch, and the images, as bytes and on the device.
 fn bytes(config: &ExperimentConfig, data: &ImageData, layers: &[LayerSummary]) -> f64 {
     let number = if config.precision == Precision::F32 { 4.0 } else { 2.0 };
@@ -59,7 +59,7 @@ fn bytes(config: &ExperimentConfig, data: &ImageData, layers: &[LayerSummary]) -
     // In floating point, where no width is too large to be counted.
     let parameters: f64 = layers.iter().map(|layer| layer.parameters as f64).sum();
     let size = |layer: &LayerSummary| layer.output.iter().map(|&side| side as f64).product::<f64>();
-    // What has no parameters is at the end of its block: the one output that every backend keeps for the way back.
+    // What has no parameters is at the end of its block: the one output that every backend keeps for the backward pass.
     let outputs: f64 = layers.iter().filter(|layer| layer.parameters == 0).map(size).sum();
     let batch = config.batch_size.min(data.train.count()) as f64;
     let pixels = (data.train.pixels().len() + data.test.pixels().len()) as f64;

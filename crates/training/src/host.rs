@@ -28,13 +28,13 @@ pub enum Phase {
 /// An event of a run.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// A checkpoint cannot be used; the run is resumed from an older one.
+    /// A checkpoint or their index cannot be used; the run is resumed from the newest whole one.
     DamagedCheckpoint {
         /// The file that is damaged.
         path: &'a Path,
         /// What is wrong with it.
         message: &'a str,
-        /// The directory of the checkpoint that is used instead.
+        /// The directory of the checkpoint that is used.
         instead: &'a Path,
     },
     /// The backend is about to compile and autotune the kernels that the run needs.

@@ -2,6 +2,7 @@ use std::{
     any::Any,
     cell::RefCell,
     collections::BTreeMap,
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
@@ -55,6 +56,10 @@ pub fn train(
         return Err(TrainingError::Taken { path: directory.path().to_path_buf() });
     }
     let _lock = directory.lock()?;
+    // Another process may have trained here before this one had the lock.
+    if !directory.is_new() {
+        return Err(TrainingError::Taken { path: directory.path().to_path_buf() });
+    }
     check_host(config, data, &host.devices, host.memory)?;
     let splits = splits(config, data)?;
     let shape = shape(data);
@@ -118,9 +123,9 @@ pub fn resume(data: &ImageData, directory: &RunDirectory, mut host: Host) -> Res
         error: None,
         ..state.record
     };
+    let splits = splits(&config, data)?;
     directory.write_record(&state.record)?;
     log::info!("resumed {} on {} after step {}", directory.id(), host.device_name, state.step);
-    let splits = splits(&config, data)?;
     guard(directory, || run(&config, splits, shape(data), state, start, directory, host))
 }
 
@@ -139,15 +144,25 @@ fn starting_point(
     let unusable = |causes| TrainingError::NoCheckpoint { path: path.clone(), causes, record: record.clone() };
     // The last weights need no others.
     let needs_best = config.protocol == Protocol::Validated;
-    let newest = checkpoint::load_newest(&path, needs_best)
-        .map_err(|damages| unusable(damages.iter().map(ToString::to_string).collect()))?;
+    let newest = checkpoint::load_newest(&path, needs_best).map_err(|damages| {
+        match damages.iter().find(|damage| damage.is_unread) {
+            Some(damage) => damage.clone().into(),
+            None => unusable(damages.iter().map(ToString::to_string).collect()),
+        }
+    })?;
     let Some(newest) = newest else {
         if old.epochs.is_empty() {
-            return Ok((Checkpoint::at_start(old), None));
+            // No step of the parts before is left.
+            return Ok((Checkpoint::at_start(RunRecord { parts: Vec::new(), ..old }), None));
         }
         let cause = format!("expected one of the {} epochs in run.json, found none", old.epochs.len());
         return Err(unusable(vec![cause]));
     };
+    let (steps, wanted) = (directory.steps(), newest.state.steps_bytes);
+    let found = fs::metadata(&steps).map_or(0, |metadata| metadata.len());
+    if found < wanted {
+        return Err(unusable(vec![format!("{}: expected at least {wanted} bytes, found {found}", steps.display())]));
+    }
     for damage in &newest.damages {
         log::warn!("{damage}: resuming from {}", newest.place.display());
         let (path, message, instead) = (&damage.path, &damage.message, &newest.place);

@@ -37,7 +37,7 @@ pub(crate) fn dataset(config: &ExperimentConfig, data: &ImageData, splits: &Spli
         classes: data.classes.clone(),
         height,
         width,
-        background: data.train.background(),
+        background: splits.train.background(),
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn warm_up(
 ) -> Result<bool, TrainingError> {
     let [train, evaluation] = loaders;
     let Some(device) = devices.first() else { return Ok(true) };
-    let mut goes_on = |images, training| {
+    let mut continues = |images, training| {
         (host.on_event)(Event::WarmUp { model: config.model.as_str(), images, training });
         !host.interrupter.should_stop()
     };
@@ -44,7 +44,7 @@ pub(crate) fn warm_up(
         let slices = split_dataloader(Arc::new(train.starting_at(1, first)) as Arc<dyn DataLoader<_>>, devices);
         let mut iterators: Vec<_> = slices.iter().map(|slice| slice.iter()).collect();
         let Some(shares) = Replicas::next_batches(&mut iterators)? else { continue };
-        if !goes_on(shares.images(), true) {
+        if !continues(shares.images(), true) {
             return Ok(false);
         }
         let Step { gradients, .. } = replicas.step(&model, shares)?;
@@ -55,7 +55,7 @@ pub(crate) fn warm_up(
     for first in first_and_last(evaluation) {
         if let Some(batch) = evaluation.starting_at(1, first).iter().next() {
             let batch = batch.map_err(TrainingError::backend)?;
-            if !goes_on(batch.whole, false) {
+            if !continues(batch.whole, false) {
                 return Ok(false);
             }
             InferenceStep::step(&model, batch).read().map_err(TrainingError::backend)?;

@@ -16,7 +16,7 @@ pub enum Quantity {
 pub enum Split {
     /// The training images, each batch before its update: a mean over an epoch in which the weights change.
     Train,
-    /// The held-out images, after the epoch (protocol `validated`).
+    /// The validation images, after the epoch (protocol `validated`).
     Valid,
     /// The test images, after the epoch (protocol `assignment`).
     Test,

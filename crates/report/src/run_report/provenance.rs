@@ -112,7 +112,7 @@ fn circumstances(runs: &[&Run]) -> Vec<String> {
                 data.name, data.protocol, data.sha256
             )
         }),
-        format!("Time of all runs together: {}", duration(seconds)),
+        format!("Time of the runs that count: {}", duration(seconds)),
     ]
 }
 
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(differences.header, ["configuration", "`learning_rate`"]);
         assert_eq!((differences.rows[0][1].as_str(), differences.rows[1][1].as_str()), ("0.1", "0.01"));
         assert!(lines[0].contains("a processor, 2 threads") && lines[1].contains("burn 0.22.1, kindling 0.1.0"));
-        assert_eq!(lines[3], "Time of all runs together: 2 min 00 s");
+        assert_eq!(lines[3], "Time of the runs that count: 2 min 00 s");
         let [Block::Code(command), Block::Paragraph(others), Block::Code(config)] = &first[..] else {
             panic!("{first:?}")
         };

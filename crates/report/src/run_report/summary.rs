@@ -85,7 +85,7 @@ pub(crate) fn summary_table(groups: &[Group]) -> TableBlock {
         ]
     });
     let caption = "Mean ± standard deviation over the n runs of a configuration. The last epoch's accuracy is that on \
-                   the held-out images (protocol `validated`) or the test images (`assignment`); the test figures are \
+                   the validation images (protocol `validated`) or the test images (`assignment`); the test figures are \
                    those of the reported weights: the best epoch's (`validated`) or the last (`assignment`). Images per \
                    second are those of training steps, times are whole runs with evaluation and checkpoints.";
     TableBlock {

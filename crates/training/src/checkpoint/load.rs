@@ -1,6 +1,7 @@
 //! The newest checkpoint that is whole.
 
 use std::{
+    cmp::Reverse,
     fmt, fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -20,6 +21,8 @@ use crate::{TrainingError, run::message};
 pub(crate) struct Damage {
     pub(crate) path: PathBuf,
     pub(crate) message: String,
+    /// Whether the file is there and could not be read, which says nothing about its content.
+    pub(crate) is_unread: bool,
 }
 
 impl fmt::Display for Damage {
@@ -29,14 +32,18 @@ impl fmt::Display for Damage {
 }
 
 impl From<Damage> for TrainingError {
-    fn from(Damage { path, message }: Damage) -> Self {
+    fn from(Damage { path, message, .. }: Damage) -> Self {
         Self::Checkpoint { path, message }
     }
 }
 
 impl Damage {
     fn new(path: &Path, message: impl fmt::Display) -> Self {
-        Self { path: path.to_path_buf(), message: message.to_string() }
+        Self { path: path.to_path_buf(), message: message.to_string(), is_unread: false }
+    }
+
+    fn of_read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self { is_unread: error.kind() != io::ErrorKind::NotFound, ..Self::new(path, error) }
     }
 }
 
@@ -54,21 +61,28 @@ pub(crate) struct Newest {
 /// The newest whole checkpoint: the latest, the previous or the best, or what else is there; nothing where there is none
 /// at all. Where `needs_best`, it is one whose best weights are whole as well: the end of the run takes them.
 ///
-/// After this it is the latest, so that a damaged one can never be taken again.
+/// After this it is the latest, so that a damaged one is not taken again.
 ///
 /// # Errors
-/// When there are checkpoints and none can be used: what is wrong with each.
+/// When there are checkpoints and none can be used: what is wrong with each. When one could not be read although it is
+/// there: that one alone, since a disk or permissions are to blame and not the checkpoint.
 pub(crate) fn load_newest(directory: &Path, needs_best: bool) -> Result<Option<Newest>, Vec<Damage>> {
     let mut damages = Vec::new();
-    let index = read_index(directory).unwrap_or_else(|damage| {
-        damages.push(damage);
-        None
-    });
+    let index = match read_index(directory) {
+        Ok(index) => index,
+        Err(damage) if damage.is_unread => return Err(vec![damage]),
+        Err(damage) => {
+            damages.push(damage);
+            None
+        }
+    };
     let mut names = directories(directory).unwrap_or_default();
     names.retain(|name| !name.starts_with(STAGING));
-    names.sort_by(|a, b| b.cmp(a));
+    // After an epoch's evaluation the number of its batches is 0 again.
+    let age = |name: &String| (name.split("-batch-").next().map(str::to_owned), name.ends_with("-batch-000000"));
+    names.sort_by_key(|name| Reverse(age(name)));
     if let Some(Index { latest, previous, best }) = index {
-        // What the index does not name is older, and the last resort.
+        // What the index does not name is older, or was never finished: the last resort.
         let named: Vec<String> = [Some(latest), previous, best].into_iter().flatten().collect();
         names.retain(|name| !named.contains(name));
         names = [named, names].concat();
@@ -79,11 +93,14 @@ pub(crate) fn load_newest(directory: &Path, needs_best: bool) -> Result<Option<N
             Ok((state, weights, optimizer)) => {
                 if !damages.is_empty() {
                     let index = Index { latest: name, previous: None, best: state.best() };
-                    write_json(&directory.join(INDEX), &index)
-                        .map_err(|error| vec![Damage::new(&directory.join(INDEX), error)])?;
+                    // The next checkpoint writes the index again, or fails with the same cause.
+                    if let Err(error) = write_json(&directory.join(INDEX), &index) {
+                        log::warn!("{error}");
+                    }
                 }
                 return Ok(Some(Newest { place, state, weights, optimizer, damages }));
             }
+            Err(damage) if damage.is_unread => return Err(vec![damage]),
             // The best one's damage is that of all that need it.
             Err(damage) if damages.contains(&damage) => {}
             Err(damage) => damages.push(damage),
@@ -118,7 +135,7 @@ fn load_weights(place: &Path) -> Result<ModuleRecord, Damage> {
 
 fn read_state(place: &Path) -> Result<(Checkpoint, Sums), Damage> {
     let path = place.join(STATE);
-    let text = fs::read(&path).map_err(|error| Damage::new(&path, error))?;
+    let text = fs::read(&path).map_err(Damage::of_read(&path))?;
     let malformed = |error| Damage::new(&path, format!("expected what a checkpoint holds: {error}"));
     let State { crc32, checkpoint } = serde_json::from_slice(&text).map_err(malformed)?;
     check(&path, crc32.checkpoint, checkpoint.to_string().as_bytes())?;
@@ -127,7 +144,7 @@ fn read_state(place: &Path) -> Result<(Checkpoint, Sums), Damage> {
 
 /// Reads a file that has this CRC-32.
 fn read<T>(path: &Path, crc32: u32, parse: fn(Bytes) -> Result<T, RecordError>) -> Result<T, Damage> {
-    let bytes = fs::read(path).map_err(|error| Damage::new(path, error))?;
+    let bytes = fs::read(path).map_err(Damage::of_read(path))?;
     check(path, crc32, &bytes)?;
     // Burn's reader trusts in what it reads.
     match catch_unwind(AssertUnwindSafe(|| parse(Bytes::from_bytes_vec(bytes)))) {
@@ -155,7 +172,7 @@ pub(super) fn read_index(directory: &Path) -> Result<Option<Index>, Damage> {
             .map(Some)
             .map_err(|error| Damage::new(&path, format!("expected the names of checkpoints: {error}"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Damage::new(&path, error)),
+        Err(error) => Err(Damage::of_read(&path)(error)),
     }
 }
 
@@ -290,7 +307,7 @@ mod tests {
                 let Some(expected) = expected else { continue };
                 let index = read_index(place.path()).unwrap().unwrap();
                 assert_eq!((index.latest.as_str(), index.best.as_deref()), (expected, Some(FIRST)));
-                // And what it is now the latest of goes on from there.
+                // The next checkpoint has it as its previous one.
                 saved(place.path(), &[(9, 9, 0)]);
                 assert_eq!(read_index(place.path()).unwrap().unwrap().previous.as_deref(), Some(expected));
             }

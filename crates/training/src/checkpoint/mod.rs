@@ -158,7 +158,7 @@ pub(crate) fn save(
 /// Removes Kindling's own directories but for those in `used`: older checkpoints, and what a dead process left
 /// half-written.
 ///
-/// Where that fails, the run goes on: it costs space, and nothing else.
+/// A failure is logged and costs only disk space.
 fn remove_unused(directory: &Path, used: &[String]) {
     let names = directories(directory).unwrap_or_else(|error| {
         log::warn!("{}: old checkpoints cannot be found: {error}", directory.display());

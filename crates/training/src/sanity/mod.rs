@@ -170,7 +170,7 @@ fn labels(data: &ImageData, problems: &[LabelProblem]) -> CheckResult {
     CheckResult {
         name: "data",
         passed: !problems.iter().any(LabelProblem::prevents_learning),
-        wanted: "training images of every class".to_owned(),
+        wanted: "training images of two classes at least".to_owned(),
         found: if problems.is_empty() {
             format!("training images of all {} classes", data.classes.len())
         } else {

@@ -108,7 +108,7 @@ fn stopping(batches: usize, counts: impl Fn(Phase) -> bool + 'static) -> Host {
     })
 }
 
-/// A host that lets the run be.
+/// A host that never stops the run.
 fn patient() -> Host {
     host(&Interrupter::new(), |_| {})
 }
