@@ -96,7 +96,8 @@ test:
 
 # Test all backends in one build: ndarray, libtorch, remote, and wgpu and vulkan (Mesa's software driver without a GPU)
 test-backends:
-    scripts/with-libtorch cargo test --release --locked --package kindling --package kindling-kernels --features "$(scripts/features all)" -- golden backend remote
+    # The kernels' tests, unlike the program, do not know where libtorch is.
+    scripts/with-libtorch sh -c 'LD_LIBRARY_PATH="$LIBTORCH/lib" cargo test --release --locked --package kindling --package kindling-kernels --features "$(scripts/features all)" -- golden backend remote'
     runs=$(mktemp -d) && for backend in ndarray wgpu vulkan libtorch; do \
         KINDLING_BUILD=all just train $backend mlp --limit-batches 20 --epochs 1 --runs-dir "$runs" || exit 1; done
 

@@ -83,8 +83,8 @@ fn read(mut reader: Box<dyn Read>, path: &Path, magic: u32, what: &str) -> Resul
     let announced = sizes.iter().try_fold(1_u64, |product, &size| product.checked_mul(size as u64));
     let expected = match (announced, &sizes[..]) {
         (Some(0), [0, ..]) => return Err(malformed(format!("the header announces no {what}"))),
-        (Some(0), [_, sides @ ..]) => {
-            let size = sides.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        (Some(0), [_, height_and_width @ ..]) => {
+            let size = height_and_width.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
             return Err(malformed(format!("the header announces {what} of {size} pixels ({AGAIN})")));
         }
         (Some(bytes), _) if bytes <= MOST_BYTES => bytes,
