@@ -244,7 +244,7 @@ fn optimizers_smoothing_and_clipping_follow_pytorchs_losses() {
     for (backend, device) in devices() {
         let golden = Golden::load("mlp", &device);
         for variant in variants {
-            let config = Settings::from_json(&variant["config"].to_string()).unwrap().resolve().unwrap();
+            let config = Settings::from_json(variant["config"].to_string()).unwrap().resolve().unwrap();
             let (losses, _) = losses(&golden, &config);
             check(&format!("{} on {backend}", variant["config"]), &losses, &numbers(&variant["losses"]));
         }

@@ -131,12 +131,11 @@ fn a_killed_run_is_listed_as_interrupted_and_resumes_to_the_same_bits() {
             }
         });
         let runs = Path::new(&runs);
-        let died = match RunDirectory::find(runs, "mlp") {
-            Ok(directory) => resume(&SHAPES, &directory, host),
-            Err(_) => {
-                let config = Settings::from_json(CONFIG).unwrap().resolve().unwrap();
-                train(&config, &SHAPES, &RunDirectory::create(runs, "mlp").unwrap(), host)
-            }
+        let died = if let Ok(directory) = RunDirectory::find(runs, "mlp") {
+            resume(&SHAPES, &directory, host)
+        } else {
+            let config = Settings::from_json(CONFIG).unwrap().resolve().unwrap();
+            train(&config, &SHAPES, &RunDirectory::create(runs, "mlp").unwrap(), host)
         };
         panic!("it should have died: {died:?}");
     }

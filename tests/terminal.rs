@@ -63,7 +63,9 @@ impl Terminal {
         let size = PtySize { rows: 30, cols: 100, pixel_width: 0, pixel_height: 0 };
         let pair = native_pty_system().openpty(size).unwrap();
         command.cwd(directory);
-        VARIABLES.iter().for_each(|variable| command.env_remove(variable));
+        for variable in VARIABLES {
+            command.env_remove(variable);
+        }
         command.env("TERM", "xterm-256color");
         for (name, value) in variables {
             match value {

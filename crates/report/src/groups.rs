@@ -287,7 +287,7 @@ mod tests {
             run(place.path(), id, json!({ "backend": "wgpu", "parts": parts, "config": { "seed": seed } }))
         };
         let [one, other] = ["AVX2", "AVX-512"].map(|instructions| part("wgpu", "composed", 1, instructions));
-        let groups = group(vec![on("a", 1, &[one]), on("b", 2, &[other.clone()])]);
+        let groups = group(vec![on("a", 1, &[one]), on("b", 2, std::slice::from_ref(&other))]);
         assert_eq!((labels(&groups), groups[0].runs.len()), (vec!["mlp"], 2));
         let parts = [part("flex", "composed", 1, "AVX-512"), other];
         let moved = group(vec![on("c", 1, &parts), on("copy", 1, &parts), on("d", 2, &parts)]);

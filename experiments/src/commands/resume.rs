@@ -55,7 +55,7 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
     // Where the run found its data is the best guess where it still is, if it still is.
     let known = record.dataset.source.map(PathBuf::from).filter(|path| path.exists());
     let data = data::load(&config, host.place.data_dir.clone().or(known).as_deref())?;
-    run_and_tell(&directory, host, backend, shows_dashboard, start, |host| {
+    run_and_tell(&directory, host, &backend, shows_dashboard, start, |host| {
         kindling_training::resume(&data, &directory, host)
     })
 }

@@ -31,7 +31,7 @@ pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome
     let data = data::load(&config, host.place.data_dir.as_deref())?;
     kindling_training::check(&config, &data, &backend.devices, backend.memory())?;
     let directory = RunDirectory::create(&host.place.runs_dir.path, &name)?;
-    run_and_tell(&directory, &host, backend, shows_dashboard, start, |host| {
+    run_and_tell(&directory, &host, &backend, shows_dashboard, start, |host| {
         kindling_training::train(&config, &data, &directory, host)
     })
 }
@@ -40,7 +40,7 @@ pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome
 pub(crate) fn run_and_tell(
     directory: &RunDirectory,
     arguments: &HostArguments,
-    backend: Backend,
+    backend: &Backend,
     shows_dashboard: bool,
     start: Instant,
     training: impl FnOnce(Host) -> Result<RunRecord, TrainingError>,

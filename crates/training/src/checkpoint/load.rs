@@ -83,9 +83,9 @@ pub(crate) fn load_newest(directory: &Path, needs_best: bool) -> Result<Option<N
     names.sort_by_key(|name| Reverse(age(name)));
     if let Some(Index { latest, previous, best }) = index {
         // What the index does not name is older, or was never finished: the last resort.
-        let named: Vec<String> = [Some(latest), previous, best].into_iter().flatten().collect();
-        names.retain(|name| !named.contains(name));
-        names = [named, names].concat();
+        let indexed: Vec<String> = [Some(latest), previous, best].into_iter().flatten().collect();
+        names.retain(|name| !indexed.contains(name));
+        names = [indexed, names].concat();
     }
     for name in names {
         let place = directory.join(&name);
@@ -302,7 +302,9 @@ mod tests {
                 }
                 let place = place();
                 saved(place.path(), &[(1, 1, 0), (2, 1, 0), (3, 1, 0), (3, 1, 2)]);
-                damaged.iter().for_each(|name| alter(&place.path().join(name).join(file)));
+                for name in damaged {
+                    alter(&place.path().join(name).join(file));
+                }
                 assert_eq!(newest(place.path(), true).as_deref(), expected, "{file} of {damaged:?}");
                 let Some(expected) = expected else { continue };
                 let index = read_index(place.path()).unwrap().unwrap();
