@@ -8,7 +8,7 @@ default:
 
 # Train MODEL (mlp, mlp-deep, mlp-wide, cnn, cnn-deep) on BACKEND (flex, ndarray, wgpu, ...); ARGS as in `kindling train --help`
 train BACKEND MODEL *ARGS:
-    @backend="$1"; shift; scripts/kindling "$(just build-of "$backend")" train --backend "$backend" "$@"
+    @backend="$1"; shift; build=$(just build-of "$backend") && scripts/kindling "$build" train --backend "$backend" "$@"
 
 # Train on the CPU with flex, the fastest pure-Rust backend: just train-cpu mlp-deep --epochs 3
 train-cpu MODEL *ARGS:
@@ -97,7 +97,7 @@ test:
 # Test all backends in one build: ndarray, libtorch, remote, and wgpu and vulkan (Mesa's software driver without a GPU)
 test-backends:
     # The kernels' tests, unlike the program, do not know where libtorch is.
-    scripts/with-libtorch sh -c 'LD_LIBRARY_PATH="$LIBTORCH/lib" cargo test --release --locked --package kindling --package kindling-kernels --features "$(scripts/features all)" -- golden backend remote'
+    scripts/with-libtorch sh -c 'LD_LIBRARY_PATH="${LIBTORCH_LIB:-$LIBTORCH}/lib" cargo test --release --locked --package kindling --package kindling-kernels --features "$(scripts/features all)" -- golden backend remote'
     runs=$(mktemp -d) && for backend in ndarray wgpu vulkan libtorch; do \
         KINDLING_BUILD=all just train $backend mlp --limit-batches 20 --epochs 1 --runs-dir "$runs" || exit 1; done
 
@@ -118,4 +118,6 @@ bench-stages *ARGS:
 # The build that has BACKEND; indices as in wgpu:1 do not matter
 [private]
 build-of BACKEND:
-    @case "${1%%:*}" in flex | cpu) echo cpu ;; wgpu | vulkan) echo gpu ;; *) echo "${1%%:*}" ;; esac
+    @case "${1%%:*}" in flex | cpu) echo cpu ;; wgpu | vulkan) echo gpu ;; \
+        ndarray | libtorch | libtorch-cuda | remote | cuda | metal | rocm) echo "${1%%:*}" ;; \
+        *) echo "no backend '$1'; \`kindling train --help\` names them" >&2; exit 2 ;; esac

@@ -220,7 +220,7 @@ pub(crate) struct DoctorArguments {
 
 #[derive(Args)]
 pub(crate) struct ServeArguments {
-    /// Backend to offer: flex (or cpu), ndarray, wgpu, vulkan [default: flex]
+    /// Backend to offer: flex (or cpu), wgpu, vulkan [default: flex]
     #[arg(long, value_name = "BACKEND")]
     pub(crate) backend: Option<String>,
     /// Offer N devices of the backend

@@ -6,15 +6,15 @@ use std::{
     process,
 };
 
-/// Prints a line; a reader that has read enough (`kindling runs | head`) is no error. The program ends there: whatever
-/// is to be kept is written before it is printed.
+/// Prints a line. A reader that has read enough (`kindling runs | head`) is no error and loses nothing: the program
+/// continues, and its exit code is that of its work.
 pub(crate) fn print(line: impl Display) {
-    if let Err(error) = writeln!(stdout(), "{line}") {
-        let is_closed = error.kind() == ErrorKind::BrokenPipe;
-        if !is_closed {
+    match writeln!(stdout(), "{line}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             notice(format_args!("error: standard output cannot be written: {error}"));
+            process::exit(1);
         }
-        process::exit(i32::from(!is_closed));
+        _ => {}
     }
 }
 

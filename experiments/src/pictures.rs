@@ -54,8 +54,10 @@ pub(crate) fn png(image: &GrayImage) -> Result<Vec<u8>> {
 /// # Errors
 /// When it cannot be read, is no such picture, takes more than 512 MiB, or is cut or damaged.
 pub(crate) fn read(path: &Path) -> Result<DynamicImage> {
+    // Once, since it may be a pipe.
+    let file = fs::read(path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
     let decoded = || -> ImageResult<DynamicImage> {
-        let mut decoder = ImageReader::open(path)?.with_guessed_format()?.into_decoder()?;
+        let mut decoder = ImageReader::new(Cursor::new(&file)).with_guessed_format()?.into_decoder()?;
         Limits::default().reserve(decoder.total_bytes())?;
         let orientation = decoder.orientation()?;
         let mut picture = DynamicImage::from_decoder(decoder)?;
@@ -66,7 +68,6 @@ pub(crate) fn read(path: &Path) -> Result<DynamicImage> {
         ImageError::IoError(error) => anyhow!("{}: {error}", path.display()),
         error => anyhow!("{}: expected a picture in PNG or JPEG that can be decoded, found: {error}", path.display()),
     })?;
-    let file = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let flaw = if file.starts_with(PNG) { png_flaw(&file) } else { jpeg::check(&file).err() };
     match flaw {
         None => Ok(picture),

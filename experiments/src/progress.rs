@@ -47,6 +47,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
             self.compiling.set_style(style);
         }
+        self.compiling.reset_elapsed();
         self.compiling.enable_steady_tick(Duration::from_millis(100));
     }
 

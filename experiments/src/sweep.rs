@@ -165,7 +165,7 @@ fn keep_alike(known: &mut Vec<(ExperimentConfig, Run)>, wanted: &Setup) {
 }
 
 /// Where the runs are made, or were; the program may start itself again.
-fn request(place: &PlaceArguments) -> Result<Request> {
+pub(crate) fn request(place: &PlaceArguments) -> Result<Request> {
     let request = place.device.request((backend::default_name(), None))?;
     relaunch::with(&request.environment().into_iter().chain(request.as_default()).collect::<Vec<_>>())?;
     place.kernels.unwrap_or_default().choose();
@@ -249,7 +249,8 @@ fn known_runs(
             continue;
         }
         // Which directory such a set is in does not stand in the config.
-        if config.dataset == DatasetName::Idx && check_data(&record, data.get(&config)?).is_err() {
+        let is_same = |data: &ImageData| check_data(&record, data).is_ok();
+        if config.dataset == DatasetName::Idx && !data.get(&config).is_ok_and(is_same) {
             continue;
         }
         let status = directory.status(&record);

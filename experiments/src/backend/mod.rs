@@ -133,9 +133,11 @@ impl Request {
         };
         if !known.is_compiled_in {
             bail!(Misuse(format!(
-                "backend `{name}` is not in this build, which has {}; it comes with: {}",
+                "backend `{name}` is not in this build, which has {}; it comes with: {}; any command has it in: just \
+                 kindling {} ...",
                 compiled_in().map(|known| known.name).collect::<Vec<_>>().join(", "),
-                known.way
+                known.way,
+                known.build
             )));
         }
         let indices = match indices {
@@ -156,7 +158,7 @@ impl Request {
             bail!(Misuse("--devices: expected at least 1, found 0".to_owned()));
         }
         if (name == "remote") != server.is_some() {
-            bail!(Misuse("--backend remote and --remote ws://HOST:PORT go together".to_owned()));
+            bail!(Misuse("backend `remote` requires --remote ws://HOST:PORT, and --remote requires it".to_owned()));
         }
         let count = count.unwrap_or(indices.len().max(1));
         // Burn makes tensors of its own on the device that this variable names, and panics where there is none.
@@ -331,7 +333,7 @@ mod tests {
     fn a_backend_that_is_not_there_is_refused_with_the_way_to_get_it() {
         assert!(refusal("tpu", None, None).starts_with("no backend `tpu`; there are flex, ndarray, wgpu,"));
         if !cfg!(feature = "rocm") {
-            assert!(refusal("rocm", None, None).ends_with("it comes with: just train rocm"));
+            assert!(refusal("rocm", None, None).contains("it comes with: just train rocm;"));
         }
     }
 
@@ -339,7 +341,10 @@ mod tests {
     fn devices_that_make_no_sense_are_refused() {
         assert_eq!(refusal("flex:1", None, None), "backend `flex` has one device, the CPU; found `flex:1`");
         assert_eq!(refusal("flex", Some(0), None), "--devices: expected at least 1, found 0");
-        assert_eq!(refusal("flex", None, Some("ws://x:1")), "--backend remote and --remote ws://HOST:PORT go together");
+        assert_eq!(
+            refusal("flex", None, Some("ws://x:1")),
+            "backend `remote` requires --remote ws://HOST:PORT, and --remote requires it"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
     commands::{Outcome, sweep::outcome_of},
     figure,
     output::print,
-    sweep::{Planned, sweep},
+    sweep::{Planned, request, sweep},
     terminal,
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct GradientsArguments {
 
 /// `kindling gradients`
 pub(crate) fn gradients(arguments: &GradientsArguments) -> Result<Outcome> {
+    // The program may start itself again here, and a config from a pipe can be read only once.
+    request(&arguments.place)?;
     let mut settings = arguments.config.settings()?;
     settings.epochs = Some(1);
     settings.limit_batches = Some(arguments.steps);

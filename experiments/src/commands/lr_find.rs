@@ -66,7 +66,7 @@ pub(crate) fn lr_find(arguments: &LrFindArguments) -> Result<Outcome> {
         print(figure::terminal(&chart, width));
     }
     print(format_args!(
-        "{} steps from {:.0e} to {:.2e}; smoothed: exponential moving average, {SMOOTHING}",
+        "{} steps from {:.2e} to {:.2e}; smoothed: exponential moving average, {SMOOTHING}",
         test.points.len(),
         arguments.start,
         test.points.last().map_or(arguments.end, |point| point.learning_rate)

@@ -16,7 +16,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
     let name = arguments.backend.as_deref().unwrap_or(backend::default_name());
     if name.starts_with("libtorch") {
         bail!(Misuse(format!(
-            "{name} cannot be served: Burn keeps libtorch's tensors to their own process; serve flex, ndarray or wgpu"
+            "{name} cannot be served: Burn keeps libtorch's tensors to their own process; serve flex, wgpu or vulkan"
         )));
     }
     if name == "remote" {

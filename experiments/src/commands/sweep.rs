@@ -11,7 +11,7 @@ use crate::{
     arguments::{ConfigArguments, PlaceArguments},
     commands::{Misuse, Outcome},
     output::{notice, print},
-    sweep::{Planned, Swept, sweep as run_all},
+    sweep::{Planned, Swept, request, sweep as run_all},
     terminal,
 };
 
@@ -45,6 +45,10 @@ struct GridFlags(Grid);
 
 /// `kindling sweep`
 pub(crate) fn sweep(arguments: &SweepArguments) -> Result<Outcome> {
+    if !arguments.dry_run {
+        // The program may start itself again here, and a grid from a pipe can be read only once.
+        request(&arguments.place)?;
+    }
     let mut flags = arguments.flags.0.clone();
     if let Some(count) = arguments.seeds {
         flags = flags.with_seeds(count);

@@ -13,7 +13,7 @@ use crate::{
     dashboard, data, log_file,
     output::{notice, print},
     progress::Progress,
-    relaunch, signals,
+    relaunch, signals, writable,
 };
 
 /// `kindling train`
@@ -28,6 +28,7 @@ pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome
     let backend = request.open(config.precision)?;
     host.place.kernels.unwrap_or_default().choose();
     signals::install()?;
+    writable::check(&host.place.runs_dir.path)?;
     let data = data::load(&config, host.place.data_dir.as_deref())?;
     kindling_training::check(&config, &data, &backend.devices, backend.memory())?;
     let directory = RunDirectory::create(&host.place.runs_dir.path, &name)?;
@@ -79,10 +80,17 @@ pub(crate) fn run_and_tell(
     });
     let outcome = training(backend.host(interrupter, renderer, on_event, start));
     dashboard::restore_terminal();
-    let is_lost = matches!(outcome, Err(TrainingError::NoCheckpoint { .. }));
+    let is_lost = matches!(
+        outcome,
+        Err(TrainingError::NoCheckpoint { .. }
+            | TrainingError::OtherData { .. }
+            | TrainingError::CannotFit { .. }
+            | TrainingError::Config(_))
+    );
     if outcome.is_err() && !is_lost && directory.checkpoints().join("index.json").exists() {
         notice(format_args!(
-            "the run's last checkpoint is kept; resume with: {resume}  (on another backend: --backend flex)"
+            "the run's last checkpoint is kept; resume with: {resume}{}",
+            if backend.name == "flex" { "" } else { "  (on another backend: --backend flex)" }
         ));
     }
     let record = outcome.with_context(|| format!("run {} failed", directory.id()))?;
@@ -91,7 +99,7 @@ pub(crate) fn run_and_tell(
     Ok(match record.status {
         RunStatus::Interrupted => {
             notice(format_args!(
-                "interrupted; resume with: {resume}  (or: kindling resume {})",
+                "interrupted; resume with: {resume}  (or: cargo run --release -- resume {})",
                 directory.path().display()
             ));
             Outcome::Interrupted
