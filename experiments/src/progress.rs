@@ -36,11 +36,6 @@ impl Progress {
         Self { bar, compiling: ProgressBar::with_draw_target(None, terminal::bars()), epoch: 0, epochs: 0 }
     }
 
-    /// One that shows nothing: where something else does.
-    pub(crate) fn hidden() -> Self {
-        Self { bar: ProgressBar::hidden(), compiling: ProgressBar::hidden(), epoch: 0, epochs: 0 }
-    }
-
     /// Says that the backend compiles and autotunes its kernels.
     pub(crate) fn start_compiling(&self) {
         notice("warming up: a few steps before the clock starts; a GPU's kernels are compiled and autotuned once");

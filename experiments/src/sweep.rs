@@ -8,14 +8,14 @@ use kindling_data::ImageData;
 use kindling_kernels::Kernels;
 use kindling_record::{RunDirectory, RunRecord, RunStatus, Setup, list_runs};
 use kindling_report::{Run, duration, percent};
-use kindling_training::{DatasetName, Event, ExperimentConfig, Host, OnEvent, Precision, Settings, check_data};
+use kindling_training::{DatasetName, Event, ExperimentConfig, Host, OnEvent, Precision, Settings, Silent, check_data};
 
 use crate::{
     arguments::PlaceArguments,
     backend::{self, Backend, Request},
     data, log_file,
     output::{notice, told},
-    progress::{Progress, SweepBar},
+    progress::SweepBar,
     relaunch, signals, writable,
 };
 
@@ -225,7 +225,7 @@ fn host(backend: &Backend, interrupter: Interrupter, progress: SweepBar) -> Host
         Event::Compiled { .. } => signals::stop_gently(&stop),
         Event::Step { .. } => {}
     });
-    backend.host(interrupter, Box::new(|_| Box::new(Progress::hidden())), on_event, Instant::now())
+    backend.host(interrupter, Box::new(|_| Box::new(Silent)), on_event, Instant::now())
 }
 
 /// The runs of the plan's configs that were made with the same data, in any setup.

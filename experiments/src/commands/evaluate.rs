@@ -45,7 +45,7 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> Result<Outcome> {
     signals::install()?;
     let data = data_of(&record, &config, arguments.data_dir.as_deref())?;
     let evaluation = examine(&directory, &backend, &data)?;
-    // Before it is printed: whoever reads that may stop reading.
+    // Before it is printed, so that it is kept whatever becomes of standard output.
     let kept = keep(&directory, &evaluation, &data.test);
     if arguments.json {
         print(serde_json::to_string_pretty(&Printed { run: directory.id(), evaluation: &evaluation })?);
