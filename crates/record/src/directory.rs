@@ -279,7 +279,7 @@ pub(crate) mod tests {
                 "name": "synthetic", "source": null, "sha256": "00ff", "protocol": "assignment", "train": 100, "valid": 0,
                 "test": 10, "classes": [], "height": 28, "width": 28, "background": 0,
             },
-            "model": "mlp", "parameters": 1, "epochs": [], "seconds": 5.0,
+            "model": "mlp", "parameters": 1, "metrics": [], "monitor": "valid/loss", "epochs": [], "seconds": 5.0,
             "timings": {
                 "start_up_seconds": 0.0, "compilation_seconds": 0.0, "training_seconds": 4.0, "evaluation_seconds": 1.0,
                 "checkpoint_seconds": 0.0,
@@ -361,7 +361,7 @@ pub(crate) mod tests {
         for schema in [1, 7] {
             fs::write(run.path().join("run.json"), format!(r#"{{"schema": {schema}}}"#)).unwrap();
             let message = run.read_record().unwrap_err().to_string();
-            assert!(message.contains(&format!("expected schema 2, found {schema}")), "{message}");
+            assert!(message.contains(&format!("expected schema 3, found {schema}")), "{message}");
         }
     }
 }

@@ -23,8 +23,8 @@ pub use error::RecordError;
 pub use evaluation::{CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPair, EvaluationRecord, MistakeRecord};
 pub use list::{ListedRun, list_runs};
 pub use run::{
-    DatasetRecord, DivergenceRecord, EpochRecord, MachineRecord, PartRecord, RunRecord, RunStatus, SCHEMA, Setup,
-    TestRecord, Timings,
+    DatasetRecord, DivergenceRecord, EpochRecord, ImagesRecord, MachineRecord, MetricRecord, Metrics, PartRecord,
+    RunRecord, RunStatus, SCHEMA, Setup, TestRecord, Timings,
 };
 pub use steps::{GradientRecord, LayerGradient, StepLog, StepRecord, read_steps};
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Number {
+pub(crate) enum Number {
     Finite(f64),
     NonFinite(String),
 }
@@ -47,21 +47,4 @@ pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::
 /// The deserializer's, or when it is some other text.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Number::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
-}
-
-/// The same for a number that may be absent.
-pub(crate) mod optional {
-    use super::{Deserialize, Deserializer, Error, Number, Serialize, Serializer};
-
-    // serde hands the field over by reference.
-    #[allow(clippy::ref_option)]
-    pub(crate) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
-        value.map(Number::from).serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-        Option::<Number>::deserialize(deserializer)?
-            .map(|number| number.try_into().map_err(D::Error::custom))
-            .transpose()
-    }
 }

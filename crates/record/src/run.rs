@@ -1,14 +1,16 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
+use crate::number::Number;
+
 /// The version of the record's layout that this crate writes and reads.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// All that a run has to say: the content of `run.json`.
 ///
-/// Accuracies are fractions, times are seconds, losses are nats (means of the cross entropy over images).
+/// Accuracies are fractions, times are seconds, metrics are means over samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// Version of this layout, [`SCHEMA`].
@@ -22,7 +24,7 @@ pub struct RunRecord {
     pub started: String,
     /// The processes that trained it, one after the other.
     pub parts: Vec<PartRecord>,
-    /// The complete experiment config; `kindling train --config` takes it back.
+    /// The complete config, as the program that trained it has it; `kindling train --config` takes it back.
     pub config: Map<String, Value>,
     /// Name of the latest part's backend, as in `--backend`.
     pub backend: String,
@@ -34,22 +36,26 @@ pub struct RunRecord {
     pub machine: MachineRecord,
     /// What the run was trained and tested on.
     pub dataset: DatasetRecord,
-    /// Name of the model.
+    /// Name of the network or task.
     pub model: String,
     /// Number of trainable parameters.
     pub parameters: usize,
+    /// What the task measures, the loss first.
+    pub metrics: Vec<MetricRecord>,
+    /// The metric that decides which epoch is the best, as in [`EpochRecord::metrics`].
+    pub monitor: String,
     /// One entry for each finished epoch.
     pub epochs: Vec<EpochRecord>,
-    /// The epoch with the lowest valid loss (`validated`) or test loss (`assignment`).
+    /// The epoch with the best value of `monitor`.
     pub best_epoch: Option<usize>,
-    /// Why training ended before the configured number of epochs, if early stopping ended it.
+    /// Why training ended before the configured number of epochs, if early stopping or a callback ended it.
     pub stopped_early: Option<String>,
-    /// The test set's figures: of the best weights (`validated`) or the last (`assignment`).
+    /// The metrics on the test split: of the best weights, or of the last where the protocol reports those.
     pub test: Option<TestRecord>,
     /// Wall-clock seconds of the whole run, over all its parts.
     pub seconds: f64,
-    /// Training images per second over all training steps of the run.
-    pub images_per_second: Option<f64>,
+    /// Training samples per second over all training steps of the run.
+    pub samples_per_second: Option<f64>,
     /// Where the seconds outside training steps went.
     pub timings: Timings,
     /// Where and how the run left the finite numbers, if it did.
@@ -74,8 +80,8 @@ pub enum RunStatus {
     Failed,
 }
 
-impl std::fmt::Display for RunStatus {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for RunStatus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(match self {
             Self::Running => "running",
             Self::Finished => "finished",
@@ -166,22 +172,30 @@ pub struct MachineRecord {
 }
 
 /// What a run was trained and tested on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetRecord {
-    /// `fashion-mnist`, `idx` or `synthetic`.
+    /// Name of the data set, such as `fashion-mnist`.
     pub name: String,
+    /// Digest of its whole content: of images, SHA-256 over the unpacked images and labels, hexadecimal.
+    pub sha256: String,
+    /// Training samples seen in an epoch; with a limit of batches and a shuffled order not the same ones in each.
+    pub train: usize,
+    /// Validation samples in use.
+    pub valid: usize,
+    /// Test samples in use.
+    pub test: usize,
+    /// More about a set of images.
+    #[serde(flatten)]
+    pub images: Option<ImagesRecord>,
+}
+
+/// What a set of images has beside its samples.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagesRecord {
     /// The directory it was read from; absent for drawn data.
     pub source: Option<String>,
-    /// SHA-256 over the unpacked images and labels, hexadecimal.
-    pub sha256: String,
     /// `validated` or `assignment`.
     pub protocol: String,
-    /// Training images seen in an epoch; with `--limit-batches` and a shuffled order not the same ones in each.
-    pub train: usize,
-    /// Validation images in use.
-    pub valid: usize,
-    /// Test images in use.
-    pub test: usize,
     /// Names of the classes, in the order of their labels.
     pub classes: Vec<String>,
     /// Rows of an image, as the network sees it.
@@ -192,63 +206,117 @@ pub struct DatasetRecord {
     pub background: u8,
 }
 
-/// The figures of one epoch.
+impl DatasetRecord {
+    /// Names of the classes, in the order of their labels; none where the samples are no images.
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        self.images.as_ref().map_or(&[], |images| &images.classes)
+    }
+}
+
+/// One of the metrics that a task has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricRecord {
+    /// Its name, such as `loss` or `accuracy`.
+    pub name: String,
+    /// Whether larger values are better.
+    pub higher_is_better: bool,
+    /// Its unit; none for a fraction, which tables show in percent, or a plain number.
+    pub unit: Option<String>,
+}
+
+/// Values of metrics by split and name, such as `train/loss` and `valid/accuracy`: means over samples.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics(pub BTreeMap<String, f64>);
+
+impl Metrics {
+    /// The value of `name`, such as `valid/loss`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
+    }
+}
+
+impl Serialize for Metrics {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, Number::from(*value))))
+    }
+}
+
+impl<'de> Deserialize<'de> for Metrics {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let numbers = BTreeMap::<String, Number>::deserialize(deserializer)?;
+        let values = numbers.into_iter().map(|(name, number)| Ok((name, number.try_into()?)));
+        values.collect::<Result<_, String>>().map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// The metrics of one epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// Starts at 1.
     pub epoch: usize,
-    /// Mean of the training objective over the images, each batch before its update.
-    #[serde(with = "crate::number")]
-    pub train_loss: f64,
-    /// Fraction of the training images that were classified correctly, each batch before its update.
-    pub train_accuracy: f64,
-    /// Mean cross entropy over the validation images after the epoch (`validated`).
-    #[serde(with = "crate::number::optional", default, skip_serializing_if = "Option::is_none")]
-    pub valid_loss: Option<f64>,
-    /// Accuracy on the validation images after the epoch (`validated`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub valid_accuracy: Option<f64>,
-    /// Mean cross entropy over the test images after the epoch (`assignment`).
-    #[serde(with = "crate::number::optional", default, skip_serializing_if = "Option::is_none")]
-    pub test_loss: Option<f64>,
-    /// Accuracy on the test images after the epoch (`assignment`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub test_accuracy: Option<f64>,
+    /// `train/...`: means over the training samples, each batch before its update; the other splits after the epoch.
+    pub metrics: Metrics,
     /// The learning rate of the epoch's last step.
     pub learning_rate: f64,
     /// Seconds of the training steps, with loader, metrics, step log and renderer.
     pub seconds: f64,
-    /// Training images per second of those seconds.
-    pub images_per_second: f64,
+    /// Training samples per second of those seconds.
+    pub samples_per_second: f64,
     /// Seconds of the evaluation after the epoch.
     pub evaluation_seconds: f64,
 }
 
-impl std::fmt::Display for EpochRecord {
-    /// The figures in a line: `train loss 0.6516 accuracy 0.7676, test loss 0.5453 accuracy 0.7947, 18947 images/s`.
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "train loss {:.4} accuracy {:.4}", self.train_loss, self.train_accuracy)?;
-        let evaluations =
-            [("valid", self.valid_loss, self.valid_accuracy), ("test", self.test_loss, self.test_accuracy)];
-        for (split, loss, accuracy) in evaluations {
-            if let (Some(loss), Some(accuracy)) = (loss, accuracy) {
-                write!(formatter, ", {split} loss {loss:.4} accuracy {accuracy:.4}")?;
-            }
-        }
-        write!(formatter, ", {:.0} images/s", self.images_per_second)
+impl EpochRecord {
+    /// The value of `name`, such as `valid/loss`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.metrics.get(name)
+    }
+
+    /// The splits that it has metrics of, `train` first.
+    #[must_use]
+    pub fn splits(&self) -> Vec<&str> {
+        let mut splits: Vec<_> = self.metrics.0.keys().filter_map(|name| Some(name.split_once('/')?.0)).collect();
+        splits.dedup();
+        splits.sort_by_key(|split| *split != "train");
+        splits
     }
 }
 
-/// The test set's figures.
+impl fmt::Display for EpochRecord {
+    /// The metrics in a line: `train accuracy 0.7676 loss 0.6516, test accuracy 0.7947 loss 0.5453, 18947 samples/s`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for split in self.splits() {
+            write!(formatter, "{split}")?;
+            for (name, value) in &self.metrics.0 {
+                if let Some((_, metric)) = name.split_once('/').filter(|(of, _)| *of == split) {
+                    write!(formatter, " {metric} {value:.4}")?;
+                }
+            }
+            write!(formatter, ", ")?;
+        }
+        write!(formatter, "{:.0} samples/s", self.samples_per_second)
+    }
+}
+
+/// The metrics on the test split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TestRecord {
-    /// Mean cross entropy.
-    #[serde(with = "crate::number")]
-    pub loss: f64,
-    /// Fraction of correctly classified images.
-    pub accuracy: f64,
-    /// `confusion[target][predicted]` counts images.
-    pub confusion: Vec<Vec<usize>>,
+    /// Means over the samples, such as `test/loss`.
+    pub metrics: Metrics,
+    /// `confusion[target][predicted]` counts images; only of classifiers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<Vec<Vec<usize>>>,
+}
+
+impl TestRecord {
+    /// The value of `metric`, such as `loss`.
+    #[must_use]
+    pub fn get(&self, metric: &str) -> Option<f64> {
+        self.metrics.get(&format!("test/{metric}"))
+    }
 }
 
 /// Seconds outside the training steps, over the whole run.
