@@ -4,16 +4,6 @@ use burn::{
     tensor::{FloatDType, Tensor},
 };
 
-use crate::ExperimentConfig;
-
-/// The gradients of `module`, clipped where the config asks for it.
-pub(crate) fn clipped<M: Module>(config: &ExperimentConfig, module: &M, gradients: GradientsParams) -> GradientsParams {
-    match config.clip_norm {
-        Some(limit) => clip_by_global_norm(module, gradients, limit),
-        None => gradients,
-    }
-}
-
 /// Scales all gradients so that their norm, taken together, is at most `limit`.
 ///
 /// This is PyTorch's `clip_grad_norm_`; Burn's own clipping takes the norm of each tensor by itself. The norm stays

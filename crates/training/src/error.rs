@@ -1,70 +1,35 @@
-use std::path::PathBuf;
+use std::{fmt::Display, path::PathBuf};
 
-use kindling_data::DataError;
-use kindling_models::ModelError;
 use kindling_record::RecordError;
 use thiserror::Error;
 
-/// What can be wrong with a config.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// JSON with a mistake, or with a value of the wrong type.
-    #[error("config: {0}")]
-    Malformed(String),
-    /// A file in another format; what it seems to be.
-    #[error("expected a config in JSON, found {0}")]
-    NotJson(String),
-    /// A key that no config has.
-    #[error("config: unknown key `{key}`; did you mean `{nearest}`?")]
-    UnknownKey {
-        /// The key as given.
-        key: String,
-        /// The known key that looks most like it.
-        nearest: &'static str,
-    },
-    /// Without a model there is nothing to train.
-    #[error("config: `model` is missing; `kindling models` lists what there is")]
-    NoModel,
-    /// A value outside its range, or one that does not go with another.
-    #[error("{field}: expected {wanted}, found {found}")]
-    Invalid {
-        /// The key of the value.
-        field: &'static str,
-        /// What would do.
-        wanted: String,
-        /// The value as given.
-        found: String,
-    },
-    /// A value that requires one of another key.
-    #[error("`{field}` requires {wanted} (got `{found}`)")]
-    Requires {
-        /// The key of the value.
-        field: &'static str,
-        /// The key and the value that it requires.
-        wanted: &'static str,
-        /// The other key's value as given.
-        found: String,
-    },
-    /// The network cannot be built.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-}
+use crate::{source::SourceError, weights::WeightsError};
 
-/// What can end a run.
+/// What can end a run, or keep it from starting.
 #[derive(Debug, Error)]
 pub enum TrainingError {
-    /// The config is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The data is wrong.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The network cannot be built, or its weights not be read or written.
-    #[error(transparent)]
-    Model(#[from] ModelError),
+    /// A setting of the trainer outside its range, or one that does not go with the task.
+    #[error("{name}: expected {wanted}, found {found}")]
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// What would do.
+        wanted: String,
+        /// What was given.
+        found: String,
+    },
+    /// The task does not measure what it says.
+    #[error("the task's step: {0}")]
+    Task(String),
+    /// A batch cannot be made.
+    #[error("a batch cannot be made: {0}")]
+    Source(#[source] SourceError),
     /// The run directory cannot be read or written.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Weights cannot be written or read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A checkpoint cannot be read.
     #[error("{path}: {message}", path = path.display())]
     Checkpoint {
@@ -77,7 +42,7 @@ pub enum TrainingError {
     #[error(
         "{}: this directory holds a run or parts of one; train in another one{}",
         path.display(),
-        if path.join("run.json").is_file() { format!(", or run: kindling resume {}", path.display()) } else { String::new() }
+        if path.join("run.json").is_file() { ", or resume it" } else { "" }
     )]
     Taken {
         /// The run directory.
@@ -85,7 +50,7 @@ pub enum TrainingError {
     },
     /// A run has no checkpoint that it can be resumed from.
     #[error(
-        "{}: no checkpoint can be read ({}); train the run again with `kindling train --config {}`",
+        "{}: no checkpoint can be read ({}); train the run again in another directory with the config in {}",
         path.display(),
         causes.join("; "),
         record.display()
@@ -98,19 +63,27 @@ pub enum TrainingError {
         /// The run's record, which has its config.
         record: PathBuf,
     },
+    /// The task has other parameters than the checkpoint.
+    #[error("{}: the checkpoint is of another network: {difference}; resume it with the one that it was begun with", path.display())]
+    Mismatch {
+        /// The checkpoint's directory.
+        path: PathBuf,
+        /// The first parameter that differs.
+        difference: String,
+    },
     /// Training takes more memory than there is.
     #[error(
-        "{what}: {}{} parameters would take about {} in training (weights, gradients, moments, activations, images), {}; \
-         choose smaller widths, smaller batches, or fewer or smaller images",
+        "{what}: {}{} parameters would take about {} in training (weights, gradients, moments, data), {}; choose a \
+         smaller network or a smaller data set",
         if *parameters == usize::MAX { "more than " } else { "" },
         grouped(*parameters as u64),
         gibibytes(*needed),
         memory.map_or("more than any machine has".to_owned(), |bytes| format!("this machine has {}", gibibytes(bytes as f64)))
     )]
     CannotFit {
-        /// What of the config decides it.
+        /// What makes it so large.
         what: String,
-        /// Number of trainable parameters; the largest number where it is beyond counting.
+        /// Parameters of the network; the largest number there is where they are more.
         parameters: usize,
         /// An estimate, in bytes.
         needed: f64,
@@ -118,12 +91,22 @@ pub enum TrainingError {
         memory: Option<u64>,
     },
     /// The data is not what the run was begun with.
-    #[error("this run was begun on {wanted}, and the data here is {found}; name the right directory with --data-dir")]
+    #[error("this run was begun on {wanted}, and the data here is {found}; resume it with the data that it was begun with")]
     OtherData {
         /// The data of the run.
         wanted: String,
         /// The data at hand.
         found: String,
+    },
+    /// A finished run cannot be trained further.
+    #[error("epochs: {epochs} for a run that has {done}: {reason}")]
+    CannotExtend {
+        /// Epochs asked for.
+        epochs: usize,
+        /// Epochs that it has.
+        done: usize,
+        /// Why not, and what to do.
+        reason: String,
     },
     /// The backend failed or panicked; what it said.
     #[error("training failed: {0}")]
@@ -132,7 +115,7 @@ pub enum TrainingError {
 
 impl TrainingError {
     /// What a backend or burn-train said.
-    pub(crate) fn backend(error: impl std::fmt::Display) -> Self {
+    pub fn backend(error: impl Display) -> Self {
         Self::Backend(error.to_string())
     }
 }

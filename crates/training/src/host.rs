@@ -1,6 +1,6 @@
 //! What a run needs from its caller, and what it tells the caller.
 
-use std::{path::Path, time::Instant};
+use std::{env::consts, path::Path, thread, time::Instant};
 
 use burn::{
     tensor::Device,
@@ -14,14 +14,14 @@ pub type MakeRenderer = Box<dyn FnOnce(usize) -> Box<dyn MetricsRenderer>>;
 /// Called on each event of a run, on the thread that trains.
 pub type OnEvent = Box<dyn FnMut(Event<'_>)>;
 
-/// Which images a batch is of.
+/// Which samples a batch is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// The training images.
+    /// The training split.
     Train,
     /// Those evaluated after each epoch.
     Evaluate,
-    /// The test images at the end of the run.
+    /// The test split at the end of the run.
     Test,
 }
 
@@ -41,10 +41,10 @@ pub enum Event<'a> {
     Compiling,
     /// It does so for a batch of this size, in a step whose results are thrown away.
     WarmUp {
-        /// Name of the model.
+        /// Name of the network or task.
         model: &'a str,
-        /// Images in the batch.
-        images: usize,
+        /// Samples in the batch.
+        samples: usize,
         /// Whether it is a step of training, or of evaluation.
         training: bool,
     },
@@ -55,27 +55,28 @@ pub enum Event<'a> {
     },
     /// A batch is done. A stop that is asked for while this is handled takes effect at once.
     Step {
-        /// Which images it was of.
+        /// Which samples it was of.
         phase: Phase,
     },
     /// An epoch is finished.
     Epoch {
-        /// Its figures.
+        /// Its metrics.
         record: &'a EpochRecord,
         /// Number of epochs planned.
         epochs: usize,
     },
 }
 
-/// What the caller decides about a run: given the backend and its kernels, none of it changes the result but the number
-/// of devices, and that only by rounding and by the batch norms' statistics.
-pub struct Host {
-    /// Where to train, without autodiff and with the config's precision for their default: one device, or several of
-    /// one backend that share every batch.
+/// Where a run takes place: given the backend and its kernels, none of it changes the result but the number of devices, and
+/// that only by rounding and by the batch norms' statistics.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Where to train, without autodiff and with the wanted precision for their default: one device, or several of one
+    /// backend that share every batch.
     pub devices: Vec<Device>,
     /// The most bytes that a device takes in one piece, where the backend knows a limit.
     pub largest_tensor: Option<u64>,
-    /// Bytes of memory that the devices share with the program, where there is such a limit: what does not fit is refused.
+    /// Bytes of memory that the devices share with the program, where there is such a limit.
     pub memory: Option<u64>,
     /// Whether the backend compiles its kernels when it first needs them: it then does so before the first step.
     pub compiles_kernels: bool,
@@ -83,12 +84,53 @@ pub struct Host {
     pub backend: String,
     /// The device as the backend describes it.
     pub device_name: String,
-    /// Name of the kernels: what [`kindling_kernels::Kernels`] chose comes to on the devices.
+    /// Name of the kernels: whose operations the layers compute with.
     pub kernels: String,
-    /// The vector instructions of the host's processor, as [`kindling_kernels::Level::best`] displays them.
+    /// The vector instructions of the host's processor, where they are known.
     pub instructions: String,
     /// The machine.
     pub machine: MachineRecord,
+}
+
+impl Place {
+    /// One device, described as Burn does it.
+    #[must_use]
+    pub fn new(device: Device) -> Self {
+        let device = device.inner();
+        let device_name = format!("{device:?}");
+        let backend = device_name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
+        let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let platform = format!("{} {}", consts::OS, consts::ARCH);
+        Self {
+            devices: vec![device],
+            largest_tensor: None,
+            memory: None,
+            compiles_kernels: false,
+            backend,
+            device_name,
+            kernels: "own".to_owned(),
+            instructions: String::new(),
+            machine: MachineRecord { platform, processor: None, threads },
+        }
+    }
+
+    /// The record of the part that starts now.
+    pub(crate) fn part(&self) -> PartRecord {
+        PartRecord {
+            started: now(),
+            backend: self.backend.clone(),
+            device: self.device_name.clone(),
+            devices: self.devices.len(),
+            kernels: self.kernels.clone(),
+            instructions: self.instructions.clone(),
+        }
+    }
+}
+
+/// A run's place, and its ties to the program that trains it.
+pub struct Host {
+    /// Where it takes place.
+    pub place: Place,
     /// Tells the run to stop after the current step.
     pub interrupter: Interrupter,
     /// Makes what shows the progress.
@@ -100,15 +142,15 @@ pub struct Host {
 }
 
 impl Host {
-    /// The record of the part that starts now.
-    pub(crate) fn part(&self) -> PartRecord {
-        PartRecord {
-            started: now(),
-            backend: self.backend.clone(),
-            device: self.device_name.clone(),
-            devices: self.devices.len(),
-            kernels: self.kernels.clone(),
-            instructions: self.instructions.clone(),
+    /// A run that shows nothing.
+    #[must_use]
+    pub fn silent(place: Place) -> Self {
+        Self {
+            place,
+            interrupter: Interrupter::new(),
+            renderer: Box::new(|_| Box::new(crate::Silent)),
+            on_event: Box::new(|_| ()),
+            program_start: Instant::now(),
         }
     }
 }

@@ -1,62 +1,127 @@
-//! Training and evaluation of image classifiers on burn-train.
+//! Trains any Burn module into a run directory that can be resumed to the same bits.
 //!
-//! [`train`] and [`resume`] are the entries: an [`ExperimentConfig`] is all that goes in, a run directory is all that
-//! comes out. Underneath, [`Classifier`] is the one wrapper that knows losses, and a learning strategy of its own
-//! runs inside burn-train's `SupervisedTraining`: it stops within an epoch, keeps the best weights, and resumes
-//! exactly.
+//! A [`Task`] is a module with its loss and metrics; a [`Source`] gives its batches by the numbers of their samples.
+//! [`Trainer`] takes both with any of Burn's optimizers and trains: with checkpoints after any step, exact resume, the
+//! best weights, early stopping, clipping, gradient accumulation, moving averages, several devices, a step log, and
+//! burn-train's dashboard.
 //!
-//! This crate names no backend, parses no arguments, and never prints: the device, the renderer and the wish to stop
-//! come from the caller.
+//! ```
+//! use burn::{
+//!     module::Module,
+//!     nn::{Linear, LinearConfig},
+//!     optim::AdamConfig,
+//!     tensor::{Device, Tensor, TensorData},
+//! };
+//! use kindling_record::RunDirectory;
+//! use kindling_training::{Metric, Objective, Rows, Schedule, Source, SourceError, Sums, Task, Trainer};
+//!
+//! /// Fits a straight line.
+//! #[derive(Module, Debug)]
+//! struct Line {
+//!     linear: Linear,
+//! }
+//!
+//! impl Line {
+//!     /// The squared distance of each prediction, `[batch]`.
+//!     fn losses(&self, (x, y): (Tensor<2>, Tensor<2>)) -> Tensor<1> {
+//!         (self.linear.forward(x) - y).square().flatten(0, 1)
+//!     }
+//! }
+//!
+//! impl Task for Line {
+//!     type Batch = (Tensor<2>, Tensor<2>); // [batch, 1] each
+//!     const METRICS: &'static [Metric] = &[Metric::LOSS];
+//!
+//!     fn train(&self, batch: Self::Batch) -> Objective {
+//!         let losses = self.losses(batch);
+//!         Objective::new(losses.clone().mean(), Sums::new(losses.dims()[0], [losses.sum()]))
+//!     }
+//!
+//!     fn evaluate(&self, batch: Self::Batch) -> Sums {
+//!         let losses = self.losses(batch);
+//!         Sums::new(losses.dims()[0], [losses.sum()])
+//!     }
+//! }
+//!
+//! /// Points on y = 2x - 1.
+//! struct Points(usize);
+//!
+//! impl Source for Points {
+//!     type Batch = (Tensor<2>, Tensor<2>);
+//!
+//!     fn len(&self) -> usize {
+//!         self.0
+//!     }
+//!
+//!     fn digest(&self) -> String {
+//!         format!("{} points", self.0)
+//!     }
+//!
+//!     fn batch(&self, rows: &Rows<'_>, device: &Device) -> Result<Self::Batch, SourceError> {
+//!         let x: Vec<f32> = rows.iter().map(|&row| row as f32 / self.0 as f32).collect();
+//!         let x = Tensor::from_data(TensorData::new(x, [rows.len(), 1]), device);
+//!         Ok((x.clone(), x * 2.0 - 1.0))
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = Device::flex();
+//! device.seed(1);
+//! let line = Line { linear: LinearConfig::new(1, 1).init(&device) };
+//! let runs = tempfile::tempdir()?;
+//! let directory = RunDirectory::create(runs.path(), "line")?;
+//! let record = Trainer::new(line, AdamConfig::new().init())
+//!     .learning_rate(0.1)
+//!     .schedule(Schedule::cosine())
+//!     .epochs(30)
+//!     .batch_size(16)
+//!     .fit(&directory, Points(200), Points(50))?;
+//! assert!(record.epochs[29].get("valid/loss") < Some(1e-3));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This crate knows no image, no network, no data set and no backend, and it parses no arguments.
 
 mod checkpoint;
-mod classification;
-mod classifier;
 mod clip;
-mod config;
-mod config_file;
 mod divergence;
 mod early_stopping;
+mod ema;
 mod error;
-mod evaluation;
-mod fit;
-mod gradients;
-mod grid;
+mod feed;
+pub mod gradients;
+mod guard;
 mod host;
-mod lr_range;
+mod lines;
 mod metrics;
-mod optimizer;
-mod predict;
+mod order;
+mod parameters;
 mod replicas;
 mod run;
-mod sanity;
 mod schedule;
 mod session;
-mod settings;
-mod sgd_step;
+mod shell;
 mod silent;
-mod splits;
+mod source;
+mod task;
 #[cfg(test)]
 mod tests;
+mod trainer;
 mod warm_up;
+pub mod weights;
 
 pub use checkpoint::Checkpoint;
-pub use classification::{Prediction, calibration, class_records, confused_pairs, mistakes};
-pub use classifier::{BatchFigures, BatchOutput, Classifier, cross_entropy};
 pub use clip::clip_by_global_norm;
-pub use config::{
-    AugmentationName, DatasetName, ExperimentConfig, OptimizerName, OrderName, Precision, Protocol, ScheduleName,
-    StoppingMetric,
-};
-pub use error::{ConfigError, TrainingError};
-pub use evaluation::{Evaluation, evaluate};
-pub use fit::check;
-pub use grid::Grid;
-pub use host::{Event, Host, MakeRenderer, OnEvent, Phase};
-pub use lr_range::{LearningRateRange, RangePoint, RangeTest, SMOOTHING, lr_range_test};
-pub use optimizer::{LearningRates, init_optimizer};
-pub use predict::predict;
-pub use run::{BURN_VERSION, check_data, resume, test, train};
-pub use sanity::{CheckDevice, CheckResult, sanity_checks};
-pub use schedule::Schedule;
-pub use settings::Settings;
+pub use error::TrainingError;
+pub use guard::contained;
+pub use host::{Event, Host, MakeRenderer, OnEvent, Phase, Place};
+pub use order::{Order, epoch_order, stream};
+pub use parameters::{Parameter, initialize, named_parameters, trainable_parameters};
+pub use run::BURN_VERSION;
+pub use schedule::{LearningRates, RateSchedule, Schedule};
+pub use session::{OnEpoch, OnStep};
 pub use silent::Silent;
+pub use source::{DatasetSource, Rows, Source, SourceError, batches};
+pub use task::{Metric, Objective, Step, Sums, Task, Totals, training_step};
+pub use trainer::Trainer;

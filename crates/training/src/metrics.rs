@@ -1,4 +1,4 @@
-//! The figures that burn-train shows: exact means over images, not over batches.
+//! What burn-train shows: exact means over samples, not over batches.
 
 use std::sync::Arc;
 
@@ -6,79 +6,118 @@ use burn::{
     lr_scheduler::module_lr_scheduler::ModuleLearningRate,
     tensor::TensorReadError,
     train::{
+        ItemLazy,
         logger::MetricLogger,
         metric::{
-            Adaptor, Metric, MetricAttributes, MetricDefinition, MetricMetadata, MetricName, Numeric,
+            Adaptor, Metric as BurnMetric, MetricAttributes, MetricDefinition, MetricMetadata, MetricName, Numeric,
             NumericAttributes, NumericEntry, SerializedEntry,
             store::{EpochSummary, MetricsUpdate, Split},
         },
     },
 };
 
-use crate::{BatchFigures, BatchOutput};
+use crate::{Metric, Totals};
 
-/// A figure of a batch and its mean over the images of the epoch so far.
-#[derive(Clone)]
-pub(crate) struct ImageMean {
-    name: MetricName,
-    higher_is_better: bool,
-    of_batch: fn(&BatchFigures, &MetricMetadata) -> f64,
-    batch: f64,
-    sum: f64,
-    images: usize,
+/// What a batch measured, for the dashboard.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Shown {
+    pub(crate) totals: Totals,
+    /// Throughput of training so far in this epoch.
+    pub(crate) samples_per_second: f64,
 }
 
-impl ImageMean {
-    pub(crate) fn loss() -> Self {
-        Self::new("Loss", false, |figures, _| figures.loss())
+impl ItemLazy for Shown {
+    fn sync(self) -> Result<Self, burn::tensor::ExecutionError> {
+        Ok(self)
     }
+}
 
-    pub(crate) fn accuracy() -> Self {
-        Self::new("Accuracy", true, |figures, _| figures.accuracy())
+impl Adaptor<Shown> for Shown {
+    fn adapt(&self) -> Shown {
+        self.clone()
+    }
+}
+
+/// Which number of a batch.
+#[derive(Clone, Copy)]
+enum Of {
+    Metric(usize),
+    LearningRate,
+    Throughput,
+}
+
+/// A number of a batch and its mean over the samples of the epoch so far.
+#[derive(Clone)]
+pub(crate) struct SampleMean {
+    name: MetricName,
+    higher_is_better: bool,
+    unit: Option<String>,
+    of: Of,
+    batch: f64,
+    sum: f64,
+    samples: usize,
+}
+
+impl SampleMean {
+    /// The task's metrics.
+    pub(crate) fn all(metrics: &[Metric]) -> Vec<Self> {
+        let one = |(index, metric): (usize, &Metric)| {
+            let unit = metric.unit.map(str::to_owned);
+            Self { unit, ..Self::new(&capitalized(metric.name), metric.higher_is_better, Of::Metric(index)) }
+        };
+        metrics.iter().enumerate().map(one).collect()
     }
 
     pub(crate) fn learning_rate() -> Self {
-        Self::new("Learning rate", false, |_, metadata| metadata.lr.as_ref().map_or(0.0, ModuleLearningRate::base))
+        Self::new("Learning rate", false, Of::LearningRate)
     }
 
-    pub(crate) fn images_per_second() -> Self {
-        Self::new("Images per second", true, |figures, _| figures.images_per_second)
+    /// Of `samples` per second.
+    pub(crate) fn throughput(samples: &str) -> Self {
+        Self::new(&format!("{} per second", capitalized(samples)), true, Of::Throughput)
     }
 
-    fn new(name: &str, higher_is_better: bool, of_batch: fn(&BatchFigures, &MetricMetadata) -> f64) -> Self {
-        Self { name: Arc::new(name.to_owned()), higher_is_better, of_batch, batch: 0.0, sum: 0.0, images: 0 }
+    fn new(name: &str, higher_is_better: bool, of: Of) -> Self {
+        let name = Arc::new(name.to_owned());
+        Self { name, higher_is_better, unit: None, of, batch: 0.0, sum: 0.0, samples: 0 }
     }
 
     fn mean(&self) -> f64 {
-        if self.images == 0 { f64::NAN } else { self.sum / self.images as f64 }
+        if self.samples == 0 { f64::NAN } else { self.sum / self.samples as f64 }
     }
 
     fn entry(&self) -> SerializedEntry {
         let mean = self.mean();
-        let shown = if mean >= 1000.0 { format!("{mean:.0}") } else { format!("{mean:.4}") };
+        let shown = if mean.abs() >= 1000.0 { format!("{mean:.0}") } else { format!("{mean:.4}") };
         SerializedEntry::new(shown, mean.to_string())
     }
 }
 
-impl Metric for ImageMean {
-    type Input = BatchFigures;
+/// `learning rate` as `Learning rate`.
+fn capitalized(name: &str) -> String {
+    let mut letters = name.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+impl BurnMetric for SampleMean {
+    type Input = Shown;
 
     fn name(&self) -> MetricName {
         self.name.clone()
     }
 
     fn attributes(&self) -> MetricAttributes {
-        NumericAttributes { unit: None, higher_is_better: self.higher_is_better }.into()
+        NumericAttributes { unit: self.unit.clone(), higher_is_better: self.higher_is_better }.into()
     }
 
-    fn update(
-        &mut self,
-        figures: &BatchFigures,
-        metadata: &MetricMetadata,
-    ) -> Result<SerializedEntry, TensorReadError> {
-        self.batch = (self.of_batch)(figures, metadata);
-        self.sum += self.batch * figures.images as f64;
-        self.images += figures.images;
+    fn update(&mut self, shown: &Shown, metadata: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
+        self.batch = match self.of {
+            Of::Metric(index) => shown.totals.mean(index),
+            Of::LearningRate => metadata.lr.as_ref().map_or(0.0, ModuleLearningRate::base),
+            Of::Throughput => shown.samples_per_second,
+        };
+        self.sum += self.batch * shown.totals.samples as f64;
+        self.samples += shown.totals.samples;
         Ok(self.entry())
     }
 
@@ -87,17 +126,17 @@ impl Metric for ImageMean {
     }
 
     fn clear(&mut self) {
-        (self.sum, self.images) = (0.0, 0);
+        (self.sum, self.samples) = (0.0, 0);
     }
 }
 
-impl Numeric for ImageMean {
+impl Numeric for SampleMean {
     fn value(&self) -> Option<NumericEntry> {
         Some(NumericEntry::Value(self.batch))
     }
 
     fn running_value(&self) -> Option<NumericEntry> {
-        Some(NumericEntry::Aggregated { aggregated_value: self.mean(), count: self.images })
+        Some(NumericEntry::Aggregated { aggregated_value: self.mean(), count: self.samples })
     }
 
     fn final_value(&self) -> NumericEntry {
@@ -118,16 +157,4 @@ impl MetricLogger for NoMetricFiles {
     fn log_metric_definition(&mut self, _definition: MetricDefinition) {}
 
     fn log_epoch_summary(&mut self, _summary: EpochSummary) {}
-}
-
-impl Adaptor<BatchFigures> for BatchOutput {
-    /// The session reads every output before it hands it on; what is still on the device has no figures to show.
-    fn adapt(&self) -> BatchFigures {
-        match self {
-            Self::Read(figures) => *figures,
-            Self::OnDevice(_, images) => {
-                BatchFigures { images: *images, loss_sum: f64::NAN, ..BatchFigures::default() }
-            }
-        }
-    }
 }

@@ -1,9 +1,9 @@
 use rand::{Rng, SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 
-/// In which order an epoch sees the images.
+/// In which order an epoch sees the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// As the file has them, in every epoch.
+    /// As the source has them, in every epoch.
     File,
     /// Shuffled anew in every epoch; the seed and the epoch decide how, and nothing else does.
     Shuffled {
@@ -12,7 +12,7 @@ pub enum Order {
     },
 }
 
-/// The order in which epoch `epoch` (from 1) sees `count` images: a permutation of `0..count`.
+/// The order in which epoch `epoch` (from 1) sees `count` samples: a permutation of `0..count`.
 ///
 /// A pure function of its arguments: no state is kept between epochs, so a resumed run needs none.
 #[must_use]
@@ -25,7 +25,11 @@ pub fn epoch_order(order: Order, epoch: usize, count: usize) -> Vec<usize> {
 }
 
 /// A generator for one purpose: (seed, purpose, index) name a stream that no other triple shares.
-pub(crate) fn stream(seed: u64, purpose: &str, index: u64) -> impl Rng + use<> {
+///
+/// # Panics
+/// When `purpose` is longer than 16 bytes.
+#[must_use]
+pub fn stream(seed: u64, purpose: &str, index: u64) -> impl Rng + use<> {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&index.to_le_bytes());

@@ -1,21 +1,20 @@
 //! Data-parallel training: every device computes the gradients of its share of a batch.
 
 use std::{
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc::{Receiver, Sender, channel},
     thread,
 };
 
-use burn::{
-    data::dataloader::DataLoaderIterator,
-    module::Module,
-    optim::GradientsAccumulator,
-    tensor::Device,
-    train::{TrainOutput, TrainStep},
-};
-use kindling_data::ImageBatch;
+use burn::{optim::GradientsAccumulator, tensor::Device};
 
-use crate::{BatchFigures, BatchOutput, Classifier, TrainingError, run::message};
+use crate::{
+    Step, Task, TrainingError,
+    feed::{Epoch, SharedSource},
+    guard::message,
+    task::weighted_step,
+};
 
 /// The devices beside the first, each with a thread of its own that lives as long as the training.
 ///
@@ -23,83 +22,109 @@ use crate::{BatchFigures, BatchOutput, Classifier, TrainingError, run::message};
 /// sums come out differently from run to run, and lets their batch norms write into the same running statistics. Here
 /// the order is the devices', and the running statistics are those of the first device, as in PyTorch's
 /// `DistributedDataParallel`.
-pub(crate) struct Replicas {
+pub(crate) struct Replicas<T: Task> {
     main: Device,
-    others: Vec<Replica>,
+    others: Vec<Replica<T>>,
+    /// Parts of a batch that each device computes one after the other.
+    micro_batches: usize,
 }
 
-struct Replica {
-    work: Sender<(Classifier, ImageBatch)>,
-    results: Receiver<Result<TrainOutput<BatchOutput>, String>>,
+struct Replica<T> {
+    work: Sender<Work<T>>,
+    results: Receiver<Result<Step, String>>,
     device: Device,
 }
 
-/// One batch, shared among the devices in their order.
-pub(crate) struct Shares {
-    first: ImageBatch,
-    others: Vec<Option<ImageBatch>>,
+/// Parts of a batch for a replica.
+struct Work<T> {
+    task: T,
+    epoch: Epoch,
+    parts: Vec<Range<usize>>,
+    /// Samples in the whole batch.
+    whole: usize,
 }
 
-impl Shares {
-    /// Number of images in the whole batch.
-    pub(crate) fn images(&self) -> usize {
-        self.first.whole
-    }
-}
-
-/// One step's gradients and figures.
-pub(crate) struct Step {
-    /// Of the mean loss over the whole batch, on the first device.
-    pub(crate) gradients: burn::optim::GradientsParams,
-    pub(crate) figures: BatchFigures,
-}
-
-impl Replicas {
-    /// `others` with a thread for each; all have autodiff.
-    pub(crate) fn new(main: Device, others: &[Device]) -> Self {
-        Self { main, others: others.iter().map(Replica::new).collect() }
+impl<T: Task> Replicas<T> {
+    /// `others` with a thread for each, which takes its samples from `source`; all have autodiff.
+    pub(crate) fn new(main: Device, others: &[Device], micro_batches: usize, source: &SharedSource<T::Batch>) -> Self {
+        let others = others.iter().map(|device| Replica::new(device, source)).collect();
+        Self { main, others, micro_batches }
     }
 
-    /// Every device's share of the next batch; nothing when the epoch is over.
-    ///
-    /// A last batch with fewer images than devices leaves some without a share, but never the first.
-    pub(crate) fn next_batches(
-        iterators: &mut [Box<dyn DataLoaderIterator<ImageBatch> + '_>],
-    ) -> Result<Option<Shares>, TrainingError> {
-        let mut shares = iterators.iter_mut().map(|shares| shares.next().transpose().map_err(TrainingError::backend));
-        let Some(first) = shares.next().transpose()?.flatten() else { return Ok(None) };
-        Ok(Some(Shares { first, others: shares.collect::<Result<_, _>>()? }))
+    /// How many parts of a batch the first device computes, and out of how many.
+    pub(crate) fn parts(&self) -> (usize, usize) {
+        (self.micro_batches, self.micro_batches * (1 + self.others.len()))
     }
 
-    /// Gradients and figures of one batch.
-    pub(crate) fn step(&self, model: &Classifier, Shares { first, others }: Shares) -> Result<Step, TrainingError> {
-        let shares = self.others.iter().zip(others);
-        let busy: Vec<_> = shares.filter_map(|(replica, batch)| Some(replica.start(model, batch?))).collect();
-        let output = TrainStep::step(model, first);
-        let mut figures = output.item.read().map_err(TrainingError::backend)?;
+    /// The gradients of the mean loss over a whole batch of `epoch` on the first device, whose own parts are `own`, and
+    /// what all parts measured.
+    pub(crate) fn step(
+        &self,
+        task: &T,
+        epoch: &Epoch,
+        batch: usize,
+        own: Vec<T::Batch>,
+    ) -> Result<Step, TrainingError> {
+        let (mine, of) = self.parts();
+        let whole = epoch.range(batch).len();
+        let mut busy = Vec::new();
+        for (index, replica) in (1..).zip(&self.others) {
+            // A last batch with fewer samples than devices leaves some without a share, but never the first.
+            let parts = epoch.parts(batch, index * mine..(index + 1) * mine, of);
+            if !parts.is_empty() {
+                replica.start(task, epoch.clone(), parts, whole);
+                busy.push(replica);
+            }
+        }
+        let own = sum_of_parts(task, own.into_iter().map(Ok), whole)?;
         if busy.is_empty() {
-            return Ok(Step { gradients: output.grads, figures });
+            return Ok(own);
         }
-        let mut sum = GradientsAccumulator::new();
-        sum.accumulate(model, output.grads);
+        let (mut sum, mut totals) = (GradientsAccumulator::new(), own.totals);
+        sum.accumulate(task, own.gradients);
         for replica in busy {
-            let output = replica.finish()?;
-            figures.add(&output.item.read().map_err(TrainingError::backend)?);
-            sum.accumulate(model, output.grads.to_device(&self.main, model));
+            let step = replica.finish()?;
+            totals.add(&step.totals);
+            sum.accumulate(task, step.gradients.to_device(&self.main, task));
         }
-        Ok(Step { gradients: sum.grads(), figures })
+        Ok(Step { gradients: sum.grads(), totals })
     }
 }
 
-impl Replica {
-    fn new(device: &Device) -> Self {
-        let (work, tasks) = channel::<(Classifier, ImageBatch)>();
+/// The gradients of the mean loss over `whole` samples, as far as these parts of them go.
+fn sum_of_parts<T: Task>(
+    task: &T,
+    parts: impl Iterator<Item = Result<T::Batch, TrainingError>>,
+    whole: usize,
+) -> Result<Step, TrainingError> {
+    let mut steps = parts.map(|part| weighted_step(task, part?, |samples| samples as f64 / whole as f64));
+    let Some(first) = steps.next().transpose()? else {
+        return Err(TrainingError::backend("expected a part of every batch, found none"));
+    };
+    let Some(second) = steps.next().transpose()? else { return Ok(first) };
+    let (mut sum, mut totals) = (GradientsAccumulator::new(), first.totals);
+    sum.accumulate(task, first.gradients);
+    for step in std::iter::once(Ok(second)).chain(steps) {
+        let step = step?;
+        totals.add(&step.totals);
+        sum.accumulate(task, step.gradients);
+    }
+    Ok(Step { gradients: sum.grads(), totals })
+}
+
+impl<T: Task> Replica<T> {
+    fn new(device: &Device, source: &SharedSource<T::Batch>) -> Self {
+        let (work, tasks) = channel::<Work<T>>();
         let (sender, results) = channel();
+        let (source, own) = (source.clone(), device.clone());
         thread::spawn(move || {
-            while let Ok((model, batch)) = tasks.recv() {
+            while let Ok(Work { task, epoch, parts, whole }) = tasks.recv() {
+                let parts = parts.into_iter();
+                let batches = parts.map(|part| epoch.make(&*source, part, &own).map_err(TrainingError::Source));
                 // Burn panics where a backend fails; the thread that trains turns it into an error of the run.
-                let output = catch_unwind(AssertUnwindSafe(|| TrainStep::step(&model, batch)));
-                if sender.send(output.map_err(|panic| message(&*panic).to_owned())).is_err() {
+                let step = catch_unwind(AssertUnwindSafe(|| sum_of_parts(&task, batches, whole)));
+                let step = step.map_err(|panic| message(&*panic).to_owned());
+                if sender.send(step.and_then(|step| step.map_err(|error| error.to_string()))).is_err() {
                     break;
                 }
             }
@@ -107,17 +132,16 @@ impl Replica {
         Self { work, results, device: device.clone() }
     }
 
-    fn start(&self, model: &Classifier, batch: ImageBatch) -> &Self {
+    fn start(&self, task: &T, epoch: Epoch, parts: Vec<Range<usize>>, whole: usize) {
         // A copy with running statistics of its own: `fork` alone would share them.
-        let copy = model.valid().train().fork(&self.device);
+        let task = task.valid().train().fork(&self.device);
         // Where the thread is gone, `finish` says so.
-        let _ = self.work.send((copy, batch));
-        self
+        let _ = self.work.send(Work { task, epoch, parts, whole });
     }
 
-    fn finish(&self) -> Result<TrainOutput<BatchOutput>, TrainingError> {
-        let output = self.results.recv().map_err(TrainingError::backend)?;
-        output.map_err(|message| TrainingError::Backend(format!("on {:?}: {message}", self.device)))
+    fn finish(&self) -> Result<Step, TrainingError> {
+        let step = self.results.recv().map_err(TrainingError::backend)?;
+        step.map_err(|message| TrainingError::Backend(format!("on {:?}: {message}", self.device)))
     }
 }
 
@@ -125,114 +149,91 @@ impl Replica {
 mod tests {
     use std::sync::Arc;
 
-    use burn::{
-        data::dataloader::{DataLoader, split::split_dataloader},
-        module::{ModuleVisitor, Param},
-        optim::GradientsParams,
-        tensor::{Tensor, TensorData},
-    };
-    use kindling_data::{BatchLoader, DeviceSplit, Normalization, Order};
-    use kindling_models::{ImageShape, MlpConfig, NetworkConfig};
-
     use super::*;
-    use crate::tests::SHAPES;
+    use crate::{
+        Order,
+        feed::Feed,
+        parameters::each_number,
+        source::Plan,
+        tests::{Net, Table},
+    };
 
     fn device() -> Device {
         Device::flex().autodiff()
     }
 
-    fn model() -> Classifier {
-        let shape = ImageShape { height: 10, width: 10, classes: 10 };
-        let config = NetworkConfig::Mlp(MlpConfig { hidden: vec![8] });
-        Classifier::new(config.init(shape, 1, &device()).unwrap(), 0.0)
+    /// The steps of an epoch in batches of 25, shared among so many devices and cut into so many micro-batches.
+    fn steps(task: &Net, devices: usize, micro_batches: usize) -> Result<Vec<Step>, TrainingError> {
+        steps_of(task, devices, micro_batches, Table::new(84, 1))
     }
 
-    /// The steps of an epoch in batches of 25, shared among so many devices.
-    fn steps(model: &Classifier, devices: usize) -> Vec<Step> {
-        let split = DeviceSplit::new(&SHAPES.train, Normalization::default(), &device(), None);
-        let loader: Arc<dyn DataLoader<ImageBatch>> = Arc::new(BatchLoader::new(split, 25, Order::File, &device()));
-        let all = vec![device(); devices];
-        let slices = split_dataloader(loader, &all);
-        let mut iterators: Vec<_> = slices.iter().map(|slice| slice.iter()).collect();
-        let replicas = Replicas::new(device(), &all[1..]);
-        let mut steps = Vec::new();
-        while let Some(shares) = Replicas::next_batches(&mut iterators).unwrap() {
-            steps.push(replicas.step(model, shares).unwrap());
-        }
-        steps
+    fn steps_of(
+        task: &Net,
+        devices: usize,
+        micro_batches: usize,
+        table: Table,
+    ) -> Result<Vec<Step>, TrainingError> {
+        let plan = Plan { batch_size: 25, limit: None, order: Order::Shuffled { seed: 4 } };
+        let epoch = Epoch::new(plan, 1, 84);
+        let source: SharedSource<_> = Arc::new(table);
+        let replicas = Replicas::new(device(), &vec![device(); devices - 1], micro_batches, &source);
+        let mut feed = Feed::new(&source, &epoch, 0, replicas.parts(), &device(), 0);
+        (0..epoch.batches()).map(|batch| replicas.step(task, &epoch, batch, feed.next()?)).collect()
     }
 
-    fn numbers(model: &Classifier, gradients: &GradientsParams) -> Vec<f64> {
-        struct All<'a>(&'a GradientsParams, Vec<f64>);
-        impl ModuleVisitor for All<'_> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                self.1.extend(self.0.get::<D>(param.id).unwrap().into_data().iter::<f64>());
-            }
-        }
-        let mut all = All(gradients, Vec::new());
-        model.visit(&mut all);
-        all.1
+    fn numbers(task: &Net, step: &Step) -> Vec<f64> {
+        let mut numbers = Vec::new();
+        each_number(task, Some(&step.gradients), |_, values| {
+            numbers.extend(values);
+            true
+        })
+        .unwrap();
+        numbers
     }
 
     #[test]
-    fn shares_of_a_batch_have_its_gradients_and_its_figures() {
-        let model = model();
-        let whole = steps(&model, 1);
-        for devices in [2, 3, 5] {
-            let shared = steps(&model, devices);
-            // 84 images: three batches of 25, and nine.
+    fn shares_of_a_batch_have_its_gradients_and_its_metrics() {
+        // Without batch norm, whose statistics are those of a part.
+        let task = Net::plain(&device());
+        let whole = steps(&task, 1, 1).unwrap();
+        for (devices, micro_batches) in [(2, 1), (3, 1), (5, 1), (1, 4), (2, 3)] {
+            let shared = steps(&task, devices, micro_batches).unwrap();
+            // 84 samples: three batches of 25, and nine.
             assert_eq!(shared.len(), 4);
             for (shared, whole) in shared.iter().zip(&whole) {
-                let (found, wanted) = (shared.figures, whole.figures);
-                assert_eq!((found.images, found.correct), (wanted.images, wanted.correct));
+                let (found, wanted) = (&shared.totals, &whole.totals);
+                assert_eq!((found.samples, found.sums[1]), (wanted.samples, wanted.sums[1]));
                 // Sums of 25 numbers in f32, in another order.
-                assert!((found.loss_sum / wanted.loss_sum - 1.0).abs() < 1e-5);
-                let (found, wanted) = (numbers(&model, &shared.gradients), numbers(&model, &whole.gradients));
+                assert!((found.loss() / wanted.loss() - 1.0).abs() < 1e-5);
+                let (found, wanted) = (numbers(&task, shared), numbers(&task, whole));
                 let scale = wanted.iter().fold(0.0_f64, |largest, number| largest.max(number.abs()));
-                assert!(found.len() == 898 && found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-5 * scale));
+                assert!(found.len() == wanted.len() && scale > 0.0);
+                assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-5 * scale));
             }
         }
     }
 
     #[test]
-    fn shares_are_added_in_the_devices_order_whichever_is_ready_first() {
-        let model = model();
-        // The second device takes far longer than the third.
-        let [first, second, third] = [2, 4000, 2].map(|images| {
-            let pixels: Vec<f32> = (0..images * 100).map(|index| (index * 31 % (images + 997)) as f32 / 5e3).collect();
-            let targets: Vec<i32> = (0..images).map(|image| image % 10).collect();
-            ImageBatch {
-                images: Tensor::from_data(TensorData::new(pixels, [images, 1, 10, 10]), &device()),
-                targets: Tensor::from_data(TensorData::new(targets, [images]), &device()),
-                whole: 4004,
-            }
-        });
-        let mut sum = GradientsAccumulator::new();
-        for share in [&first, &second, &third] {
-            sum.accumulate(&model, TrainStep::step(&model, share.clone()).grads);
-        }
-        let shares = Shares { first, others: vec![Some(second), Some(third)] };
-        let step = Replicas::new(device(), &[device(), device()]).step(&model, shares).unwrap();
-        assert!(numbers(&model, &step.gradients) == numbers(&model, &sum.grads()));
+    fn the_same_devices_give_the_same_bits_whichever_is_ready_first() {
+        let task = Net::new(&device());
+        let all = |slow| -> Vec<_> {
+            let steps = steps_of(&task, 3, 2, Table { slow, ..Table::new(84, 1) }).unwrap();
+            steps.iter().map(|step| numbers(&task, step)).collect()
+        };
+        assert!(all(false) == all(true));
     }
 
     #[test]
-    fn a_share_that_panics_is_an_error_and_the_next_batch_is_computed() {
-        let batch = |targets: usize| ImageBatch {
-            images: Tensor::from_data(TensorData::new(vec![0.5_f32; 200], [2, 1, 10, 10]), &device()),
-            targets: Tensor::from_data(TensorData::new(vec![3; targets], [targets]), &device()),
-            whole: 4,
-        };
-        let (model, replicas) = (model(), Replicas::new(device(), &[device()]));
-        // More targets than images.
-        let Err(error) = replicas.step(&model, Shares { first: batch(2), others: vec![Some(batch(3))] }) else {
-            panic!("two images were compared with three targets")
-        };
-        assert!(error.to_string().starts_with("training failed: on "), "{error}");
-        let step = replicas.step(&model, Shares { first: batch(2), others: vec![Some(batch(2))] }).unwrap();
-        assert_eq!(step.figures.images, 4);
-        // A device without a share adds nothing.
-        let step = replicas.step(&model, Shares { first: batch(2), others: vec![None] }).unwrap();
-        assert_eq!(step.figures.images, 2);
+    fn a_share_that_cannot_be_made_is_an_error_of_its_device() {
+        let task = Net::new(&device());
+        let missing = epoch_order_row();
+        let error = steps_of(&task, 2, 1, Table { missing: Some(missing), ..Table::new(84, 1) }).err().unwrap();
+        let message = error.to_string();
+        assert!(message.starts_with("training failed: on ") && message.contains("cannot be made"), "{message}");
+    }
+
+    /// The last sample of the first batch: the second device's.
+    fn epoch_order_row() -> usize {
+        crate::epoch_order(Order::Shuffled { seed: 4 }, 1, 84)[24]
     }
 }

@@ -1,150 +1,240 @@
+//! A run from start to end.
+
 use std::{
-    any::Any,
-    cell::RefCell,
     collections::BTreeMap,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
     time::Instant,
 };
 
-use burn::{
-    data::dataloader::DataLoader,
-    module::Module,
-    optim::{ModuleOptimizer, OptimizerRecord},
-    store::ModuleRecord,
-    tensor::Device,
-    train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy},
-};
-use kindling_data::{ImageBatch, ImageData, Order, Splits};
-use kindling_models::{ImageShape, trainable_parameters};
-use kindling_record::{RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog, Timings, now, replace_file};
+use burn::{module::Module, store::ModuleRecord, tensor::Device};
+use kindling_record::{DatasetRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog, Timings, now, replace_file};
 
 use crate::{
-    Checkpoint, Classifier, Evaluation, Event, ExperimentConfig, Host, LearningRates, MakeRenderer, Phase, Prediction,
-    Protocol, Schedule, Settings, TrainingError, checkpoint, evaluate,
-    evaluation::evaluate_each,
-    fit::check_host,
-    init_optimizer,
-    metrics::{ImageMean, NoMetricFiles},
-    predict::{contained, trained_network},
+    Checkpoint, Event, Host, Order, Phase, Source, Task, Trainer, TrainingError,
+    checkpoint::{self, Newest},
+    early_stopping::Monitor,
+    ema::Ema,
+    feed::{Epoch, SharedSource},
+    guard::message,
+    named_parameters,
+    parameters::initialize,
     replicas::Replicas,
-    session::{End, Session, Strategy},
-    splits::{dataset, loader, shape, splits, train_loader},
-    warm_up::warm_up,
+    schedule::RunRates,
+    session::{End, Session},
+    shell::{Show, inside},
+    source::{self, Plan},
+    trainable_parameters,
+    warm_up::{WarmUp, warm_up},
+    weights,
 };
 
-/// The version of Burn that the workspace pins.
+/// The version of Burn that this crate was written for.
 pub const BURN_VERSION: &str = "0.22.1";
 /// What burn-train's dashboard panics with when its user chooses to kill the training.
 const KILLED: &str = "Killing training from user input.";
 
-/// Trains what `config` describes on `data` and leaves everything in `directory`, which must be new.
-///
-/// The record's status says how it ended: finished, interrupted or diverged.
-///
-/// # Errors
-/// When the directory holds another run, of which nothing is touched; when [`check`](crate::check) finds something; and
-/// when something fails: unless it is the directory that does, the record then says `failed` and why.
-pub fn train(
-    config: &ExperimentConfig,
-    data: &ImageData,
+/// Training samples, and those evaluated after each epoch.
+pub(crate) type Sources<T> = [SharedSource<<T as Task>::Batch>; 2];
+
+pub(crate) fn fit<T: Task>(
+    mut trainer: Trainer<T>,
     directory: &RunDirectory,
-    host: Host,
+    sources: Sources<T>,
 ) -> Result<RunRecord, TrainingError> {
+    let taken = || TrainingError::Taken { path: directory.path().to_path_buf() };
     if !directory.is_new() {
-        return Err(TrainingError::Taken { path: directory.path().to_path_buf() });
+        return Err(taken());
     }
     let _lock = directory.lock()?;
     // Another process may have trained here before this one had the lock.
     if !directory.is_new() {
-        return Err(TrainingError::Taken { path: directory.path().to_path_buf() });
+        return Err(taken());
     }
-    check_host(config, data, &host.devices, host.memory)?;
-    let splits = splits(config, data)?;
-    let shape = shape(data);
+    let monitor = trainer.check()?;
+    check_sources(&sources)?;
+    let config = std::mem::replace(&mut trainer.config, Ok(serde_json::Map::new()))?;
+    trainer.task = on_device(trainer.task, &trainer.host)?;
+    let place = &trainer.host.place;
     let record = RunRecord {
         schema: SCHEMA,
         id: directory.id(),
         status: RunStatus::Running,
         started: now(),
-        parts: vec![host.part()],
-        config: config.to_object(),
-        backend: host.backend.clone(),
-        device: host.device_name.clone(),
+        parts: vec![place.part()],
+        config,
+        backend: place.backend.clone(),
+        device: place.device_name.clone(),
         versions: versions(),
-        machine: host.machine.clone(),
-        dataset: dataset(config, data, &splits),
-        model: config.model.to_string(),
-        parameters: trainable_parameters(&config.network()?.layers(shape)?),
+        machine: place.machine.clone(),
+        dataset: dataset(&trainer, &sources),
+        model: trainer.settings.name.clone(),
+        parameters: trainable_parameters(&named_parameters(&trainer.task)),
+        metrics: T::METRICS.iter().map(|metric| metric.record()).collect(),
+        monitor: monitor.name.clone(),
         epochs: Vec::new(),
         best_epoch: None,
         stopped_early: None,
         test: None,
         seconds: 0.0,
-        images_per_second: None,
+        samples_per_second: None,
         timings: Timings::default(),
         diverged: None,
         error: None,
     };
     directory.write_record(&record)?;
-    let state = Checkpoint::at_start(record);
-    log::info!("started {} on {}", directory.id(), host.device_name);
-    guard(directory, || run(config, splits, shape, state, None, directory, host))
+    log::info!("started {} on {}", directory.id(), place.device_name);
+    let state = at_start(record, &trainer, &sources);
+    guard(directory, || run(trainer, sources, monitor, state, None, directory))
 }
 
-/// Resumes the run in `directory` from its latest checkpoint, or from the start if it has none.
-///
-/// A checkpoint that is damaged is passed over for an older one that leads to the same end, which
-/// [`Event::DamagedCheckpoint`] tells.
-///
-/// # Errors
-/// As [`train`], and when another process writes the run, its checkpoints are damaged or gone, or it was begun on other
-/// data. A run that has nothing left to do is returned as it is.
-pub fn resume(data: &ImageData, directory: &RunDirectory, mut host: Host) -> Result<RunRecord, TrainingError> {
+pub(crate) fn resume<T: Task>(
+    mut trainer: Trainer<T>,
+    directory: &RunDirectory,
+    sources: Sources<T>,
+) -> Result<RunRecord, TrainingError> {
     let _lock = directory.lock()?;
     let old = directory.read_record()?;
-    if matches!(old.status, RunStatus::Finished | RunStatus::Diverged) {
+    let done = old.epochs.len();
+    // A run that was finished with fewer epochs than it was to have stopped early: its checkpoint says so.
+    let is_over = old.status == RunStatus::Finished && trainer.settings.epochs == done;
+    if old.status == RunStatus::Diverged || is_over {
         return Ok(old);
     }
-    let config = Settings::from_object(old.config.clone())?.resolve()?;
-    check_data(&old, data)?;
-    check_host(&config, data, &host.devices, host.memory)?;
-    let (mut state, start) = starting_point(&config, old, directory, &mut host)?;
-    state.record.parts.push(host.part());
+    let monitor = trainer.check()?;
+    check_sources(&sources)?;
+    let (wanted, found) = (&old.dataset, dataset(&trainer, &sources));
+    if wanted.sha256 != found.sha256 {
+        let told = |dataset: &DatasetRecord| format!("{} with the digest {}", dataset.name, dataset.sha256);
+        return Err(TrainingError::OtherData { wanted: told(wanted), found: told(&found) });
+    }
+    let (was_finished, stopped_early) = (old.status == RunStatus::Finished, old.stopped_early.clone());
+    let finished = old.clone();
+    let (mut state, start) = starting_point(&trainer, old, directory, &sources)?;
+    let (planned, epochs) = (state.epochs, trainer.settings.epochs);
+    if was_finished && epochs == planned {
+        return Ok(finished);
+    }
+    extend(&trainer, &mut state, done, stopped_early)?;
+    let batches = trainer.plan().samples(sources[0].len()).div_ceil(trainer.settings.batch_size);
+    if state.batches != batches {
+        return Err(TrainingError::Setting {
+            name: "batch_size",
+            wanted: format!("the {} batches in an epoch that the run was begun with", state.batches),
+            found: batches.to_string(),
+        });
+    }
+    let config = std::mem::replace(&mut trainer.config, Ok(serde_json::Map::new()))?;
+    let place = &trainer.host.place;
+    state.record.parts.push(place.part());
     state.record = RunRecord {
         // A run may have been renamed since.
         id: directory.id(),
         status: RunStatus::Running,
-        backend: host.backend.clone(),
-        device: host.device_name.clone(),
+        config,
+        backend: place.backend.clone(),
+        device: place.device_name.clone(),
         versions: versions(),
-        machine: host.machine.clone(),
+        machine: place.machine.clone(),
         error: None,
         ..state.record
     };
-    let splits = splits(&config, data)?;
+    if epochs != planned {
+        log::info!("{epochs} epochs in place of {planned}");
+    }
+    trainer.task = on_device(trainer.task, &trainer.host)?;
+    if let Some(start) = &start {
+        check_parameters(&trainer.task, start, directory)?;
+    }
     directory.write_record(&state.record)?;
-    log::info!("resumed {} on {} after step {}", directory.id(), host.device_name, state.step);
-    guard(directory, || run(&config, splits, shape(data), state, start, directory, host))
+    log::info!("resumed {} on {} after step {}", directory.id(), place.device_name, state.step);
+    guard(directory, || run(trainer, sources, monitor, state, start, directory))
 }
 
-/// Weights and optimizer of a checkpoint.
-type Start = (ModuleRecord, OptimizerRecord);
+/// Sees to it that the run of `state` may have as many epochs as the trainer has.
+fn extend<T: Task>(
+    trainer: &Trainer<T>,
+    state: &mut Checkpoint,
+    done: usize,
+    stopped_early: Option<String>,
+) -> Result<(), TrainingError> {
+    let epochs = trainer.settings.epochs;
+    if epochs == state.epochs {
+        return Ok(());
+    }
+    let fails = |reason: String| Err(TrainingError::CannotExtend { epochs, done, reason });
+    if epochs < done {
+        return fails("a run cannot be shortened; train another with fewer".to_owned());
+    }
+    if let Some(reason) = stopped_early {
+        return fails(format!("it ended early ({reason}); train another with more patience"));
+    }
+    if let Some(schedule) = rates(trainer, 1).fixed_by_epochs() {
+        let planned = state.epochs;
+        return fails(format!(
+            "its schedule `{schedule}` was laid out for {planned} epochs; train another with {epochs}"
+        ));
+    }
+    state.epochs = epochs;
+    Ok(())
+}
+
+/// The splits must have samples.
+fn check_sources<B>(sources: &[SharedSource<B>; 2]) -> Result<(), TrainingError> {
+    for (name, source) in ["training source", "evaluation source"].into_iter().zip(sources) {
+        if source.is_empty() {
+            let (wanted, found) = ("at least one sample".to_owned(), "none".to_owned());
+            return Err(TrainingError::Setting { name, wanted, found });
+        }
+    }
+    Ok(())
+}
+
+/// The task on the first device, with autodiff and with every parameter drawn.
+fn on_device<T: Task>(task: T, host: &Host) -> Result<T, TrainingError> {
+    let device = tracked(host);
+    crate::contained(|| {
+        initialize(&task);
+        let is_there = task.devices().iter().all(|other| *other == device);
+        // A copy with running statistics of its own.
+        Ok(if is_there { task } else { task.valid().train().fork(&device) })
+    })
+}
+
+fn tracked(host: &Host) -> Device {
+    host.place.devices.first().cloned().unwrap_or_default().autodiff()
+}
+
+fn dataset<T: Task>(trainer: &Trainer<T>, sources: &Sources<T>) -> DatasetRecord {
+    let (plan, [train, valid]) = (trainer.plan(), sources);
+    let splits = [Some(train), Some(valid), trainer.test.as_ref()].into_iter().flatten();
+    trainer.dataset.clone().unwrap_or_else(|| DatasetRecord {
+        name: "data".to_owned(),
+        sha256: splits.map(|split| split.digest()).collect::<Vec<_>>().join(","),
+        train: plan.samples(train.len()),
+        valid: plan.samples(valid.len()),
+        test: trainer.test.as_ref().map_or(0, |test| plan.samples(test.len())),
+        images: None,
+    })
+}
+
+fn at_start<T: Task>(record: RunRecord, trainer: &Trainer<T>, sources: &Sources<T>) -> Checkpoint {
+    let batches = trainer.plan().samples(sources[0].len()).div_ceil(trainer.settings.batch_size);
+    Checkpoint::at_start(record, trainer.settings.epochs, batches)
+}
 
 /// Where the run of the record `old` is resumed.
-fn starting_point(
-    config: &ExperimentConfig,
+fn starting_point<T: Task>(
+    trainer: &Trainer<T>,
     old: RunRecord,
     directory: &RunDirectory,
-    host: &mut Host,
-) -> Result<(Checkpoint, Option<Start>), TrainingError> {
+    sources: &Sources<T>,
+) -> Result<(Checkpoint, Option<Newest>), TrainingError> {
     let path = directory.checkpoints();
     let record = directory.path().join("run.json");
     let unusable = |causes| TrainingError::NoCheckpoint { path: path.clone(), causes, record: record.clone() };
     // The last weights need no others.
-    let needs_best = config.protocol == Protocol::Validated;
-    let newest = checkpoint::load_newest(&path, needs_best).map_err(|damages| {
+    let newest = checkpoint::load_newest(&path, !trainer.settings.keeps_last).map_err(|damages| {
         match damages.iter().find(|damage| damage.is_unread) {
             Some(damage) => damage.clone().into(),
             None => unusable(damages.iter().map(ToString::to_string).collect()),
@@ -153,7 +243,7 @@ fn starting_point(
     let Some(newest) = newest else {
         if old.epochs.is_empty() {
             // No step of the parts before is left.
-            return Ok((Checkpoint::at_start(RunRecord { parts: Vec::new(), ..old }), None));
+            return Ok((at_start(RunRecord { parts: Vec::new(), ..old }, trainer, sources), None));
         }
         let cause = format!("expected one of the {} epochs in run.json, found none", old.epochs.len());
         return Err(unusable(vec![cause]));
@@ -163,48 +253,19 @@ fn starting_point(
     if found < wanted {
         return Err(unusable(vec![format!("{}: expected at least {wanted} bytes, found {found}", steps.display())]));
     }
-    for damage in &newest.damages {
-        log::warn!("{damage}: resuming from {}", newest.place.display());
-        let (path, message, instead) = (&damage.path, &damage.message, &newest.place);
-        (host.on_event)(Event::DamagedCheckpoint { path, message, instead });
-    }
-    Ok((newest.state, Some((newest.weights, newest.optimizer))))
+    Ok((newest.state.clone(), Some(newest)))
 }
 
-/// Tests the weights of the finished run in `directory` on `device`, which has no autodiff and takes `largest` bytes in
-/// one piece, as the run itself did at its end: the figures, and what the network makes of each image in the test file's
-/// order.
-///
-/// # Errors
-/// When the weights cannot be read, the run was tested on other data, or the device fails.
-pub fn test(
-    data: &ImageData,
-    directory: &RunDirectory,
-    device: &Device,
-    largest: Option<u64>,
-) -> Result<(Evaluation, Vec<Prediction>), TrainingError> {
-    let record = directory.read_record()?;
-    check_data(&record, data)?;
-    let config = Settings::from_object(record.config)?.resolve()?;
-    contained(|| {
-        let network = trained_network(directory, &config, shape(data), device)?;
-        let test = loader(&config, &splits(&config, data)?.test, Order::File, (device, largest));
-        evaluate_each(&network, &test, data.classes.len())
-    })
-}
-
-/// Whether `data` is what the run of `record` was begun with.
-///
-/// # Errors
-/// [`TrainingError::OtherData`] when it is not.
-pub fn check_data(record: &RunRecord, data: &ImageData) -> Result<(), TrainingError> {
-    if record.dataset.sha256 == data.sha256 {
-        return Ok(());
-    }
-    Err(TrainingError::OtherData {
-        wanted: format!("{} with SHA-256 {}", record.dataset.name, record.dataset.sha256),
-        found: format!("{} with SHA-256 {}", data.name, data.sha256),
-    })
+/// Whether the task has the parameters of the checkpoint.
+fn check_parameters<T: Task>(task: &T, start: &Newest, directory: &RunDirectory) -> Result<(), TrainingError> {
+    let found: BTreeMap<_, _> =
+        named_parameters(task).into_iter().map(|parameter| (parameter.path, parameter.shape)).collect();
+    let wanted = &start.state.parameters;
+    let differs = wanted.keys().chain(found.keys()).find(|path| wanted.get(*path) != found.get(*path));
+    let Some(path) = differs else { return Ok(()) };
+    let told = |shape: Option<&Vec<usize>>| shape.map_or("none".to_owned(), |shape| format!("{shape:?}"));
+    let difference = format!("`{path}`: expected {}, found {}", told(wanted.get(path)), told(found.get(path)));
+    Err(TrainingError::Mismatch { path: directory.checkpoints(), difference })
 }
 
 /// Runs `training` so that nothing leaves it but a result, and writes a failure into the record.
@@ -236,45 +297,51 @@ fn guard(
     Err(error)
 }
 
-/// What a panic said.
-pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
-}
-
-fn run(
-    config: &ExperimentConfig,
-    splits: Splits,
-    shape: ImageShape,
-    state: Checkpoint,
-    start: Option<Start>,
+fn run<T: Task>(
+    mut trainer: Trainer<T>,
+    [train, valid]: Sources<T>,
+    monitor: Monitor,
+    mut state: Checkpoint,
+    start: Option<Newest>,
     directory: &RunDirectory,
-    mut host: Host,
 ) -> Result<RunRecord, TrainingError> {
-    let device = host.devices[0].clone();
-    let tracked = device.clone().autodiff();
-    let mut model = Classifier::new(config.network()?.init(shape, config.seed, &tracked)?, config.label_smoothing);
-    let mut optimizer = init_optimizer(config, &model);
-    if let Some((weights, moments)) = start {
-        model = load(model, weights, directory)?;
-        optimizer = optimizer.load_record(moments);
+    let tracked = tracked(&trainer.host);
+    let plan = trainer.plan();
+    let rates = rates(&trainer, state.batches);
+    let Trainer { mut task, mut optimizer, settings, mut host, .. } = trainer;
+    let mut averaged = None;
+    if let Some(newest) = start {
+        for damage in &newest.damages {
+            log::warn!("{damage}: resuming from {}", newest.place.display());
+            let (path, message, instead) = (&damage.path, &damage.message, &newest.place);
+            (host.on_event)(Event::DamagedCheckpoint { path, message, instead });
+        }
+        task = load(task, newest.weights, directory)?;
+        optimizer = optimizer.load_record(newest.optimizer);
+        averaged = newest.averaged;
     }
-    let largest = host.largest_tensor;
-    let train = train_loader(config, &splits.train, (&tracked, largest))
-        .starting_at(state.record.epochs.len() + 1, state.batch);
-    let test = loader(config, &splits.test, Order::File, (&device, largest));
-    let each_epoch = splits.valid.as_ref().map(|valid| loader(config, valid, Order::File, (&device, largest)));
-    // On the device from here on.
-    drop(splits);
-    let devices: Vec<_> = host.devices.iter().map(|device| device.clone().autodiff()).collect();
-    let replicas = Replicas::new(tracked.clone(), &devices[1..]);
-    let rates = LearningRates::new(config, &model);
-    let mut state = state;
-    if host.compiles_kernels {
+    let mut ema = settings.ema_decay.map(|decay| Ema::new(&task, decay));
+    if let (Some(ema), Some(averaged)) = (&mut ema, averaged) {
+        ema.restore(&load(task.valid(), averaged, directory)?);
+    }
+    let devices: Vec<_> = host.place.devices.iter().map(|device| device.clone().autodiff()).collect();
+    let replicas = Replicas::new(tracked.clone(), &devices[1..], settings.micro_batches, &train);
+    let evaluated = Epoch::new(Plan { order: Order::File, ..plan }, 0, valid.len());
+    if host.place.compiles_kernels {
         (host.on_event)(Event::Compiling);
         let clock = Instant::now();
-        let loaders = [&train, each_epoch.as_ref().unwrap_or(&test)];
-        let is_warm = warm_up(config, shape, loaders, &devices, &replicas, (&optimizer, &rates), &mut host)?;
+        let warm = WarmUp {
+            task: &task,
+            model: &settings.name,
+            sources: [&train, &valid],
+            epochs: [&Epoch::new(plan, 1, train.len()), &evaluated],
+            device: &tracked,
+            replicas: &replicas,
+            optimizer: &optimizer,
+            rates: &rates,
+            clip_norm: settings.clip_norm,
+        };
+        let is_warm = warm_up(&warm, &mut host.on_event, &|| host.interrupter.should_stop())?;
         let seconds = clock.elapsed().as_secs_f64();
         state.record.timings.compilation_seconds += seconds;
         if !is_warm {
@@ -288,111 +355,109 @@ fn run(
         log::info!("compiled and autotuned kernels in {seconds:.1} s");
         (host.on_event)(Event::Compiled { seconds });
     }
-    let test: Arc<dyn DataLoader<ImageBatch>> = Arc::new(test);
-    let each_epoch: Arc<dyn DataLoader<ImageBatch>> =
-        each_epoch.map_or_else(|| test.clone(), |valid| Arc::new(valid) as _);
-
-    let session = Session {
-        schedule: Schedule::new(config, train.batches()),
+    let test = trainer.test.take().or_else(|| (settings.evaluated == "test").then(|| valid.clone()));
+    let done = state.record.epochs.len();
+    let mut rates = rates;
+    rates.skip(state.step);
+    let mut session = Session {
         rates,
+        ema,
+        monitor,
         step_log: StepLog::open(&directory.steps(), state.steps_bytes)?,
-        config: config.clone(),
         directory: directory.clone(),
         seconds_before: state.record.seconds,
         started: Instant::now(),
         program_start: Some(host.program_start),
-        end: None,
         on_event: host.on_event,
-        devices,
+        on_step: trainer.on_step,
+        on_epoch: trainer.on_epoch,
+        device: tracked,
+        train,
+        plan,
+        valid,
+        evaluated,
         replicas,
         optimizer,
         state,
+        settings,
     };
-    let interrupter = host.interrupter;
-    let (session, model) = launch(session, model, Arc::new(train), each_epoch, host.renderer, interrupter.clone())?;
-    match session.end {
-        Some(Ok(End::Trained)) => finish(session, model, &*test, shape, directory, &interrupter),
-        Some(Ok(End::Interrupted | End::Diverged)) => Ok(session.state.record),
-        Some(Err(error)) => Err(error),
-        None => Err(TrainingError::Backend("the training loop was never entered".to_owned())),
+    let show = Show {
+        metrics: T::METRICS,
+        samples: T::SAMPLES,
+        more: trainer.metrics,
+        renderer: (host.renderer)(done),
+        interrupter: host.interrupter.clone(),
+        done,
+        epochs: session.settings.epochs,
+    };
+    let (session, outcome) = inside(directory.path(), show, move |mut reporter| {
+        let outcome = session.run(task, &mut reporter);
+        (session, outcome)
+    })?;
+    match outcome? {
+        (task, End::Trained) => finish(session, task, test, directory, &|| host.interrupter.should_stop()),
+        (_, End::Interrupted | End::Diverged) => Ok(session.state.record),
     }
 }
 
-/// Runs the session inside burn-train, up to its last epoch; the renderer is gone when this returns.
-fn launch(
-    session: Session,
-    model: Classifier,
-    train: Arc<dyn DataLoader<ImageBatch>>,
-    each_epoch: Arc<dyn DataLoader<ImageBatch>>,
-    renderer: MakeRenderer,
-    interrupter: Interrupter,
-) -> Result<(Session, Classifier), TrainingError> {
-    let done = session.state.record.epochs.len();
-    // The session holds the optimizer that is used; burn-train's learner cannot be made without one.
-    let learner = Learner::new(model, ModuleOptimizer::clone(&session.optimizer), session.config.learning_rate);
-    let mut training = SupervisedTraining::new(session.directory.path(), train, each_epoch)
-        .num_epochs(session.config.epochs)
-        .renderer(renderer(done))
-        .with_interrupter(interrupter)
-        .with_application_logger(None)
-        .with_metric_logger(NoMetricFiles)
-        .metric_train_numeric(ImageMean::loss())
-        .metric_valid_numeric(ImageMean::loss())
-        .metric_train_numeric(ImageMean::accuracy())
-        .metric_valid_numeric(ImageMean::accuracy())
-        .metric_train_numeric(ImageMean::learning_rate())
-        .metric_train_numeric(ImageMean::images_per_second());
-    if done > 0 {
-        // Only tells the renderer where to begin: without checkpointers burn-train loads nothing.
-        training = training.checkpoint(done);
-    }
-    // burn-train takes its strategy in an `Arc` and runs it on the thread that launches.
-    #[allow(clippy::arc_with_non_send_sync)]
-    let strategy = Arc::new(Strategy(RefCell::new(Some(session))));
-    let model = training.with_training_strategy(TrainingStrategy::Custom(strategy.clone())).launch(learner).model;
-    let session = strategy.0.take();
-    session.map(|session| (session, model)).ok_or_else(|| TrainingError::backend("the training loop lost its session"))
+fn rates<T: Task>(trainer: &Trainer<T>, batches: usize) -> RunRates {
+    let (rates, schedule) = (trainer.rates.clone(), trainer.schedule.clone());
+    RunRates { schedule, rates, batches, epochs: trainer.settings.epochs, shown: f64::NAN }
 }
 
-/// Tests the weights that the protocol names, and writes them.
-fn finish(
-    mut session: Session,
-    last: Classifier,
-    test: &dyn DataLoader<ImageBatch>,
-    shape: ImageShape,
+/// Tests the weights that the run keeps, and writes them.
+fn finish<T: Task>(
+    mut session: Session<T>,
+    last: T,
+    test: Option<SharedSource<T::Batch>>,
     directory: &RunDirectory,
-    interrupter: &Interrupter,
+    should_stop: &dyn Fn() -> bool,
 ) -> Result<RunRecord, TrainingError> {
     let clock = Instant::now();
-    let model = match session.config.protocol {
-        Protocol::Validated => {
-            load(last, checkpoint::load_best_weights(&directory.checkpoints(), &session.state)?, directory)?
+    let averaged = session.ema.is_some() && session.settings.ema_evaluate;
+    let task = match (&session.ema, session.settings.keeps_last) {
+        (Some(ema), true) if averaged => ema.module(&last),
+        (_, true) => last.valid(),
+        (_, false) => {
+            let best = checkpoint::load_best_weights(&directory.checkpoints(), &session.state, averaged)?;
+            load(last.valid(), best, directory)?
         }
-        Protocol::Assignment => last,
     };
-    let mut should_stop = || {
-        (session.on_event)(Event::Step { phase: Phase::Test });
-        interrupter.should_stop()
-    };
-    let Some(evaluation) = evaluate(&model.network, test, shape.classes, &mut should_stop)? else {
-        // The last epoch's checkpoint holds everything already.
-        let record = RunRecord { status: RunStatus::Interrupted, ..session.state.record };
-        directory.write_record(&record)?;
-        return Ok(record);
-    };
-    log::info!("test loss {:.4}, test accuracy {:.4}", evaluation.loss, evaluation.accuracy);
-    replace_file(&directory.weights(), &model.network.to_safetensors()?)?;
+    if let Some(test) = test {
+        let device = session.device.clone().inner();
+        let Plan { batch_size, limit, .. } = session.plan;
+        let mut is_stopped = false;
+        let mut batches = source::batches(&*test, batch_size, limit, Order::File, 0, &device).enumerate();
+        // A batch is done when the next one is asked for.
+        let mut watched = std::iter::from_fn(|| {
+            let next = batches.next();
+            if next.as_ref().is_none_or(|(index, _)| *index > 0) {
+                (session.on_event)(Event::Step { phase: Phase::Test });
+                is_stopped |= should_stop();
+            }
+            next.map(|(_, batch)| batch).filter(|_| !is_stopped)
+        });
+        let tested = task.test(&mut watched)?;
+        if is_stopped {
+            // The last epoch's checkpoint holds everything already.
+            let record = RunRecord { status: RunStatus::Interrupted, ..session.state.record };
+            directory.write_record(&record)?;
+            return Ok(record);
+        }
+        log::info!("tested: {:?}", tested.metrics.0);
+        session.state.record.test = Some(tested);
+    }
+    replace_file(&directory.weights(), &weights::write(&task, T::ROOT)?)?;
     session.state.record.timings.evaluation_seconds += clock.elapsed().as_secs_f64();
     session.count_seconds();
     let mut record = session.state.record;
-    record.test = Some(evaluation.into());
     record.status = RunStatus::Finished;
     directory.write_record(&record)?;
     Ok(record)
 }
 
-fn load(model: Classifier, weights: ModuleRecord, directory: &RunDirectory) -> Result<Classifier, TrainingError> {
-    model
+fn load<M: Module>(module: M, weights: ModuleRecord, directory: &RunDirectory) -> Result<M, TrainingError> {
+    module
         .try_load_record(weights)
         .map_err(|error| TrainingError::Checkpoint { path: directory.checkpoints(), message: error.to_string() })
 }

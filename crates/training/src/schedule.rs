@@ -1,6 +1,9 @@
-use std::f64::consts::PI;
+use std::{f64::consts::PI, fmt};
 
-use crate::{ExperimentConfig, ScheduleName};
+use burn::{
+    lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler},
+    module::ParamGroup,
+};
 
 /// PyTorch's defaults for `OneCycleLR`.
 const RISING_SHARE: f64 = 0.3;
@@ -8,50 +11,79 @@ const START_DIVISOR: f64 = 25.0;
 const END_DIVISOR: f64 = 1e4;
 
 /// How the learning rate changes: a pure function of the step, so a resumed run needs no state of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
-    name: ScheduleName,
-    total_steps: f64,
-    warm_up_steps: f64,
-    drop_steps: f64,
-    drop_factor: f64,
+    shape: Shape,
+    warm_up_epochs: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Shape {
+    Constant,
+    Step { epochs: usize, factor: f64 },
+    Cosine,
+    OneCycle,
 }
 
 impl Schedule {
-    /// The config's schedule for epochs of `batches` steps.
+    /// It stays the same.
     #[must_use]
-    pub fn new(config: &ExperimentConfig, batches: usize) -> Self {
-        Self {
-            name: config.schedule,
-            total_steps: (config.epochs * batches) as f64,
-            warm_up_steps: (config.warm_up_epochs * batches) as f64,
-            drop_steps: (config.step_epochs * batches) as f64,
-            drop_factor: config.step_factor,
-        }
+    pub fn constant() -> Self {
+        Self { shape: Shape::Constant, warm_up_epochs: 0 }
     }
 
-    /// What the learning rate is multiplied by in step `step`, counted from 1 over the whole run.
+    /// It is multiplied by `factor` after every `epochs` epochs.
     #[must_use]
-    pub fn factor(&self, step: usize) -> f64 {
+    pub fn step(epochs: usize, factor: f64) -> Self {
+        Self { shape: Shape::Step { epochs, factor }, warm_up_epochs: 0 }
+    }
+
+    /// It falls to zero along half a cosine (Loshchilov and Hutter, <https://arxiv.org/abs/1608.03983>, without restarts).
+    #[must_use]
+    pub fn cosine() -> Self {
+        Self { shape: Shape::Cosine, warm_up_epochs: 0 }
+    }
+
+    /// PyTorch's `OneCycleLR`: it rises from a 25th over 30 % of the steps and falls to a ten-thousandth of that.
+    #[must_use]
+    pub fn one_cycle() -> Self {
+        Self { shape: Shape::OneCycle, warm_up_epochs: 0 }
+    }
+
+    /// The same after `epochs` epochs in which it rises from zero; with [`one_cycle`](Self::one_cycle) in place of its
+    /// own start.
+    #[must_use]
+    pub fn warm_up(self, epochs: usize) -> Self {
+        Self { warm_up_epochs: epochs, ..self }
+    }
+
+    /// What the learning rate is multiplied by in step `step`, counted from 1 over a run of `epochs` epochs of `batches`
+    /// steps.
+    #[must_use]
+    pub fn factor(&self, step: usize, batches: usize, epochs: usize) -> f64 {
         let done = step as f64 - 1.0;
-        if done < self.warm_up_steps {
-            return (done + 1.0) / self.warm_up_steps;
+        let (total, warm_up) = ((epochs * batches) as f64, (self.warm_up_epochs * batches) as f64);
+        if done < warm_up {
+            return (done + 1.0) / warm_up;
         }
-        match self.name {
-            ScheduleName::Constant => 1.0,
-            ScheduleName::Step => self.drop_factor.powf((done / self.drop_steps).floor()),
-            ScheduleName::Cosine => {
-                between(1.0, 0.0, (done - self.warm_up_steps) / (self.total_steps - self.warm_up_steps))
-            }
-            ScheduleName::OneCycle => {
-                let (start, peak) = (1.0 / START_DIVISOR, RISING_SHARE * self.total_steps - 1.0);
+        match self.shape {
+            Shape::Constant => 1.0,
+            Shape::Step { epochs, factor } => factor.powf((done / (epochs * batches) as f64).floor()),
+            Shape::Cosine => between(1.0, 0.0, (done - warm_up) / (total - warm_up)),
+            Shape::OneCycle => {
+                let (start, peak) = (1.0 / START_DIVISOR, RISING_SHARE * total - 1.0);
                 if done <= peak {
                     between(start, 1.0, done / peak)
                 } else {
-                    between(1.0, start / END_DIVISOR, (done - peak) / (self.total_steps - 1.0 - peak))
+                    between(1.0, start / END_DIVISOR, (done - peak) / (total - 1.0 - peak))
                 }
             }
         }
+    }
+
+    /// Whether the steps so far would have been others in a longer run.
+    fn depends_on_epochs(&self) -> bool {
+        matches!(self.shape, Shape::Cosine | Shape::OneCycle)
     }
 }
 
@@ -60,48 +92,188 @@ fn between(start: f64, end: f64, share: f64) -> f64 {
     end + (start - end) / 2.0 * (1.0 + (PI * share).cos())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Settings;
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.shape {
+            Shape::Constant => "constant",
+            Shape::Step { .. } => "step",
+            Shape::Cosine => "cosine",
+            Shape::OneCycle => "one-cycle",
+        })
+    }
+}
 
-    /// Factors of 20 steps: 4 epochs of 5.
-    fn factors(json: &str) -> Vec<f64> {
-        let config = Settings::from_json(json).unwrap().resolve().unwrap();
-        let schedule = Schedule::new(&config, 5);
-        (1..=20).map(|step| schedule.factor(step)).collect()
+/// The learning rates of a step before the schedule, one for each group of parameters.
+#[derive(Clone, Debug)]
+pub struct LearningRates {
+    base: f64,
+    groups: Vec<(ParamGroup, f64)>,
+    shown: f64,
+}
+
+impl From<f64> for LearningRates {
+    fn from(rate: f64) -> Self {
+        Self { base: rate, groups: Vec::new(), shown: rate }
+    }
+}
+
+impl LearningRates {
+    /// The same with a rate of its own for `group`, whose paths are those in the task.
+    #[must_use]
+    pub fn with_group(mut self, group: ParamGroup, rate: f64) -> Self {
+        self.groups.push((group, rate));
+        self
     }
 
-    fn check(json: &str, expected: &[(usize, f64)]) {
-        let found = factors(json);
+    /// The same with the rate that records and the dashboard show.
+    #[must_use]
+    pub fn shown_as(self, rate: f64) -> Self {
+        Self { shown: rate, ..self }
+    }
+
+    /// All rates times `factor`, as optimizers take them.
+    #[must_use]
+    pub fn scaled(&self, factor: f64) -> ModuleLearningRate {
+        if self.groups.is_empty() {
+            return (self.base * factor).into();
+        }
+        let base = ModuleLrScheduler::new(self.base * factor);
+        let groups = self.groups.iter().cloned();
+        groups.fold(base, |rates, (group, rate)| rates.with_group(group, rate * factor)).step()
+    }
+}
+
+/// What decides the learning rate of a step: a [`Schedule`] that multiplies the trainer's rates, or one of Burn's
+/// schedulers, which gives rates of its own.
+#[derive(Clone)]
+pub enum RateSchedule {
+    /// Multiplies the trainer's learning rates.
+    Factor(Schedule),
+    /// Gives the learning rates, as the `init` of a scheduler's config makes it; a resume calls it for every step that was taken.
+    Burn(ModuleLrScheduler),
+}
+
+impl From<Schedule> for RateSchedule {
+    fn from(schedule: Schedule) -> Self {
+        Self::Factor(schedule)
+    }
+}
+
+impl From<ModuleLrScheduler> for RateSchedule {
+    fn from(scheduler: ModuleLrScheduler) -> Self {
+        Self::Burn(scheduler)
+    }
+}
+
+/// The learning rates of a run, step by step.
+pub(crate) struct RunRates {
+    pub(crate) schedule: RateSchedule,
+    pub(crate) rates: LearningRates,
+    /// Steps of an epoch, and epochs of the run.
+    pub(crate) batches: usize,
+    pub(crate) epochs: usize,
+    /// The rate that records show for the latest step.
+    pub(crate) shown: f64,
+}
+
+impl RunRates {
+    /// Goes to where `steps` steps are taken.
+    pub(crate) fn skip(&mut self, steps: usize) {
+        match &mut self.schedule {
+            RateSchedule::Factor(schedule) => {
+                self.shown = self.rates.shown * schedule.factor(steps.max(1), self.batches, self.epochs);
+            }
+            RateSchedule::Burn(scheduler) => (0..steps).for_each(|_| self.shown = scheduler.step().base()),
+        }
+    }
+
+    /// The rates of step `step`, which follows the one before.
+    pub(crate) fn next(&mut self, step: usize) -> ModuleLearningRate {
+        match &mut self.schedule {
+            RateSchedule::Factor(schedule) => {
+                let factor = schedule.factor(step, self.batches, self.epochs);
+                self.shown = self.rates.shown * factor;
+                self.rates.scaled(factor)
+            }
+            RateSchedule::Burn(scheduler) => {
+                let rates = scheduler.step();
+                self.shown = rates.base();
+                rates
+            }
+        }
+    }
+
+    /// Some rates, for a step that is thrown away.
+    pub(crate) fn sample(&self) -> ModuleLearningRate {
+        match &self.schedule {
+            RateSchedule::Factor(_) => self.rates.scaled(1.0),
+            RateSchedule::Burn(scheduler) => scheduler.clone().step(),
+        }
+    }
+
+    /// The schedule's name, where a longer run would have had other rates from the start on.
+    pub(crate) fn fixed_by_epochs(&self) -> Option<String> {
+        match &self.schedule {
+            RateSchedule::Factor(schedule) => schedule.depends_on_epochs().then(|| schedule.to_string()),
+            // It does not know how long the run is.
+            RateSchedule::Burn(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::lr_scheduler::exponential::ExponentialLrSchedulerConfig;
+
+    use super::*;
+
+    fn check(schedule: Schedule, expected: &[(usize, f64)]) {
         for &(step, value) in expected {
-            assert!((found[step - 1] - value).abs() < 1e-9, "step {step}: {} is not {value}", found[step - 1]);
+            // Epochs of five steps, four of them.
+            let found = schedule.factor(step, 5, 4);
+            assert!((found - value).abs() < 1e-9, "step {step}: {found} is not {value}");
         }
     }
 
     #[test]
     fn constant_stays_and_warms_up_if_asked() {
-        check(r#"{"model": "mlp", "epochs": 4}"#, &[(1, 1.0), (20, 1.0)]);
-        check(r#"{"model": "mlp", "epochs": 4, "warm_up_epochs": 1}"#, &[(1, 0.2), (5, 1.0), (6, 1.0)]);
+        check(Schedule::constant(), &[(1, 1.0), (20, 1.0)]);
+        check(Schedule::constant().warm_up(1), &[(1, 0.2), (5, 1.0), (6, 1.0)]);
     }
 
     #[test]
     fn step_drops_every_so_many_epochs() {
-        let json = r#"{"model": "mlp", "epochs": 4, "schedule": "step", "step_epochs": 2, "step_factor": 0.1}"#;
-        check(json, &[(1, 1.0), (10, 1.0), (11, 0.1), (20, 0.1)]);
+        check(Schedule::step(2, 0.1), &[(1, 1.0), (10, 1.0), (11, 0.1), (20, 0.1)]);
     }
 
     #[test]
     fn cosine_falls_to_zero_over_what_the_warm_up_leaves() {
-        check(r#"{"model": "mlp", "epochs": 4, "schedule": "cosine"}"#, &[(1, 1.0), (11, 0.5)]);
-        let json = r#"{"model": "mlp", "epochs": 4, "schedule": "cosine", "warm_up_epochs": 2}"#;
-        check(json, &[(1, 0.1), (10, 1.0), (11, 1.0), (16, 0.5)]);
+        check(Schedule::cosine(), &[(1, 1.0), (11, 0.5)]);
+        check(Schedule::cosine().warm_up(2), &[(1, 0.1), (10, 1.0), (11, 1.0), (16, 0.5)]);
     }
 
     #[test]
     fn one_cycle_is_pytorchs() {
         // torch 2.9.0: OneCycleLR(optimizer, max_lr=1, total_steps=20), get_last_lr() before each step.
         let expected = [(1, 0.04), (2, 0.131_671_842_700_025_3), (6, 1.0), (7, 0.987_464_006_235_087_3), (20, 4e-6)];
-        check(r#"{"model": "mlp", "epochs": 4, "schedule": "one-cycle"}"#, &expected);
+        check(Schedule::one_cycle(), &expected);
+    }
+
+    #[test]
+    fn burns_schedulers_give_the_same_rates_after_a_resume() {
+        let rates = || RunRates {
+            schedule: ExponentialLrSchedulerConfig::new(0.5, 0.9).init().unwrap().into(),
+            rates: 7.0.into(),
+            batches: 5,
+            epochs: 4,
+            shown: f64::NAN,
+        };
+        let mut whole = rates();
+        let all: Vec<f64> = (1..=9).map(|step| whole.next(step).base()).collect();
+        let mut resumed = rates();
+        resumed.skip(6);
+        assert_eq!(resumed.shown.to_bits(), all[5].to_bits());
+        assert_eq!((7..=9).map(|step| resumed.next(step).base()).collect::<Vec<_>>(), all[6..]);
+        assert!(all[8] < all[0] && all[0] <= 0.5);
     }
 }

@@ -13,8 +13,8 @@ use burn::{
     tensor::Bytes,
 };
 
-use super::{Checkpoint, INDEX, Index, MODEL, OPTIMIZER, STAGING, STATE, State, Sums, directories, write_json};
-use crate::{TrainingError, run::message};
+use super::{Checkpoint, EMA, INDEX, Index, MODEL, OPTIMIZER, STAGING, STATE, State, Sums, directories, write_json};
+use crate::{TrainingError, guard::message};
 
 /// What is wrong with a file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(crate) struct Newest {
     pub(crate) state: Checkpoint,
     pub(crate) weights: ModuleRecord,
     pub(crate) optimizer: OptimizerRecord,
+    /// The moving averages of the weights, where the run has them.
+    pub(crate) averaged: Option<ModuleRecord>,
     /// Why newer ones cannot be used.
     pub(crate) damages: Vec<Damage>,
 }
@@ -88,17 +90,17 @@ pub(crate) fn load_newest(directory: &Path, needs_best: bool) -> Result<Option<N
         names = [indexed, names].concat();
     }
     for name in names {
-        let place = directory.join(&name);
         match load(directory, &name, needs_best) {
-            Ok((state, weights, optimizer)) => {
+            Ok(mut newest) => {
                 if !damages.is_empty() {
-                    let index = Index { latest: name, previous: None, best: state.best() };
+                    let index = Index { latest: name, previous: None, best: newest.state.best() };
                     // The next checkpoint writes the index again, or fails with the same cause.
                     if let Err(error) = write_json(&directory.join(INDEX), &index) {
                         log::warn!("{error}");
                     }
                 }
-                return Ok(Some(Newest { place, state, weights, optimizer, damages }));
+                newest.damages = damages;
+                return Ok(Some(newest));
             }
             Err(damage) if damage.is_unread => return Err(vec![damage]),
             // The best one's damage is that of all that need it.
@@ -109,28 +111,35 @@ pub(crate) fn load_newest(directory: &Path, needs_best: bool) -> Result<Option<N
     if damages.is_empty() { Ok(None) } else { Err(damages) }
 }
 
-/// The weights of the best epoch of `state`.
-pub(crate) fn load_best_weights(directory: &Path, state: &Checkpoint) -> Result<ModuleRecord, TrainingError> {
-    match state.best() {
-        Some(best) => Ok(load_weights(&directory.join(best))?),
-        None => Err(Damage::new(directory, "expected the checkpoint of the best epoch, found no best epoch").into()),
-    }
+/// The weights of the best epoch of `state`, or their moving averages where `averaged`.
+pub(crate) fn load_best_weights(
+    directory: &Path,
+    state: &Checkpoint,
+    averaged: bool,
+) -> Result<ModuleRecord, TrainingError> {
+    let missing = |what: &str| Damage::new(directory, format!("expected the {what} of the best epoch, found none"));
+    let place = directory.join(state.best().ok_or_else(|| missing("checkpoint"))?);
+    let (weights, averages) = load_weights(&place)?;
+    if averaged { Ok(averages.ok_or_else(|| missing("moving averages"))?) } else { Ok(weights) }
 }
 
-fn load(directory: &Path, name: &str, needs_best: bool) -> Result<(Checkpoint, ModuleRecord, OptimizerRecord), Damage> {
+fn load(directory: &Path, name: &str, needs_best: bool) -> Result<Newest, Damage> {
     let place = directory.join(name);
     let (state, sums) = read_state(&place)?;
-    let weights = read(&place.join(MODEL), sums.model, ModuleRecord::from_bytes)?;
+    let (weights, averaged) = load_weights(&place)?;
     let optimizer = read(&place.join(OPTIMIZER), sums.optimizer, OptimizerRecord::from_bytes)?;
     if let Some(best) = state.best().filter(|best| needs_best && best != name) {
         load_weights(&directory.join(best))?;
     }
-    Ok((state, weights, optimizer))
+    Ok(Newest { place, state, weights, optimizer, averaged, damages: Vec::new() })
 }
 
-fn load_weights(place: &Path) -> Result<ModuleRecord, Damage> {
+/// Weights, and their moving averages where there are such.
+fn load_weights(place: &Path) -> Result<(ModuleRecord, Option<ModuleRecord>), Damage> {
     let (_, sums) = read_state(place)?;
-    read(&place.join(MODEL), sums.model, ModuleRecord::from_bytes)
+    let weights = read(&place.join(MODEL), sums.model, ModuleRecord::from_bytes)?;
+    let averaged = sums.ema.map(|crc32| read(&place.join(EMA), crc32, ModuleRecord::from_bytes)).transpose()?;
+    Ok((weights, averaged))
 }
 
 fn read_state(place: &Path) -> Result<(Checkpoint, Sums), Damage> {
@@ -180,51 +189,57 @@ pub(super) fn read_index(directory: &Path) -> Result<Option<Index>, Damage> {
 mod tests {
     use std::fs;
 
-    use burn::{module::Module, optim::ModuleOptimizer, tensor::Device};
-    use kindling_models::{ImageShape, MlpConfig, NetworkConfig};
+    use burn::{
+        module::Module,
+        optim::{ModuleOptimizer, SgdConfig, momentum::MomentumConfig},
+        tensor::Device,
+    };
+    use kindling_record::Metrics;
 
     use super::*;
     use crate::{
-        Classifier, Settings, init_optimizer,
-        tests::{alter, place, record},
+        named_parameters,
+        tests::{Net, alter, place, record},
+        weights as files,
     };
 
     /// Batches in an epoch.
     const BATCHES: usize = 4;
 
-    fn model(seed: u64) -> Classifier {
-        let shape = ImageShape { height: 2, width: 2, classes: 2 };
-        let config = NetworkConfig::Mlp(MlpConfig { hidden: vec![3] });
-        Classifier::new(config.init(shape, seed, &Device::flex().autodiff()).unwrap(), 0.0)
+    fn model(number: usize) -> Net {
+        Net::numbered(number, &Device::flex().autodiff())
     }
 
-    fn optimizer(model: &Classifier) -> ModuleOptimizer {
-        let config = Settings::from_json(r#"{"model": "mlp", "optimizer": "momentum"}"#).unwrap().resolve().unwrap();
-        init_optimizer(&config, model)
+    fn optimizer() -> ModuleOptimizer {
+        SgdConfig::new().with_momentum(Some(MomentumConfig::new())).init()
     }
 
     /// After so many epochs, of which `best` is the best, and batches.
     fn state(epochs: usize, best: usize, batch: usize) -> Checkpoint {
         let record = record(epochs, (best > 0).then_some(best));
-        Checkpoint { step: epochs * BATCHES + batch, batch, loss_sum: 0.1 + 0.2, ..Checkpoint::at_start(record) }
+        let parameters = named_parameters(&model(0)).into_iter().map(|one| (one.path, one.shape)).collect();
+        let sums = Metrics([("loss".to_owned(), 0.1 + 0.2), ("accuracy".to_owned(), f64::NEG_INFINITY)].into());
+        let step = epochs * BATCHES + batch;
+        Checkpoint { step, batch, sums, parameters, ..Checkpoint::at_start(record, 9, BATCHES) }
     }
 
-    /// Saves checkpoints, each with weights of its own.
+    /// Saves checkpoints, each with weights of its own, and with their averages.
     fn saved(directory: &Path, states: &[(usize, usize, usize)]) {
-        for (seed, &(epochs, best, batch)) in states.iter().enumerate() {
-            let model = model(seed as u64);
-            super::super::save(directory, &state(epochs, best, batch), &model, &optimizer(&model)).unwrap();
+        for (number, &(epochs, best, batch)) in states.iter().enumerate() {
+            let averaged = model(number + 50).valid();
+            let mut state = state(epochs, best, batch);
+            super::super::save(directory, &mut state, &model(number), Some(averaged), &optimizer()).unwrap();
         }
     }
 
     /// The weights of a record, as a file has them.
     fn weights(record: ModuleRecord) -> Vec<u8> {
-        model(99).try_load_record(record).unwrap().network.to_safetensors().unwrap()
+        files::write(&model(99).try_load_record(record).unwrap(), "net").unwrap()
     }
 
     /// The weights with which [`saved`] saves the state of this number.
-    fn weights_of(number: u64) -> Vec<u8> {
-        model(number).network.to_safetensors().unwrap()
+    fn weights_of(number: usize) -> Vec<u8> {
+        files::write(&model(number), "net").unwrap()
     }
 
     /// The directories in `directory`.
@@ -254,9 +269,11 @@ mod tests {
         assert_eq!(newest.place, place.path().join(SECOND));
         assert_eq!((newest.state, newest.damages), (state(2, 1, 0), Vec::new()));
         assert!(weights(newest.weights) == weights_of(1));
-        let best = load_best_weights(place.path(), &state(2, 1, 0)).unwrap();
+        let best = load_best_weights(place.path(), &state(2, 1, 0), false).unwrap();
         assert!(weights(best) == weights_of(0));
-        assert!(load_best_weights(place.path(), &state(0, 0, 1)).is_err());
+        let averages = load_best_weights(place.path(), &state(2, 1, 0), true).unwrap();
+        assert!(weights(averages) == weights_of(50) && weights(newest.averaged.unwrap()) == weights_of(51));
+        assert!(load_best_weights(place.path(), &state(0, 0, 1), false).is_err());
     }
 
     #[test]
@@ -332,7 +349,7 @@ mod tests {
         alter(&place.path().join(THIRD).join(MODEL));
         let newest = load_newest(place.path(), true).unwrap().unwrap();
         assert_eq!((newest.place, newest.damages.len()), (place.path().join(SECOND), 1));
-        assert!(weights(load_best_weights(place.path(), &newest.state).unwrap()) == weights_of(0));
+        assert!(weights(load_best_weights(place.path(), &newest.state, false).unwrap()) == weights_of(0));
     }
 
     #[test]

@@ -2,26 +2,28 @@
 
 mod load;
 
-use std::{fmt::Display, fs, io, path::Path};
+use std::{collections::BTreeMap, fmt::Display, fs, io, path::Path};
 
 use burn::{module::Module, optim::ModuleOptimizer};
-use kindling_record::{RecordError, RunRecord, replace_file, sync_directory};
+use kindling_record::{Metrics, RecordError, RunRecord, replace_file, sync_directory};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use self::load::{load_best_weights, load_newest};
-use crate::{Classifier, TrainingError};
+pub(crate) use self::load::{Newest, load_best_weights, load_newest};
+use crate::{Metric, Totals, TrainingError, named_parameters};
 
 const INDEX: &str = "index.json";
 const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
+/// The moving averages of the weights, where the run has them.
+const EMA: &str = "ema.bpk";
 const STATE: &str = "state.json";
 /// How the names of checkpoints that are being written begin.
 const STAGING: &str = ".staging-";
 
 /// Where training stands, apart from weights and optimizer.
 ///
-/// The schedule, the order of the images, the best epoch and the patience of early stopping are pure functions of
+/// The schedule, the order of the samples, the best epoch and the patience of early stopping are pure functions of
 /// the config, of the step, and of the epochs in the record: there is no generator whose state would have to be kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -31,23 +33,60 @@ pub struct Checkpoint {
     pub step: usize,
     /// Batches trained on in the unfinished epoch, which is the one after the record's last.
     pub batch: usize,
-    /// Images seen in that epoch.
-    pub images: usize,
-    /// Sum of their losses.
-    pub loss_sum: f64,
-    /// How many of them were classified correctly.
-    pub correct: usize,
+    /// Samples seen in that epoch.
+    pub samples: usize,
+    /// Sum of each metric over them.
+    pub sums: Metrics,
     /// Seconds of that epoch's training steps.
     pub epoch_seconds: f64,
     /// Length of `steps.jsonl`.
     pub steps_bytes: u64,
+    /// Epochs that the run was to have.
+    pub epochs: usize,
+    /// Steps of an epoch.
+    pub batches: usize,
+    /// The shape of every parameter by its path, in Burn's layout.
+    pub parameters: BTreeMap<String, Vec<usize>>,
 }
 
 impl Checkpoint {
     /// Before the first step.
     #[must_use]
-    pub fn at_start(record: RunRecord) -> Self {
-        Self { record, step: 0, batch: 0, images: 0, loss_sum: 0.0, correct: 0, epoch_seconds: 0.0, steps_bytes: 0 }
+    pub fn at_start(record: RunRecord, epochs: usize, batches: usize) -> Self {
+        Self {
+            record,
+            step: 0,
+            batch: 0,
+            samples: 0,
+            sums: Metrics::default(),
+            epoch_seconds: 0.0,
+            steps_bytes: 0,
+            epochs,
+            batches,
+            parameters: BTreeMap::new(),
+        }
+    }
+
+    /// What the unfinished epoch's steps have measured.
+    pub(crate) fn totals(&self, metrics: &[Metric]) -> Totals {
+        let sums = metrics.iter().map(|metric| self.sums.get(metric.name).unwrap_or_default()).collect();
+        Totals { samples: self.samples, sums }
+    }
+
+    /// Counts a step of the unfinished epoch.
+    pub(crate) fn take(&mut self, totals: &Totals, metrics: &[Metric]) {
+        self.step += 1;
+        self.batch += 1;
+        self.samples += totals.samples;
+        for (metric, sum) in metrics.iter().zip(&totals.sums) {
+            *self.sums.0.entry(metric.name.to_owned()).or_default() += sum;
+        }
+    }
+
+    /// Begins the next epoch.
+    pub(crate) fn begin_epoch(&mut self) {
+        (self.batch, self.samples, self.epoch_seconds) = (0, 0, 0.0);
+        self.sums = Metrics::default();
     }
 
     /// The name of its directory.
@@ -59,8 +98,7 @@ impl Checkpoint {
     /// The name of the checkpoint that was taken after the best epoch so far.
     fn best(&self) -> Option<String> {
         // All epochs have the same number of batches.
-        let batches = (self.step - self.batch).checked_div(self.record.epochs.len())?;
-        Some(name(batches * self.record.best_epoch?, 0))
+        Some(name(self.batches * self.record.best_epoch?, 0))
     }
 }
 
@@ -101,6 +139,8 @@ struct Sums {
     model: u32,
     #[serde(rename = "optimizer.bpk")]
     optimizer: u32,
+    #[serde(rename = "ema.bpk", default, skip_serializing_if = "Option::is_none")]
+    ema: Option<u32>,
     /// Of the compact text of [`State::checkpoint`].
     checkpoint: u32,
 }
@@ -108,10 +148,13 @@ struct Sums {
 /// Writes a checkpoint into `directory` and makes it the latest; the one before it and the best are kept.
 ///
 /// It takes effect with the replacement of `index.json`, so that a crash at any moment leaves the one before.
-pub(crate) fn save(
+///
+/// `averaged` has the moving averages of the weights, where the run has them.
+pub(crate) fn save<M: Module>(
     directory: &Path,
-    checkpoint: &Checkpoint,
-    model: &Classifier,
+    checkpoint: &mut Checkpoint,
+    model: &M,
+    averaged: Option<M>,
     optimizer: &ModuleOptimizer,
 ) -> Result<(), TrainingError> {
     fs::create_dir_all(directory).map_err(io_error(directory))?;
@@ -135,13 +178,21 @@ pub(crate) fn save(
     let failed = |error: burn::store::RecordError| failed(&place, error);
     // `valid` folds the batch statistics that are still pending into the running ones.
     let _ = model.valid();
-    let model = model.clone().into_record().into_bytes().map_err(failed)?;
-    replace_file(&staging.path().join(MODEL), &model)?;
-    let optimizer = optimizer.into_bytes().map_err(failed)?;
-    replace_file(&staging.path().join(OPTIMIZER), &optimizer)?;
-    let state = serde_json::to_value(checkpoint).map_err(|error| self::failed(&place, error))?;
-    let [model, optimizer] = [model, optimizer].map(|bytes| crc32fast::hash(&bytes));
-    let crc32 = Sums { model, optimizer, checkpoint: crc32fast::hash(state.to_string().as_bytes()) };
+    let shapes = named_parameters(model).into_iter().map(|parameter| (parameter.path, parameter.shape));
+    checkpoint.parameters = shapes.collect();
+    let write = |file: &str, bytes: &[u8]| -> Result<u32, TrainingError> {
+        replace_file(&staging.path().join(file), bytes)?;
+        Ok(crc32fast::hash(bytes))
+    };
+    let state = serde_json::to_value(&*checkpoint).map_err(|error| self::failed(&place, error))?;
+    let crc32 = Sums {
+        model: write(MODEL, &model.clone().into_record().into_bytes().map_err(failed)?)?,
+        optimizer: write(OPTIMIZER, &optimizer.into_bytes().map_err(failed)?)?,
+        ema: averaged
+            .map(|averaged| write(EMA, &averaged.into_record().into_bytes().map_err(failed)?))
+            .transpose()?,
+        checkpoint: crc32fast::hash(state.to_string().as_bytes()),
+    };
     write_json(&staging.path().join(STATE), &State { crc32, checkpoint: state })?;
     fs::rename(staging.keep(), &place).map_err(io_error(&place))?;
     sync_directory(directory)?;

@@ -1,16 +1,18 @@
 //! Runs whose checkpoints were damaged, and directories that hold another run.
 
-use std::path::PathBuf;
+use std::{cell::RefCell, path::PathBuf, rc::Rc};
 
 use super::*;
 
 /// The directory of a run stopped in its third epoch, and what it would have come to.
 fn stopped_in_the_third_epoch(place: &TempDir) -> (RunDirectory, Outcome) {
-    let settings = settings(OptimizerName::Momentum, ScheduleName::OneCycle, Protocol::Validated, ModelName::Cnn);
-    let config = settings.resolve().unwrap();
     let directory = new_run(place);
-    train(&config, &SHAPES, &directory, stopping(8, |phase| phase == Phase::Train)).unwrap();
-    (directory, whole(place, &config))
+    case().fit(&directory, stopping(8, |phase| phase == Phase::Train)).unwrap();
+    (directory, case().whole(place))
+}
+
+fn case() -> Case {
+    Case { optimizer: 1, schedule: 3, ema: Some((0.9, true)), ..Case::default() }
 }
 
 fn index(directory: &RunDirectory) -> serde_json::Value {
@@ -24,7 +26,8 @@ fn named(directory: &RunDirectory, key: &str) -> PathBuf {
 #[test]
 fn a_damaged_latest_checkpoint_is_told_and_the_one_before_leads_to_the_same_bits() {
     type Harm = fn(&Path);
-    let harms: [(&str, Harm); 6] = [
+    let harms: [(&str, Harm); 7] = [
+        ("ema.bpk", alter),
         ("model.bpk", |path| fs::write(path, &fs::read(path).unwrap()[..100]).unwrap()),
         ("model.bpk", |path| fs::remove_file(path).unwrap()),
         ("optimizer.bpk", alter),
@@ -49,7 +52,7 @@ fn a_damaged_latest_checkpoint_is_told_and_the_one_before_leads_to_the_same_bits
                 seen.borrow_mut().push((path.to_path_buf(), instead.to_path_buf()));
             }
         });
-        assert_eq!(resume(&SHAPES, &directory, host).unwrap().status, RunStatus::Finished, "{file}");
+        assert_eq!(case().resume(&directory, host).unwrap().status, RunStatus::Finished, "{file}");
         assert_eq!(*told.borrow(), [(latest.join(file), previous)]);
         assert!(outcome(&directory) == whole, "{file}");
     }
@@ -63,8 +66,7 @@ fn after_falling_back_the_damaged_checkpoint_is_never_taken_again() {
     let intact = fs::read(latest.join("model.bpk")).unwrap();
     alter(&latest.join("model.bpk"));
     // Stopped before its first checkpoint, and then the damaged file is whole again.
-    let error = resume(
-        &SHAPES,
+    let error = case().resume(
         &directory,
         host(&Interrupter::new(), |event| {
             assert!(!matches!(event, Event::Step { .. }), "the machine fails");
@@ -78,7 +80,7 @@ fn after_falling_back_the_damaged_checkpoint_is_never_taken_again() {
     let host = host(&Interrupter::new(), move |event| {
         *seen.borrow_mut() += usize::from(matches!(event, Event::DamagedCheckpoint { .. }));
     });
-    resume(&SHAPES, &directory, host).unwrap();
+    case().resume(&directory, host).unwrap();
     assert_eq!(*told.borrow(), 0);
     assert!(outcome(&directory) == whole);
     assert!(!latest.exists(), "it is removed with the next checkpoint");
@@ -97,7 +99,7 @@ fn a_damaged_index_is_told_and_the_newest_checkpoint_is_taken() {
             seen.borrow_mut().push((path.to_path_buf(), instead.to_path_buf()));
         }
     });
-    resume(&SHAPES, &directory, host).unwrap();
+    case().resume(&directory, host).unwrap();
     assert_eq!(*told.borrow(), [(index, latest)]);
     assert!(outcome(&directory) == whole);
 }
@@ -115,25 +117,23 @@ fn a_run_without_a_whole_checkpoint_is_an_error_that_names_the_files_and_what_to
         }
     }
     let before = fs::read(directory.path().join("run.json")).unwrap();
-    let message = resume(&SHAPES, &directory, patient()).unwrap_err().to_string();
+    let message = case().resume(&directory, patient()).unwrap_err().to_string();
     assert!(broken.len() >= 2 && broken.iter().all(|path| message.contains(path)), "{message}");
-    let advice = format!("kindling train --config {}", directory.path().join("run.json").display());
+    let advice = format!("with the config in {}", directory.path().join("run.json").display());
     assert!(message.contains(&advice), "{message}");
     assert!(fs::read(directory.path().join("run.json")).unwrap() == before);
 
     fs::remove_dir_all(directory.checkpoints()).unwrap();
-    let message = resume(&SHAPES, &directory, patient()).unwrap_err().to_string();
+    let message = case().resume(&directory, patient()).unwrap_err().to_string();
     assert!(message.contains("expected one of the 2 epochs in run.json, found none") && message.contains(&advice));
 }
 
 #[test]
 fn a_directory_that_holds_another_run_is_refused_and_left_as_it_is() {
-    let config = settings(OptimizerName::Sgd, ScheduleName::Constant, Protocol::Validated, ModelName::Mlp);
-    let config = config.resolve().unwrap();
     for left in ["run.json", "checkpoints", "steps.jsonl"] {
         let place = place();
         let directory = new_run(&place);
-        train(&config, &SHAPES, &directory, stopping(5, |phase| phase == Phase::Train)).unwrap();
+        case().fit(&directory, stopping(5, |phase| phase == Phase::Train)).unwrap();
         for other in ["run.json", "checkpoints", "steps.jsonl", "lock"] {
             let path = directory.path().join(other);
             if other != left && path.is_dir() {
@@ -142,10 +142,9 @@ fn a_directory_that_holds_another_run_is_refused_and_left_as_it_is() {
                 fs::remove_file(path).unwrap();
             }
         }
-        let error = train(&config, &SHAPES, &directory, patient()).unwrap_err();
+        let error = case().fit(&directory, patient()).unwrap_err();
         assert!(matches!(error, TrainingError::Taken { .. }), "{left}: {error}");
-        let advice = format!("kindling resume {}", directory.path().display());
-        assert_eq!(error.to_string().contains(&advice), left == "run.json", "{error}");
+        assert_eq!(error.to_string().contains(", or resume it"), left == "run.json", "{error}");
         let found = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(found.collect::<Vec<_>>(), [left]);
     }

@@ -1,58 +1,203 @@
-//! Whole runs on few small images: stopped anywhere, resumed, and compared with runs that are never stopped.
+//! Whole runs on a small table: stopped anywhere, resumed, and compared with runs that are never stopped.
 
 mod damaged;
+mod runs;
+mod settings;
 
-use std::{cell::RefCell, fs, path::Path, rc::Rc, sync::LazyLock, time::Instant};
+use std::{fs, path::Path, thread, time::Duration};
 
-use burn::{tensor::Device, train::Interrupter};
-use kindling_data::{ImageData, ImageSet, synthetic};
-use kindling_models::ModelName;
-use kindling_record::{EpochRecord, MachineRecord, RunDirectory, RunRecord, RunStatus, TestRecord};
+use burn::{
+    module::{Initializer, Module, Param, RunningState},
+    nn::Linear,
+    optim::{AdamConfig, AdamWConfig, ModuleOptimizer, MuonConfig, SgdConfig, momentum::MomentumConfig},
+    tensor::{Device, Int, Tensor, TensorData, activation::log_softmax},
+    train::Interrupter,
+};
+use kindling_record::{EpochRecord, RunDirectory, RunRecord, RunStatus, TestRecord};
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    AugmentationName, Event, ExperimentConfig, Host, OptimizerName, Phase, Protocol, ScheduleName, Settings, Silent,
-    TrainingError, resume, train,
+    Event, Host, Metric, Objective, Phase, Place, Rows, Schedule, Source, SourceError, Sums, Task, Trainer,
+    TrainingError,
 };
 
-const OPTIMIZERS: [OptimizerName; 5] =
-    [OptimizerName::Sgd, OptimizerName::Momentum, OptimizerName::Adam, OptimizerName::Adamw, OptimizerName::Muon];
-const SCHEDULES: [ScheduleName; 4] =
-    [ScheduleName::Constant, ScheduleName::Step, ScheduleName::Cosine, ScheduleName::OneCycle];
+/// Normalises over the batch, with Burn's own running statistics, which a resume could lose.
+#[derive(Module, Debug)]
+pub(crate) struct BatchNorm {
+    gamma: Param<Tensor<1>>,
+    beta: Param<Tensor<1>>,
+    running_mean: RunningState<Tensor<1>>,
+    running_var: RunningState<Tensor<1>>,
+}
 
-/// Every third row and column of the first drawn shapes: 10x10 pixels, 84 images to train on, 30 to test on.
-pub(crate) static SHAPES: LazyLock<ImageData> = LazyLock::new(|| {
-    let drawn = synthetic::draw();
-    let small = |set: &ImageSet, count: usize| {
-        let pixels = set.pixels().chunks(28 * 28).take(count).flat_map(|image| {
-            let rows = image.chunks(28).step_by(3);
-            rows.flat_map(|row| row.iter().copied().step_by(3))
-        });
-        ImageSet::new(pixels.collect(), set.labels()[..count].to_vec(), 10, 10).unwrap()
-    };
-    ImageData { train: small(&drawn.train, 84), test: small(&drawn.test, 30), ..drawn }
-});
+impl BatchNorm {
+    fn new(channels: usize, device: &Device) -> Self {
+        Self {
+            gamma: Initializer::Ones.init([channels], device),
+            beta: Initializer::Zeros.init([channels], device),
+            running_mean: RunningState::new(Tensor::zeros([channels], device)),
+            running_var: RunningState::new(Tensor::ones([channels], device)),
+        }
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let (mean, variance) = if x.device().is_autodiff() {
+            let mean = x.clone().mean_dim(0); // [1, channels]
+            let variance = (x.clone() - mean.clone()).square().mean_dim(0); // [1, channels]
+            for (running, batch) in [(&self.running_mean, &mean), (&self.running_var, &variance)] {
+                let batch = batch.clone().squeeze_dim::<1>(0).detach();
+                let old = running.value_sync().to_device(&batch.device());
+                running.update((old * 0.9 + batch * 0.1).detach());
+            }
+            (mean, variance)
+        } else {
+            let value = |running: &RunningState<Tensor<1>>| running.value().to_device(&x.device()).unsqueeze::<2>();
+            (value(&self.running_mean), value(&self.running_var))
+        };
+        let x = (x - mean) / (variance + 1e-5).sqrt();
+        x * self.gamma.val().unsqueeze::<2>() + self.beta.val().unsqueeze::<2>()
+    }
+}
+
+/// Three numbers to two classes, with a matrix in the middle.
+#[derive(Module, Debug)]
+pub(crate) struct Layers {
+    first: Linear,
+    norm: Option<BatchNorm>,
+    second: Linear,
+}
+
+/// The small task of these tests.
+#[derive(Module, Debug)]
+pub(crate) struct Net {
+    net: Layers,
+}
+
+impl Net {
+    pub(crate) fn new(device: &Device) -> Self {
+        Self::numbered(0, device)
+    }
+
+    /// With weights of its own for each number.
+    pub(crate) fn numbered(number: usize, device: &Device) -> Self {
+        Self::with(number, device, Some(BatchNorm::new(4, device)))
+    }
+
+    /// Without batch norm.
+    pub(crate) fn plain(device: &Device) -> Self {
+        Self::with(0, device, None)
+    }
+
+    fn with(number: usize, device: &Device, norm: Option<BatchNorm>) -> Self {
+        // Not by the process-wide generator, which tests would share.
+        let linear = |inputs: usize, outputs: usize| {
+            let numbers: Vec<f32> = (0..inputs * outputs).map(|i| ((i * 37 + inputs) % 19) as f32 / 19.0 - 0.45 + number as f32).collect();
+            let weight = Param::from_data(TensorData::new(numbers, [inputs, outputs]), device);
+            let bias = Some(Param::from_data(TensorData::new(vec![0.1_f32; outputs], [outputs]), device));
+            Linear { weight, bias }
+        };
+        Self { net: Layers { first: linear(3, 4), norm, second: linear(4, 2) } }
+    }
+
+    fn losses(&self, (x, targets): (Tensor<2>, Tensor<1, Int>)) -> (Tensor<1>, Tensor<1>) {
+        let x = self.net.first.forward(x); // [batch, 4]
+        let x = self.net.norm.as_ref().map_or(x.clone(), |norm| norm.forward(x)).tanh();
+        let logits = self.net.second.forward(x); // [batch, 2]
+        let correct = logits.clone().argmax(1).squeeze_dim::<1>(1).equal(targets.clone()).float().sum();
+        let losses = log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).squeeze_dim::<1>(1).neg(); // [batch]
+        (losses, correct)
+    }
+}
+
+impl Task for Net {
+    type Batch = (Tensor<2>, Tensor<1, Int>);
+    const METRICS: &'static [Metric] = &[Metric::LOSS, Metric::ACCURACY];
+    const ROOT: &'static str = "net";
+
+    fn train(&self, batch: Self::Batch) -> Objective {
+        let (losses, correct) = self.losses(batch);
+        Objective::new(losses.clone().mean(), Sums::new(losses.dims()[0], [losses.sum(), correct]))
+    }
+
+    fn evaluate(&self, batch: Self::Batch) -> Sums {
+        let (losses, correct) = self.losses(batch);
+        Sums::new(losses.dims()[0], [losses.sum(), correct])
+    }
+}
+
+/// Rows of three numbers, whose class is the sign of their sum.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    count: usize,
+    seed: usize,
+    /// Whether batches take their time.
+    pub(crate) slow: bool,
+    /// A row that cannot be read.
+    pub(crate) missing: Option<usize>,
+}
+
+impl Table {
+    pub(crate) fn new(count: usize, seed: usize) -> Self {
+        Self { count, seed, slow: false, missing: None }
+    }
+}
+
+impl Source for Table {
+    type Batch = (Tensor<2>, Tensor<1, Int>);
+
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn digest(&self) -> String {
+        format!("{} of {}", self.count, self.seed)
+    }
+
+    fn batch(&self, rows: &Rows<'_>, device: &Device) -> Result<Self::Batch, SourceError> {
+        if let Some(row) = self.missing.filter(|row| rows.contains(row)) {
+            return Err(format!("row {row} is missing").into());
+        }
+        if self.slow && rows.first().is_some_and(|row| row % 2 == 0) {
+            thread::sleep(Duration::from_millis(2));
+        }
+        // The epoch decides some of it, as an augmentation would.
+        let number = |row: usize, column: usize| {
+            ((row * 31 + column * 17 + self.seed * 7 + rows.epoch() * 3) % 29) as f32 / 14.0 - 1.0
+        };
+        let numbers: Vec<f32> = rows.iter().flat_map(|&row| (0..3).map(move |column| number(row, column))).collect();
+        let targets: Vec<i32> = numbers.chunks(3).map(|row| i32::from(row.iter().sum::<f32>() > 0.0)).collect();
+        let count = rows.len();
+        Ok((
+            Tensor::from_data(TensorData::new(numbers, [count, 3]), device),
+            Tensor::from_data(TensorData::new(targets, [count]), device),
+        ))
+    }
+}
+
+/// The first samples of a table.
+pub(crate) fn batch(samples: usize, device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
+    let rows: Vec<usize> = (0..samples).collect();
+    Table::new(samples, 1).batch(&Rows::new(&rows, 1), device).unwrap()
+}
 
 /// A record of so many epochs.
 pub(crate) fn record(epochs: usize, best_epoch: Option<usize>) -> RunRecord {
     let epoch = |epoch: usize| {
         json!({
-            "epoch": epoch, "train_loss": 0.1 * epoch as f64, "train_accuracy": 0.5, "learning_rate": 0.1, "seconds": 1.0,
-            "images_per_second": 64.0, "evaluation_seconds": 0.1,
+            "epoch": epoch, "metrics": { "train/loss": 0.1 * epoch as f64 }, "learning_rate": 0.1, "seconds": 1.0,
+            "samples_per_second": 64.0, "evaluation_seconds": 0.1,
         })
     };
     let record = json!({
-        "schema": kindling_record::SCHEMA, "id": "mlp", "status": "running", "started": "2026-01-02T03:04:05Z",
-        "parts": [], "config": { "model": "mlp" }, "backend": "flex", "device": "a processor", "versions": {},
+        "schema": kindling_record::SCHEMA, "id": "net", "status": "running", "started": "2026-01-02T03:04:05Z",
+        "parts": [], "config": {}, "backend": "flex", "device": "a processor", "versions": {},
         "machine": { "platform": "linux x86_64", "processor": null, "threads": 2 },
-        "dataset": {
-            "name": "synthetic", "source": null, "sha256": "00ff", "protocol": "validated", "train": 256, "valid": 64,
-            "test": 64, "classes": [], "height": 10, "width": 10, "background": 0,
-        },
-        "model": "mlp", "parameters": 1, "epochs": (1..=epochs).map(epoch).collect::<Vec<_>>(), "best_epoch": best_epoch,
-        "stopped_early": null, "test": null, "seconds": 5.0, "images_per_second": null,
+        "dataset": { "name": "table", "sha256": "00ff", "train": 256, "valid": 64, "test": 64 },
+        "model": "net", "parameters": 1, "metrics": [], "monitor": "valid/loss",
+        "epochs": (1..=epochs).map(epoch).collect::<Vec<_>>(), "best_epoch": best_epoch, "stopped_early": null,
+        "test": null, "seconds": 5.0, "samples_per_second": null,
         "timings": {
             "start_up_seconds": 0.0, "compilation_seconds": 0.0, "training_seconds": 4.0, "evaluation_seconds": 1.0,
             "checkpoint_seconds": 0.0,
@@ -77,19 +222,9 @@ pub(crate) fn alter(path: &Path) {
 
 fn host(interrupter: &Interrupter, on_event: impl FnMut(Event<'_>) + 'static) -> Host {
     Host {
-        devices: vec![Device::flex()],
-        largest_tensor: None,
-        memory: None,
-        compiles_kernels: false,
-        backend: "flex".to_owned(),
-        device_name: "a processor".to_owned(),
-        kernels: "fused".to_owned(),
-        instructions: "none".to_owned(),
-        machine: MachineRecord { platform: "linux x86_64".to_owned(), processor: None, threads: 1 },
         interrupter: interrupter.clone(),
-        renderer: Box::new(|_| Box::new(Silent)),
         on_event: Box::new(on_event),
-        program_start: Instant::now(),
+        ..Host::silent(Place { instructions: "none".to_owned(), ..Place::new(Device::flex()) })
     }
 }
 
@@ -114,7 +249,7 @@ fn patient() -> Host {
 }
 
 /// What a run leaves that a resumed one must leave as well.
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 struct Outcome {
     status: RunStatus,
     weights: Vec<u8>,
@@ -128,7 +263,7 @@ struct Outcome {
 fn outcome(directory: &RunDirectory) -> Outcome {
     let record = directory.read_record().unwrap();
     let without_times =
-        |epoch: EpochRecord| EpochRecord { seconds: 0.0, images_per_second: 0.0, evaluation_seconds: 0.0, ..epoch };
+        |epoch: EpochRecord| EpochRecord { seconds: 0.0, samples_per_second: 0.0, evaluation_seconds: 0.0, ..epoch };
     Outcome {
         status: record.status,
         weights: fs::read(directory.weights()).unwrap(),
@@ -144,171 +279,129 @@ fn new_run(place: &TempDir) -> RunDirectory {
     RunDirectory::create(place.path(), "run").unwrap()
 }
 
-/// What comes of a run that is never stopped.
-fn whole(place: &TempDir, config: &ExperimentConfig) -> Outcome {
-    let directory = new_run(place);
-    train(config, &SHAPES, &directory, patient()).unwrap();
-    outcome(&directory)
+/// Everything about a run of [`Net`] on a [`Table`] that a resume could lose.
+#[derive(Clone, Debug)]
+struct Case {
+    optimizer: usize,
+    schedule: usize,
+    epochs: usize,
+    batch_size: usize,
+    limit: usize,
+    seed: u64,
+    clip: Option<f64>,
+    patience: Option<usize>,
+    gradients: Option<usize>,
+    micro_batches: usize,
+    ema: Option<(f64, bool)>,
+    workers: usize,
+    last: bool,
 }
 
-/// A network with a matrix for Muon, and everything that a resume could lose: moments, statistics of batch norms, a place
-/// in the schedule, in the order and in the augmentations.
-fn settings(optimizer: OptimizerName, schedule: ScheduleName, protocol: Protocol, model: ModelName) -> Settings {
-    Settings {
-        model: Some(model),
-        hidden: (model == ModelName::Mlp).then(|| vec![8, 6]),
-        optimizer: Some(optimizer),
-        schedule: Some(schedule),
-        step_epochs: Some(1),
-        protocol: Some(protocol),
-        epochs: Some(3),
-        batch_size: Some(4),
-        limit_batches: Some(3),
-        ..Settings::default()
+impl Default for Case {
+    fn default() -> Self {
+        Self {
+            optimizer: 0,
+            schedule: 0,
+            epochs: 3,
+            batch_size: 4,
+            limit: 3,
+            seed: 7,
+            clip: None,
+            patience: None,
+            gradients: None,
+            micro_batches: 1,
+            ema: None,
+            workers: 0,
+            last: false,
+        }
     }
 }
 
-fn configs() -> impl Strategy<Value = ExperimentConfig> {
-    use AugmentationName::{Erase, Flip, Shift};
-    let network = (
-        prop::sample::select(OPTIMIZERS.to_vec()),
-        prop::sample::select(SCHEDULES.to_vec()),
-        prop::sample::select(vec![Protocol::Validated, Protocol::Assignment]),
-        // Most are small: the others take as long as ten of these.
-        prop::sample::select(vec![ModelName::Mlp, ModelName::Mlp, ModelName::Mlp, ModelName::Cnn]),
-    );
+impl Case {
+    fn trainer(&self, host: Host) -> Trainer<Net> {
+        let momentum = MomentumConfig::new().with_momentum(0.9);
+        let optimizer: ModuleOptimizer = match self.optimizer % 5 {
+            0 => SgdConfig::new().init(),
+            1 => SgdConfig::new().with_momentum(Some(momentum)).init(),
+            2 => AdamConfig::new().init(),
+            3 => AdamWConfig::new().init(),
+            _ => {
+                let matrices = burn::module::ParamGroup::from_paths(vec!["net.second.weight".to_owned()]);
+                AdamWConfig::new().init().with_group(matrices, MuonConfig::new().build(), None)
+            }
+        };
+        let trainer = Trainer::new(Net::new(&Device::flex()), optimizer);
+        let trainer = match self.schedule % 5 {
+            0 => trainer.schedule(Schedule::constant().warm_up(1)),
+            1 => trainer.schedule(Schedule::step(1, 0.5)),
+            2 => trainer.schedule(Schedule::cosine()),
+            3 => trainer.schedule(Schedule::one_cycle()),
+            _ => {
+                let config = burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig::new(0.1, 20);
+                trainer.schedule(config.init().unwrap())
+            }
+        };
+        let trainer = trainer
+            .learning_rate(0.05)
+            .epochs(self.epochs)
+            .batch_size(self.batch_size)
+            .limit_batches(self.limit)
+            .seed(self.seed)
+            .clip_norm(self.clip)
+            .patience(self.patience)
+            .gradient_steps(self.gradients)
+            .accumulate(self.micro_batches)
+            .ema(self.ema.map(|(decay, _)| decay), self.ema.is_some_and(|(_, evaluate)| evaluate))
+            .workers(self.workers)
+            .config(&json!({ "epochs": self.epochs }))
+            .test(Table::new(11, 3))
+            .host(host);
+        if self.last { trainer.keep_last() } else { trainer }
+    }
+
+    fn fit(&self, directory: &RunDirectory, host: Host) -> Result<RunRecord, TrainingError> {
+        self.trainer(host).fit(directory, Table::new(41, 1), Table::new(13, 2))
+    }
+
+    fn resume(&self, directory: &RunDirectory, host: Host) -> Result<RunRecord, TrainingError> {
+        self.trainer(host).resume(directory, Table::new(41, 1), Table::new(13, 2))
+    }
+
+    /// What comes of a run that is never stopped.
+    fn whole(&self, place: &TempDir) -> Outcome {
+        let directory = new_run(place);
+        self.fit(&directory, patient()).unwrap();
+        outcome(&directory)
+    }
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let shape = (0_usize..5, 0_usize..5, 2_usize..4, 3_usize..20, 3_usize..5, any::<u64>());
     let more = (
-        prop::sample::subsequence(vec![Shift, Flip, Erase], 0..=3),
         prop::option::of(0.05..2.0_f64),
-        prop::sample::select(vec![0.0, 0.2]),
         prop::option::of(1_usize..3),
         prop::option::of(1_usize..9),
-        (2_usize..4, 3_usize..20, 3_usize..5, any::<u64>()),
+        1_usize..4,
+        prop::option::of((0.5..0.99_f64, any::<bool>())),
+        0_usize..3,
+        any::<bool>(),
     );
-    (network, more).prop_map(|((optimizer, schedule, protocol, model), more)| {
-        let (augment, clip_norm, label_smoothing, early_stopping, gradient_steps, sizes) = more;
-        let (epochs, batch_size, limit_batches, seed) = sizes;
-        let settings = Settings {
-            augment: Some(augment),
-            clip_norm,
-            label_smoothing: Some(label_smoothing),
-            early_stopping,
-            gradient_steps,
-            epochs: Some(epochs),
-            batch_size: Some(batch_size),
-            limit_batches: Some(limit_batches),
-            seed: Some(seed),
-            ..settings(optimizer, schedule, protocol, model)
-        };
-        settings.resolve().unwrap()
+    (shape, more).prop_map(|((optimizer, schedule, epochs, batch_size, limit, seed), more)| {
+        let (clip, patience, gradients, micro_batches, ema, workers, last) = more;
+        Case {
+            optimizer,
+            schedule,
+            epochs,
+            batch_size,
+            limit,
+            seed,
+            clip,
+            patience,
+            gradients,
+            micro_batches,
+            ema,
+            workers,
+            last,
+        }
     })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
-    #[test]
-    fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(
-        config in configs(), stops in prop::collection::vec(1_usize..24, 0..=5),
-    ) {
-        let place = place();
-        let directory = new_run(&place);
-        let mut hosts = stops.into_iter().map(|batches| stopping(batches, |_| true)).chain([patient()]);
-        let mut status = train(&config, &SHAPES, &directory, hosts.next().unwrap()).unwrap().status;
-        for host in hosts {
-            status = resume(&SHAPES, &directory, host).unwrap().status;
-        }
-        prop_assert_eq!(status, RunStatus::Finished);
-        prop_assert!(outcome(&directory) == whole(&place, &config));
-    }
-}
-
-#[test]
-fn every_optimizer_schedule_and_protocol_is_resumed_from_each_phase() {
-    for (index, optimizer) in OPTIMIZERS.into_iter().enumerate() {
-        let protocol = [Protocol::Validated, Protocol::Assignment][index % 2];
-        let model = [ModelName::Mlp, ModelName::Cnn][index / 2 % 2];
-        let config = settings(optimizer, SCHEDULES[index % 4], protocol, model).resolve().unwrap();
-        let place = place();
-        let directory = new_run(&place);
-        let stopped = |record: Result<RunRecord, TrainingError>, phase| {
-            assert_eq!(record.unwrap().status, RunStatus::Interrupted, "{optimizer:?}, {phase:?}");
-        };
-        stopped(train(&config, &SHAPES, &directory, stopping(2, |phase| phase == Phase::Train)), Phase::Train);
-        for (batch, phase) in [(1, Phase::Evaluate), (5, Phase::Evaluate), (2, Phase::Test), (3, Phase::Test)] {
-            stopped(resume(&SHAPES, &directory, stopping(batch, move |found| found == phase)), phase);
-        }
-        assert_eq!(resume(&SHAPES, &directory, patient()).unwrap().status, RunStatus::Finished);
-        assert!(outcome(&directory) == whole(&place, &config), "{optimizer:?}");
-    }
-}
-
-#[test]
-fn warm_up_tells_each_step_changes_nothing_and_can_be_stopped() {
-    let place = place();
-    let settings = settings(OptimizerName::Adam, ScheduleName::Cosine, Protocol::Validated, ModelName::Mlp);
-    let config = Settings { batch_size: Some(30), limit_batches: None, ..settings }.resolve().unwrap();
-    let whole = whole(&place, &config);
-
-    let told = Rc::new(RefCell::new(Vec::new()));
-    let seen = told.clone();
-    let warm = host(&Interrupter::new(), move |event| match event {
-        Event::WarmUp { model, images, training } => seen.borrow_mut().push(format!("{model} {images} {training}")),
-        Event::Compiling => seen.borrow_mut().push("compiling".to_owned()),
-        Event::Compiled { .. } => seen.borrow_mut().push("compiled".to_owned()),
-        _ => {}
-    });
-    let directory = new_run(&place);
-    train(&config, &SHAPES, &directory, Host { compiles_kernels: true, ..warm }).unwrap();
-    // Ten of the 84 images are for validation.
-    let expected = ["compiling", "mlp 30 true", "mlp 14 true", "mlp 10 false", "compiled"];
-    assert_eq!(*told.borrow(), expected);
-    assert!(outcome(&directory) == whole);
-
-    let interrupter = Interrupter::new();
-    let stop = interrupter.clone();
-    let stopped = host(&interrupter, move |event| match event {
-        Event::WarmUp { images: 14, .. } => stop.stop(None),
-        Event::WarmUp { training: false, .. } | Event::Compiled { .. } | Event::Step { .. } => panic!("{event:?}"),
-        _ => {}
-    });
-    let directory = new_run(&place);
-    let record = train(&config, &SHAPES, &directory, Host { compiles_kernels: true, ..stopped }).unwrap();
-    assert_eq!((record.status, record.epochs.len()), (RunStatus::Interrupted, 0));
-    assert_eq!(directory.read_record().unwrap().status, RunStatus::Interrupted);
-    resume(&SHAPES, &directory, patient()).unwrap();
-    assert!(outcome(&directory) == whole);
-}
-
-#[test]
-fn a_run_keeps_what_its_images_and_its_host_were() {
-    let config = settings(OptimizerName::Sgd, ScheduleName::Constant, Protocol::Assignment, ModelName::Mlp);
-    let place = place();
-    let directory = new_run(&place);
-    train(&config.resolve().unwrap(), &SHAPES, &directory, stopping(1, |_| true)).unwrap();
-    let dataset = directory.read_record().unwrap().dataset;
-    let background = SHAPES.train.background();
-    assert_eq!((dataset.height, dataset.width, dataset.background), (10, 10, background));
-    assert_eq!((dataset.train, dataset.valid, dataset.test), (12, 0, 12));
-
-    // A renamed run is called by its new name, whatever its checkpoints say, and has a part by another host.
-    let renamed = place.path().join("renamed");
-    fs::rename(directory.path(), &renamed).unwrap();
-    let directory = RunDirectory::find(place.path(), "renamed").unwrap();
-    resume(&SHAPES, &directory, Host { instructions: "AVX2".to_owned(), ..patient() }).unwrap();
-    let text = fs::read_to_string(renamed.join("run.json")).unwrap();
-    let record: RunRecord = serde_json::from_str(&text).unwrap();
-    assert_eq!(record.id, "renamed");
-    let instructions: Vec<_> = record.parts.iter().map(|part| part.instructions.as_str()).collect();
-    assert_eq!(instructions, ["none", "AVX2"]);
-}
-
-#[test]
-fn training_that_does_not_fit_is_refused_before_anything_is_written() {
-    let config = settings(OptimizerName::Sgd, ScheduleName::Constant, Protocol::Validated, ModelName::Mlp);
-    let place = place();
-    let directory = new_run(&place);
-    let error = train(&config.resolve().unwrap(), &SHAPES, &directory, Host { memory: Some(1000), ..patient() });
-    assert!(matches!(error.unwrap_err(), TrainingError::CannotFit { .. }));
-    assert!(directory.is_new());
 }

@@ -1,0 +1,375 @@
+use std::{any::type_name, ops::ControlFlow, sync::Arc};
+
+use burn::{
+    optim::ModuleOptimizer,
+    train::{
+        Interrupter,
+        metric::{Metric as BurnMetric, Numeric},
+    },
+};
+use kindling_record::{DatasetRecord, EpochRecord, RunDirectory, RunRecord, StepRecord};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    Host, LearningRates, Order, Place, RateSchedule, Schedule, Source, Task, TrainingError,
+    early_stopping::Monitor,
+    feed::SharedSource,
+    lines, run,
+    session::{OnEpoch, OnStep},
+    shell::{AddMetric, add_metric},
+    source::Plan,
+};
+
+/// Trains a [`Task`] into a run directory.
+///
+/// What is not set has a default: ten epochs in batches of 64, shuffled with the seed 42, at a constant learning rate of
+/// 0.001, on the device of the task's parameters.
+#[must_use]
+pub struct Trainer<T: Task> {
+    pub(crate) task: T,
+    pub(crate) optimizer: ModuleOptimizer,
+    pub(crate) settings: Settings,
+    pub(crate) rates: LearningRates,
+    pub(crate) schedule: RateSchedule,
+    pub(crate) host: Host,
+    pub(crate) config: Result<Map<String, Value>, TrainingError>,
+    pub(crate) dataset: Option<DatasetRecord>,
+    pub(crate) test: Option<SharedSource<T::Batch>>,
+    pub(crate) metrics: Vec<AddMetric>,
+    pub(crate) on_step: Vec<OnStep>,
+    pub(crate) on_epoch: Vec<OnEpoch>,
+}
+
+/// The plain values among a trainer's settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) epochs: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) seed: u64,
+    pub(crate) is_shuffled: bool,
+    pub(crate) limit_batches: Option<usize>,
+    /// The split that is evaluated after each epoch.
+    pub(crate) evaluated: String,
+    pub(crate) monitor: Option<String>,
+    pub(crate) patience: Option<usize>,
+    pub(crate) keeps_last: bool,
+    pub(crate) clip_norm: Option<f64>,
+    pub(crate) micro_batches: usize,
+    pub(crate) ema_decay: Option<f64>,
+    pub(crate) ema_evaluate: bool,
+    pub(crate) gradient_steps: Option<usize>,
+    pub(crate) workers: usize,
+}
+
+impl<T: Task> Trainer<T> {
+    /// Trains `task` with any of Burn's optimizers.
+    pub fn new(task: T, optimizer: impl Into<ModuleOptimizer>) -> Self {
+        let name = type_name::<T>().split('<').next().and_then(|name| name.rsplit("::").next()).unwrap_or("task");
+        let settings = Settings {
+            name: name.to_lowercase(),
+            epochs: 10,
+            batch_size: 64,
+            seed: 42,
+            is_shuffled: true,
+            limit_batches: None,
+            evaluated: "valid".to_owned(),
+            monitor: None,
+            patience: None,
+            keeps_last: false,
+            clip_norm: None,
+            micro_batches: 1,
+            ema_decay: None,
+            ema_evaluate: false,
+            gradient_steps: None,
+            workers: 0,
+        };
+        let device = task.devices().into_iter().next().unwrap_or_default();
+        Self {
+            task,
+            optimizer: optimizer.into(),
+            settings,
+            rates: 0.001.into(),
+            schedule: Schedule::constant().into(),
+            host: lines::host(Place::new(device)),
+            config: Ok(Map::new()),
+            dataset: None,
+            test: None,
+            metrics: Vec::new(),
+            on_step: Vec::new(),
+            on_epoch: Vec::new(),
+        }
+    }
+
+    /// What the task is called in records; by default its type's name in small letters.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = name.into();
+        self
+    }
+
+    /// The learning rate before the schedule, for all parameters or for groups of them.
+    pub fn learning_rate(mut self, rate: impl Into<LearningRates>) -> Self {
+        self.rates = rate.into();
+        self
+    }
+
+    /// How the learning rate changes: a [`Schedule`], or one of Burn's schedulers, which has a rate of its own.
+    pub fn schedule(mut self, schedule: impl Into<RateSchedule>) -> Self {
+        self.schedule = schedule.into();
+        self
+    }
+
+    /// Passes over the training samples.
+    pub fn epochs(mut self, epochs: usize) -> Self {
+        self.settings.epochs = epochs;
+        self
+    }
+
+    /// Samples in a batch.
+    pub fn batch_size(mut self, samples: usize) -> Self {
+        self.settings.batch_size = samples;
+        self
+    }
+
+    /// Seed of the order in which each epoch sees the samples.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.settings.seed = seed;
+        self
+    }
+
+    /// Takes the samples in the source's order in every epoch.
+    pub fn in_order(mut self) -> Self {
+        self.settings.is_shuffled = false;
+        self
+    }
+
+    /// Ends every pass over a split after so many batches.
+    pub fn limit_batches(mut self, batches: impl Into<Option<usize>>) -> Self {
+        self.settings.limit_batches = batches.into();
+        self
+    }
+
+    /// What the split that is evaluated after each epoch is called in records; `valid` by default.
+    pub fn evaluated_as(mut self, split: impl Into<String>) -> Self {
+        self.settings.evaluated = split.into();
+        self
+    }
+
+    /// The metric that decides which epoch is the best, such as `valid/accuracy`; by default the loss of the split that is
+    /// evaluated.
+    pub fn monitor(mut self, metric: impl Into<String>) -> Self {
+        self.settings.monitor = Some(metric.into());
+        self
+    }
+
+    /// Ends training after so many epochs without a better one.
+    pub fn patience(mut self, epochs: impl Into<Option<usize>>) -> Self {
+        self.settings.patience = epochs.into();
+        self
+    }
+
+    /// Keeps the last epoch's weights instead of the best epoch's.
+    pub fn keep_last(mut self) -> Self {
+        self.settings.keeps_last = true;
+        self
+    }
+
+    /// Scales gradients so that their norm, all taken together, is at most this.
+    pub fn clip_norm(mut self, norm: impl Into<Option<f64>>) -> Self {
+        self.settings.clip_norm = norm.into();
+        self
+    }
+
+    /// Computes each batch in so many parts, one after the other, whose gradients are accumulated: the same step with less
+    /// memory, but for rounding and for the statistics of batch norms.
+    pub fn accumulate(mut self, micro_batches: usize) -> Self {
+        self.settings.micro_batches = micro_batches;
+        self
+    }
+
+    /// Keeps an exponential moving average of the trainable parameters with this decay for each step, starting from the
+    /// initial ones. With `evaluate`, evaluations and the run's final weights are those.
+    pub fn ema(mut self, decay: impl Into<Option<f64>>, evaluate: bool) -> Self {
+        (self.settings.ema_decay, self.settings.ema_evaluate) = (decay.into(), evaluate);
+        self
+    }
+
+    /// Writes statistics of the gradients of the first steps into the step log.
+    pub fn gradient_steps(mut self, steps: impl Into<Option<usize>>) -> Self {
+        self.settings.gradient_steps = steps.into();
+        self
+    }
+
+    /// Makes batches ahead on so many threads: for sources that decode. The batches are the same without.
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.settings.workers = threads;
+        self
+    }
+
+    /// Where to train.
+    pub fn on(mut self, place: Place) -> Self {
+        self.host.place = place;
+        self
+    }
+
+    /// Where to train, and what shows and stops it.
+    pub fn host(mut self, host: Host) -> Self {
+        self.host = host;
+        self
+    }
+
+    /// Stops the run after the current step when it is asked to.
+    pub fn interrupter(mut self, interrupter: Interrupter) -> Self {
+        self.host.interrupter = interrupter;
+        self
+    }
+
+    /// Shows burn-train's dashboard.
+    #[cfg(feature = "tui")]
+    pub fn dashboard(mut self) -> Self {
+        let interrupter = self.host.interrupter.clone();
+        self.host.renderer = Box::new(move |done| {
+            let done = (done > 0).then_some(done);
+            Box::new(burn::train::renderer::tui::TuiMetricsRendererWrapper::new(interrupter, done))
+        });
+        self.host.on_event = Box::new(|_| ());
+        self
+    }
+
+    /// Shows nothing.
+    pub fn silent(mut self) -> Self {
+        self.host = Host { program_start: self.host.program_start, ..Host::silent(self.host.place) };
+        self
+    }
+
+    /// What `run.json` keeps as the run's config; it means nothing to the trainer.
+    pub fn config(mut self, config: &impl Serialize) -> Self {
+        self.config = match serde_json::to_value(config) {
+            Ok(Value::Object(object)) => Ok(object),
+            other => Err(TrainingError::Setting {
+                name: "config",
+                wanted: "a struct or map with named values".to_owned(),
+                found: other.map_or_else(|error| error.to_string(), |value| value.to_string()),
+            }),
+        };
+        self
+    }
+
+    /// What `run.json` says about the data; by default the sources' lengths and digests.
+    pub fn dataset(mut self, dataset: DatasetRecord) -> Self {
+        self.dataset = Some(dataset);
+        self
+    }
+
+    /// A split on which the final weights are evaluated once, at the end.
+    pub fn test(mut self, source: impl Source<Batch = T::Batch> + 'static) -> Self {
+        self.test = Some(Arc::new(source));
+        self
+    }
+
+    /// Shows one of burn-train's own metrics in the dashboard beside the task's, such as the load of the processor.
+    pub fn metric(mut self, metric: impl BurnMetric<Input = ()> + Numeric + Clone + 'static) -> Self {
+        self.metrics.push(add_metric(metric));
+        self
+    }
+
+    /// Calls `callback` after each step; a reason to stop interrupts the run, which can be resumed.
+    pub fn on_step(mut self, callback: impl FnMut(&StepRecord) -> ControlFlow<String> + 'static) -> Self {
+        self.on_step.push(Box::new(callback));
+        self
+    }
+
+    /// Calls `callback` after each epoch; a reason to stop ends the run as early stopping does.
+    pub fn on_epoch(mut self, callback: impl FnMut(&EpochRecord) -> ControlFlow<String> + 'static) -> Self {
+        self.on_epoch.push(Box::new(callback));
+        self
+    }
+
+    /// Trains on `train`, evaluates on `valid` after each epoch, and leaves everything in `directory`, which must be new.
+    ///
+    /// The record's status says how it ended: finished, interrupted or diverged.
+    ///
+    /// # Errors
+    /// When the directory holds another run, of which nothing is touched; when a setting is wrong; and when something
+    /// fails: unless it is the directory that does, the record then says `failed` and why.
+    pub fn fit(
+        self,
+        directory: &RunDirectory,
+        train: impl Source<Batch = T::Batch> + 'static,
+        valid: impl Source<Batch = T::Batch> + 'static,
+    ) -> Result<RunRecord, TrainingError> {
+        run::fit(self, directory, [Arc::new(train), Arc::new(valid)])
+    }
+
+    /// Resumes the run in `directory` from its latest checkpoint, or from the start if it has none, to the same bits as if
+    /// it had never stopped. With more epochs than it was to have, it trains further, where the schedule allows it.
+    ///
+    /// A checkpoint that is damaged is passed over for an older one that leads to the same end, which
+    /// [`Event::DamagedCheckpoint`](crate::Event::DamagedCheckpoint) tells.
+    ///
+    /// # Errors
+    /// As [`fit`](Self::fit), and when another process writes the run, its checkpoints are damaged or gone, or it was begun
+    /// on other data or with another task. A run that has nothing left to do is returned as it is.
+    pub fn resume(
+        self,
+        directory: &RunDirectory,
+        train: impl Source<Batch = T::Batch> + 'static,
+        valid: impl Source<Batch = T::Batch> + 'static,
+    ) -> Result<RunRecord, TrainingError> {
+        run::resume(self, directory, [Arc::new(train), Arc::new(valid)])
+    }
+
+    /// How the training samples are cut into batches.
+    pub(crate) fn plan(&self) -> Plan {
+        let Settings { batch_size, limit_batches: limit, seed, is_shuffled, .. } = self.settings;
+        let order = if is_shuffled { Order::Shuffled { seed } } else { Order::File };
+        Plan { batch_size, limit, order }
+    }
+
+    /// Checks the settings by themselves.
+    pub(crate) fn check(&self) -> Result<Monitor, TrainingError> {
+        let settings = &self.settings;
+        let fails = |name, wanted: &str, found: String| {
+            Err(TrainingError::Setting { name, wanted: wanted.to_owned(), found })
+        };
+        let counts = [
+            ("epochs", Some(settings.epochs)),
+            ("batch_size", Some(settings.batch_size)),
+            ("limit_batches", settings.limit_batches),
+            ("patience", settings.patience),
+            ("accumulate", Some(settings.micro_batches)),
+        ];
+        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
+            return fails(name, "at least 1", "0".to_owned());
+        }
+        let devices = self.host.place.devices.len();
+        if devices == 0 {
+            return fails("devices", "at least one", "none".to_owned());
+        }
+        if settings.batch_size < devices {
+            let wanted = format!("a sample for each of the {devices} devices at least");
+            return fails("batch_size", &wanted, settings.batch_size.to_string());
+        }
+        if let Some(norm) = settings.clip_norm.filter(|norm| !(norm.is_finite() && *norm > 0.0)) {
+            return fails("clip_norm", "a finite number above 0", norm.to_string());
+        }
+        if let Some(decay) = settings.ema_decay.filter(|decay| !(0.0..1.0).contains(decay)) {
+            return fails("ema", "a decay from 0 up to, but not, 1", decay.to_string());
+        }
+        let Some(loss) = T::METRICS.first() else {
+            return fails("metrics", "a task with a loss", "none".to_owned());
+        };
+        let name = settings.monitor.clone().unwrap_or_else(|| format!("{}/{}", settings.evaluated, loss.name));
+        let splits = ["train", &settings.evaluated];
+        let known = splits.iter().flat_map(|split| T::METRICS.iter().map(move |metric| (split, metric)));
+        let named = known.map(|(split, metric)| (format!("{split}/{}", metric.name), metric));
+        match named.clone().find(|(known, _)| *known == name) {
+            Some((_, metric)) => Ok(Monitor { name, higher_is_better: metric.higher_is_better }),
+            None => {
+                let names: Vec<_> = named.map(|(name, _)| format!("`{name}`")).collect();
+                fails("monitor", &format!("one of {}", names.join(", ")), format!("`{name}`"))
+            }
+        }
+    }
+}
