@@ -1,92 +1,124 @@
 //! Sweeps: every combination of values for the keys of a config.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
-use crate::{ConfigError, ExperimentConfig, Settings, config_file};
+use crate::{
+    Config, ConfigError, Partial, Section, file,
+    keys::{Registry, path_of, plain, section},
+    resolve,
+};
 
 /// The most runs of a grid: far more than a person waits for.
 const LARGEST: usize = 10_000;
-/// Keys whose single value is a list already.
-const LISTS: [&str; 2] = ["hidden", "augment"];
 
-/// Values to try for some keys of a config; the first key varies slowest. From JSON, keys come in alphabetical order.
+/// Values to try for some keys of a config; the first key varies slowest. From a file, keys come in alphabetical order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Grid {
-    axes: Vec<(String, Vec<Value>)>,
+    /// Keys as typed, each with its values.
+    axes: Vec<(String, Values)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Values {
+    /// As a file has them: one value or a list of them, which only the key's default tells apart.
+    Typed(Value),
+    /// As flags have them, one text for each time that a flag is given; commas separate values, or the items of a list.
+    Texts(Vec<String>),
+    /// Each a value to try.
+    Listed(Vec<Value>),
 }
 
 impl Grid {
-    /// Reads one grid, or a list of them, from JSON: objects whose keys are those of a config, with a value, or a list of
-    /// values to try. `seeds` is short for `seed` with 1 up to that number.
+    /// Reads one grid, or a list of them, from the bytes of a file in TOML or JSON: objects whose keys are those of a
+    /// config, with or without their section, each with a value or a list of values to try. `seeds` is short for `seed`
+    /// with 1 up to that number. A list of grids is a JSON list, or the list `grids` of an object (TOML's `[[grids]]`).
     ///
     /// # Errors
-    /// When it is neither, or has an unknown key or a value of the wrong type.
-    pub fn from_json(json: impl AsRef<[u8]>) -> Result<Vec<Self>, ConfigError> {
-        let grids = match config_file::parse(json.as_ref())? {
+    /// When it is none of these, or gives a key twice. Unknown keys and wrong values show in [`configs`](Self::configs).
+    pub fn from_file(bytes: impl AsRef<[u8]>) -> Result<Vec<Self>, ConfigError> {
+        let grids = match file::parse(bytes.as_ref())? {
             Value::Array(grids) => grids,
+            Value::Object(mut object) if object.len() == 1 && object.contains_key("grids") => {
+                match object.remove("grids") {
+                    Some(Value::Array(grids)) => grids,
+                    other => return Err(ConfigError::invalid("grids", "a list of grids", &other.unwrap_or_default())),
+                }
+            }
             grid => vec![grid],
         };
-        grids.into_iter().map(Self::from_value).collect()
+        grids.into_iter().map(|grid| Self::from_object(file::object(grid)?)).collect()
     }
 
-    fn from_value(value: Value) -> Result<Self, ConfigError> {
-        let Value::Object(object) = value else {
-            return Err(ConfigError::Malformed(format!("expected an object of keys and values, found {value}")));
-        };
+    fn from_object(object: Map<String, Value>) -> Result<Self, ConfigError> {
         let mut grid = Self::default();
-        if object.contains_key("seed") && object.contains_key("seeds") {
-            return Err(ConfigError::Malformed("expected seed or seeds, found both".to_owned()));
-        }
         for (key, value) in object {
-            if key == "seeds" {
-                let Some(count) = value.as_u64().filter(|&count| count > 0) else {
-                    return Err(ConfigError::Malformed(format!("seeds: expected a number from 1 up, found {value}")));
-                };
-                grid = grid.with_seeds(count);
-                continue;
+            match value {
+                Value::Object(keys) if section(&key).is_some() => {
+                    for (name, value) in keys {
+                        grid.insert(format!("{key}.{name}"), Values::Typed(value))?;
+                    }
+                }
+                value if key == "seeds" => {
+                    let Some(count) = value.as_u64().filter(|&count| count > 0) else {
+                        return Err(ConfigError::invalid("seeds", "at least 1", &value));
+                    };
+                    grid.insert("seed".to_owned(), seeds(count))?;
+                }
+                value => grid.insert(key, Values::Typed(value))?,
             }
-            let is_list_of_lists = |values: &[Value]| !values.is_empty() && values.iter().all(Value::is_array);
-            let values = match value {
-                Value::Array(values) if !LISTS.contains(&key.as_str()) || is_list_of_lists(&values) => values,
-                single => vec![single],
-            };
-            grid = grid.with(&key, values)?;
         }
         Ok(grid)
     }
 
-    /// The same with these values for `key`, in place of those it may have had.
-    ///
-    /// # Errors
-    /// When there is no such key, no value, or one of the wrong type.
-    pub fn with(mut self, key: &str, values: Vec<Value>) -> Result<Self, ConfigError> {
-        if values.is_empty() {
-            return Err(ConfigError::Malformed(format!("{key}: expected at least one value, found none")));
+    fn insert(&mut self, key: String, values: Values) -> Result<(), ConfigError> {
+        if self.axes.iter().any(|(known, _)| is_same(known, &key)) {
+            let twice = if last(&key) == "seed" { "seed` or `seeds" } else { &key };
+            return Err(ConfigError::twice(twice));
         }
-        for value in &values {
-            Settings::from_object(Map::from_iter([(key.to_owned(), value.clone())]))?;
-        }
-        match self.axes.iter_mut().find(|(known, _)| known == key) {
+        self.axes.push((key, values));
+        Ok(())
+    }
+
+    fn replace(mut self, key: &str, values: Values) -> Self {
+        match self.axes.iter_mut().find(|(known, _)| is_same(known, key)) {
             Some((_, old)) => *old = values,
             None => self.axes.push((key.to_owned(), values)),
         }
-        Ok(self)
+        self
+    }
+
+    /// The same with these values to try for `key`, in place of those it may have had.
+    #[must_use]
+    pub fn with(self, key: &str, values: Vec<Value>) -> Self {
+        self.replace(key, Values::Listed(values))
+    }
+
+    /// The same with the values that texts of flags are for `key`: commas separate values to try; where the key takes
+    /// lists, each text is one of them. In place of those it may have had.
+    #[must_use]
+    pub fn with_texts(self, key: &str, texts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.replace(key, Values::Texts(texts.into_iter().map(Into::into).collect()))
     }
 
     /// The same with the seeds from 1 up to `count`.
     #[must_use]
     pub fn with_seeds(mut self, count: u64) -> Self {
-        self.axes.retain(|(key, _)| key != "seed");
-        // No more than it takes to be refused.
-        let seeds = (1..=count).take(LARGEST + 1).map(Value::from).collect();
-        self.axes.push(("seed".to_owned(), seeds));
-        self
+        self.axes.retain(|(key, _)| !is_same(key, "seed"));
+        self.replace("seed", seeds(count))
+    }
+
+    /// Whether there are values for `key`, with or without its section.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.axes.iter().any(|(known, _)| is_same(known, key))
     }
 
     /// These values, and those of `other` for the keys that these leave open.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
-        let open = other.axes.into_iter().filter(|(key, _)| self.axes.iter().all(|(known, _)| known != key));
+        let open = other.axes.into_iter().filter(|(key, _)| !self.has(key));
         let open: Vec<_> = open.collect();
         self.axes.extend(open);
         self
@@ -95,43 +127,106 @@ impl Grid {
     /// Every combination, resolved; each with its values of the keys that have several, as in `learning_rate 0.1`.
     ///
     /// # Errors
-    /// When a combination makes no sense, with the message of its config, or there are more than 10,000.
-    pub fn configs(&self) -> Result<Vec<(Vec<String>, ExperimentConfig)>, ConfigError> {
-        let size = self.axes.iter().fold(1_usize, |size, (_, values)| size.saturating_mul(values.len()));
+    /// When a key is unknown or has no value, a combination makes no sense, with the message of its config, or there are
+    /// more than 10,000.
+    pub fn configs(&self, registry: &Registry) -> Result<Vec<(Vec<String>, Config)>, ConfigError> {
+        let axes = self.read(registry)?;
+        let size = axes.iter().fold(1_usize, |size, (_, values)| size.saturating_mul(values.len()));
         if size > LARGEST {
             return Err(ConfigError::Malformed(format!("expected at most {LARGEST} combinations, found {size}")));
         }
-        let mut combinations = vec![(Vec::new(), Map::new())];
-        for (key, values) in &self.axes {
-            let extend = |(names, object): &(Vec<String>, Map<String, Value>)| {
-                let (names, object) = (names.clone(), object.clone());
-                values
-                    .iter()
-                    .map(move |value| {
-                        let (mut names, mut object) = (names.clone(), object.clone());
-                        object.insert(key.clone(), value.clone());
-                        if values.len() > 1 {
-                            names.push(format!("{key} {}", plain(value)));
-                        }
-                        (names, object)
-                    })
-                    .collect::<Vec<_>>()
+        let mut combinations = vec![(Vec::new(), Partial::default())];
+        for (path, values) in &axes {
+            let extend = |(labels, partial): &(Vec<String>, Partial)| {
+                let (labels, partial) = (labels.clone(), partial.clone());
+                values.iter().map(move |value| {
+                    let (mut labels, mut partial) = (labels.clone(), partial.clone());
+                    partial.set(path, value.clone());
+                    if values.len() > 1 {
+                        labels.push(format!("{} {}", label(path), plain(value).replace(',', "-")));
+                    }
+                    (labels, partial)
+                })
             };
             combinations = combinations.iter().flat_map(extend).collect();
         }
-        let resolve = |(names, object)| Ok((names, Settings::from_object(object)?.resolve()?));
+        let resolve = |(labels, partial): (_, Partial)| Ok((labels, partial.resolve(registry)?));
         combinations.into_iter().map(resolve).collect()
+    }
+
+    /// The paths of the keys and the values to try for each.
+    fn read(&self, registry: &Registry) -> Result<Vec<(String, Vec<Value>)>, ConfigError> {
+        let paths: Vec<String> = self.axes.iter().map(|(key, _)| path_of(key, registry)).collect::<Result<_, _>>()?;
+        // Whether a key of a network takes lists is decided by the networks that are tried.
+        let chosen: BTreeMap<&str, Vec<String>> = paths.iter().zip(&self.axes).filter_map(names).collect();
+        let among = |all: &[Section], section: &str| {
+            let tried = chosen.get(section);
+            all.iter().filter(|one| tried.is_none_or(|names| names.contains(&one.name))).cloned().collect()
+        };
+        let tried =
+            Registry { networks: among(&registry.networks, "network"), datasets: among(&registry.datasets, "data") };
+        let mut axes: Vec<(String, Vec<Value>)> = Vec::new();
+        for (path, (key, values)) in paths.into_iter().zip(&self.axes) {
+            let values = self::values(&path, values, &tried, registry)?;
+            if values.is_empty() {
+                return Err(ConfigError::Malformed(format!("{key}: expected at least one value, found none")));
+            }
+            if axes.iter().any(|(known, _)| *known == path) {
+                return Err(ConfigError::twice(&path));
+            }
+            axes.push((path, values));
+        }
+        Ok(axes)
     }
 }
 
-/// A value without JSON's quotes and brackets.
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(values) if values.is_empty() => "none".to_owned(),
-        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join("-"),
-        other => other.to_string(),
+/// The section whose name an axis varies, with the names.
+fn names<'a>((path, (_, values)): (&'a String, &(String, Values))) -> Option<(&'a str, Vec<String>)> {
+    let section = path.strip_suffix(".name")?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let names = match values {
+        Values::Typed(Value::Array(values)) | Values::Listed(values) => values.iter().filter_map(text).collect(),
+        Values::Typed(value) => text(value).into_iter().collect(),
+        Values::Texts(texts) => texts.iter().flat_map(|text| text.split(',')).map(str::to_owned).collect(),
+    };
+    Some((section, names))
+}
+
+/// The values to try for the key of this path.
+fn values(path: &str, values: &Values, tried: &Registry, registry: &Registry) -> Result<Vec<Value>, ConfigError> {
+    let (name, key) = path.split_once('.').unwrap_or((path, ""));
+    let takes_lists = section(name).is_some_and(|table| table.kinds(key, tried).iter().any(|kind| kind.is_list()));
+    let is_list_of_lists = |values: &[Value]| !values.is_empty() && values.iter().all(Value::is_array);
+    match values {
+        Values::Listed(values) => Ok(values.clone()),
+        Values::Typed(Value::Array(values)) if !takes_lists || is_list_of_lists(values) => Ok(values.clone()),
+        Values::Typed(value) => Ok(vec![value.clone()]),
+        Values::Texts(texts) => {
+            let single = texts.iter().flat_map(|text| text.split(if takes_lists { '\0' } else { ',' }));
+            single.map(|text| resolve::value(path, text, registry)).collect()
+        }
     }
+}
+
+/// The seeds from 1 up to `count`, but no more than it takes to be refused.
+fn seeds(count: u64) -> Values {
+    Values::Listed((1..=count).take(LARGEST + 1).map(Value::from).collect())
+}
+
+/// Whether two keys as typed are one; a key without a section is that of any section.
+fn is_same(a: &str, b: &str) -> bool {
+    let full = |key: &str| path_of(key, &Registry::default()).unwrap_or_else(|_| key.to_owned());
+    let (a, b) = (full(a), full(b));
+    a == b || (a.contains('.') != b.contains('.') && last(&a) == last(&b))
+}
+
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+/// A key in a label: its name without the section, or the section's name.
+fn label(path: &str) -> &str {
+    path.strip_suffix(".name").unwrap_or_else(|| last(path))
 }
 
 #[cfg(test)]
@@ -139,64 +234,100 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::keys::tests::registry;
 
     fn only(text: &str) -> Grid {
-        Grid::from_json(text).unwrap().remove(0)
+        Grid::from_file(text).unwrap().remove(0)
+    }
+
+    fn configs(grid: &Grid) -> Vec<(Vec<String>, Config)> {
+        grid.configs(&registry()).unwrap()
+    }
+
+    fn count(text: &str) -> usize {
+        configs(&only(text)).len()
     }
 
     #[test]
-    fn the_first_key_varies_slowest_and_names_hold_what_varies() {
-        let grid = Grid::default()
-            .with("model", vec!["mlp".into()])
-            .and_then(|grid| grid.with("learning_rate", vec![1.into(), 0.1.into()]))
-            .unwrap()
-            .with_seeds(2);
-        let configs = grid.configs().unwrap();
-        let figures: Vec<_> = configs.iter().map(|(_, config)| (config.learning_rate, config.seed)).collect();
-        assert_eq!(figures, [(1.0, 1), (1.0, 2), (0.1, 1), (0.1, 2)]);
+    fn the_first_key_varies_slowest_and_labels_hold_what_varies() {
+        let grid = Grid::default().with("model", vec!["mlp".into()]).with("learning_rate", vec![1.into(), 0.1.into()]);
+        let configs = configs(&grid.with_seeds(2));
+        let values: Vec<_> =
+            configs.iter().map(|(_, config)| (config.optimizer.learning_rate(), config.training.seed)).collect();
+        assert_eq!(values, [(1.0, 1), (1.0, 2), (0.1, 1), (0.1, 2)]);
         assert_eq!(configs[2].0, ["learning_rate 0.1", "seed 1"]);
+        let several = Grid::default().with_texts("network", ["mlp,cnn"]).with_texts("augment", ["none", "shift,flip"]);
+        assert_eq!(self::configs(&several)[3].0, ["network cnn", "augment shift-flip"]);
+        assert_eq!(self::configs(&several)[0].0, ["network mlp", "augment none"]);
     }
 
     #[test]
-    fn a_list_is_a_single_value_where_a_value_is_a_list() {
-        assert_eq!(only(r#"{"model": "mlp", "hidden": [64, 32]}"#).configs().unwrap().len(), 1);
-        assert_eq!(only(r#"{"model": "mlp", "hidden": [[64, 32], [128]]}"#).configs().unwrap().len(), 2);
-        assert_eq!(only(r#"{"model": ["mlp", "cnn"], "augment": ["flip"]}"#).configs().unwrap().len(), 2);
+    fn a_list_is_a_single_value_where_the_default_is_a_list() {
+        assert_eq!(count(r#"{"model": "mlp", "hidden": [64, 32]}"#), 1);
+        assert_eq!(count(r#"{"model": "mlp", "hidden": [[64, 32], [128]]}"#), 2);
+        assert_eq!(count(r#"{"model": "cnn", "hidden": [64, 32]}"#), 2);
+        assert_eq!(count(r#"{"network": ["mlp", "cnn"], "augment": ["flip"]}"#), 2);
     }
 
     #[test]
-    fn the_keys_that_take_lists_are_known() {
-        for key in Settings::KEYS {
-            let takes_lists = Settings::from_object(Map::from_iter([((*key).to_owned(), Value::Array(Vec::new()))]));
-            assert_eq!(takes_lists.is_ok(), LISTS.contains(key), "{key}");
-        }
+    fn sections_paths_and_names_of_keys_are_understood() {
+        assert_eq!(
+            count("network = 'mlp'\noptimizer = {name = ['sgd', 'adam'], learning_rate = [1, 0.1]}\nseeds = 2"),
+            8
+        );
+        assert_eq!(count(r#"{"model": "mlp", "optimizer.learning_rate": [1, 0.1], "dataset": ["idx"]}"#), 2);
+        let grids = Grid::from_file("[[grids]]\nnetwork = 'mlp'\n[[grids]]\nnetwork = 'cnn'\nseeds = 3").unwrap();
+        assert_eq!(grids.iter().map(|grid| configs(grid).len()).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(Grid::from_file(r#"[{"model": "mlp"}, {"model": "cnn"}]"#).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn commas_separate_values_of_flags_and_repeated_flags_add_to_them() {
+        let of = |model: &str, key: &str, texts: &[&str]| {
+            configs(&Grid::default().with_texts("model", [model]).with_texts(key, texts.to_vec())).len()
+        };
+        assert_eq!(of("mlp", "learning_rate", &["1,0.1,.01"]), 3);
+        assert_eq!(of("mlp,cnn", "learning_rate", &["1", "0.1"]), 4);
+        assert_eq!(of("mlp", "hidden", &["64,32"]), 1);
+        assert_eq!(of("mlp", "hidden", &["64,32", "128"]), 2);
+        assert_eq!(of("cnn", "hidden", &["64,32"]), 2);
+        assert_eq!(of("cnn", "augment", &["shift,flip", "erase"]), 2);
     }
 
     #[test]
     fn flags_take_the_place_of_a_files_values() {
-        let file = only(r#"{"model": "mlp", "learning_rate": [1, 0.1], "seeds": 3}"#);
-        let flags = Grid::default().with("learning_rate", vec![0.5.into()]).unwrap();
-        let configs = flags.or(file).configs().unwrap();
-        assert!(
-            configs.len() == 3 && configs.iter().all(|(_, config)| config.learning_rate.to_bits() == 0.5_f64.to_bits())
-        );
+        let file = only(r#"{"model": "mlp", "optimizer": {"learning_rate": [1, 0.1]}, "seeds": 3}"#);
+        let flags = Grid::default().with("learning_rate", vec![0.5.into()]);
+        let configs = configs(&flags.or(file));
+        assert_eq!(configs.len(), 3);
+        for (_, config) in configs {
+            assert_eq!(config.optimizer, crate::Sgd { learning_rate: 0.5, ..crate::Sgd::default() }.into());
+        }
     }
 
     #[test]
     fn mistakes_are_named() {
-        let message = |text: &str| Grid::from_json(text).unwrap_err().to_string();
-        assert!(message(r#"{"learning_rat": [1]}"#).contains("did you mean `learning_rate`"));
-        assert!(message(r#"{"epochs": ["ten"]}"#).contains("config: epochs: invalid type"));
+        let message = |text: &str| {
+            let read = Grid::from_file(text).and_then(|grids| grids[0].configs(&registry()));
+            read.unwrap_err().to_string()
+        };
+        assert!(message(r#"{"learning_rat": [1]}"#).contains("did you mean `optimizer.learning_rate`"));
+        let wrong = message(r#"{"model": "mlp", "epochs": ["ten"]}"#);
+        assert_eq!(wrong, "training.epochs: expected a whole number, found \"ten\"");
         assert!(message(r#"{"epochs": []}"#).contains("expected at least one value"));
-        assert!(message(r#"{"seeds": 0}"#).contains("expected a number from 1 up, found 0"));
-        assert!(message(r#"{"seed": [7, 8], "seeds": 3}"#).contains("expected seed or seeds, found both"));
+        assert_eq!(message(r#"{"seeds": 0}"#), "seeds: expected at least 1, found 0");
+        assert!(message(r#"{"seed": [7, 8], "seeds": 3}"#).contains("`seed` or `seeds` is given twice"));
+        assert!(message(r#"{"epochs": 1, "training": {"epochs": 2}}"#).contains("`training.epochs` is given twice"));
         assert!(message("[1]").contains("expected an object of keys and values, found 1"));
+        let sgd = message(r#"{"model": "mlp", "optimizer": ["momentum", "sgd"], "nesterov": true}"#);
+        assert_eq!(sgd, "`optimizer.nesterov` requires optimizer `momentum` (got `sgd`)");
     }
 
     #[test]
     fn more_combinations_than_anyone_waits_for_are_refused() {
         let grid = only(r#"{"model": "mlp", "seeds": 1000000000000}"#);
-        assert!(grid.configs().unwrap_err().to_string().contains("expected at most 10000 combinations"));
+        let message = grid.configs(&registry()).unwrap_err().to_string();
+        assert!(message.contains("expected at most 10000 combinations"), "{message}");
     }
 
     proptest! {
@@ -204,10 +335,9 @@ mod tests {
         fn the_size_of_a_grid_is_the_product_of_its_axes(rates in 1_usize..5, seeds in 1_u64..5, sizes in 1_usize..5) {
             let grid = only(r#"{"model": "mlp"}"#)
                 .with("learning_rate", (1..=rates).map(|n| (0.1 * n as f64).into()).collect())
-                .and_then(|grid| grid.with("batch_size", (1..=sizes).map(Value::from).collect()))
-                .unwrap()
+                .with("batch_size", (1..=sizes).map(Value::from).collect())
                 .with_seeds(seeds);
-            let configs = grid.configs().unwrap();
+            let configs = configs(&grid);
             prop_assert_eq!(configs.len(), rates * seeds as usize * sizes);
             // And no combination comes twice.
             let mut names: Vec<_> = configs.iter().map(|(_, config)| format!("{config:?}")).collect();

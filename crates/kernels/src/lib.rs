@@ -4,7 +4,8 @@
 //! most of a step on a CPU is then spent moving data. The operations here do a layer at once, forward and backward, on
 //! the slices of the two backends that have them in the program's own memory, flex and ndarray. libtorch has linear layers
 //! and a descent of its own. Everywhere else, and for these two in other types than `f32`, it is the composition of Burn's
-//! operations that each function documents. Call the functions of this page; none asks which backend it runs on.
+//! operations that each function documents. Call the functions of this page; none asks which backend it runs on. [`nn`] has
+//! them as Burn modules.
 //!
 //! # The operations
 //!
@@ -65,6 +66,7 @@ mod host;
 mod kernels;
 #[cfg(feature = "libtorch")]
 mod libtorch;
+pub mod nn;
 mod ops;
 #[cfg(test)]
 mod tests;

@@ -3,13 +3,18 @@ use burn::{
     nn::{Linear, conv::Conv2d},
     tensor::{Device, Tensor},
 };
-use kindling_kernels::ChannelOrder;
+use kindling_kernels::{
+    ChannelOrder,
+    nn::{self, BatchNorm},
+};
+use serde::{Deserialize, Serialize};
 
-use crate::{BatchNorm, ImageShape, LayerSummary, ModelError, fused, init::Initializer, layers};
+use crate::{ImageShape, ModelError, Network, NetworkConfig, init::Initializer};
 
 /// A convolutional network: two or three blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, then two linear
 /// layers with ReLU between them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CnnConfig {
     /// Channels after each convolution.
     pub channels: Vec<usize>,
@@ -31,25 +36,27 @@ pub struct Cnn {
     fc2: Linear,
 }
 
-impl CnnConfig {
-    /// # Errors
-    /// When there are not two or three blocks, or the images are too small for them.
-    pub(crate) fn check(&self, shape: ImageShape) -> Result<(), ModelError> {
-        self.blocks()?;
-        let least = 1 << self.channels.len();
-        if shape.height.min(shape.width) < least {
-            return Err(ModelError::TooSmall { least, height: shape.height, width: shape.width });
-        }
-        Ok(())
+impl Default for CnnConfig {
+    /// The preset `cnn`.
+    fn default() -> Self {
+        Self { channels: vec![32, 64], hidden: 128 }
     }
+}
 
-    /// # Errors
-    /// When there are not two or three blocks.
-    pub(crate) fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Result<Cnn, ModelError> {
+impl NetworkConfig for CnnConfig {
+    type Network = Cnn;
+
+    const HELP: &'static [(&'static str, &'static str)] = &[
+        ("channels", "Channels after each convolution block; two or three blocks"),
+        ("hidden", "Width of the hidden linear layer"),
+    ];
+
+    fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Result<Cnn, ModelError> {
         let ([first, second], third) = self.blocks()?;
+        self.check(shape)?;
         let mut initializer = Initializer::new(seed, device);
         Ok(Cnn {
-            conv1: initializer.convolution(1, first),
+            conv1: initializer.convolution(shape.channels, first),
             bn1: BatchNorm::new(first, device),
             conv2: initializer.convolution(first, second),
             bn2: BatchNorm::new(second, device),
@@ -59,20 +66,22 @@ impl CnnConfig {
             fc2: initializer.linear(self.hidden, shape.classes),
         })
     }
+}
 
-    pub(crate) fn layers(&self, shape: ImageShape) -> Vec<LayerSummary> {
-        let (mut inputs, mut height, mut width) = (1, shape.height, shape.width);
-        let mut summaries = Vec::new();
-        for (number, &outputs) in (1..).zip(&self.channels) {
-            summaries.push(layers::convolution(format!("conv{number}"), inputs, outputs, [height, width]));
-            summaries.push(layers::batch_norm(format!("bn{number}"), &[outputs, height, width]));
-            (inputs, height, width) = (outputs, height / 2, width / 2);
-            summaries.push(layers::plain("", "ReLU, max pool 2x2", &[outputs, height, width]));
+impl CnnConfig {
+    /// Whether every layer has units, and the images are large enough to be halved by each block.
+    fn check(&self, shape: ImageShape) -> Result<(), ModelError> {
+        if self.channels.contains(&0) {
+            return Err(ModelError::EmptyLayer { key: "channels", widths: self.channels.clone() });
         }
-        summaries.push(layers::linear("fc1", self.features(shape), self.hidden));
-        summaries.push(layers::plain("", "ReLU", &[self.hidden]));
-        summaries.push(layers::linear("fc2", self.hidden, shape.classes));
-        summaries
+        if self.hidden == 0 {
+            return Err(ModelError::EmptyLayer { key: "the hidden width", widths: vec![0] });
+        }
+        let least = 1 << self.channels.len();
+        if shape.height.min(shape.width) < least {
+            return Err(ModelError::TooSmall { least, height: shape.height, width: shape.width });
+        }
+        Ok(())
     }
 
     /// The channels of the first two blocks, and of the third if there is one.
@@ -91,21 +100,17 @@ impl CnnConfig {
     }
 }
 
-impl Cnn {
-    /// # Shapes
-    /// - images: `[batch, 1, height, width]`
-    /// - logits: `[batch, classes]`
-    #[must_use]
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = fused::conv_block(images, &self.conv1, &self.bn1, ChannelOrder::Last); // [batch, 32, 14, 14]
+impl Network for Cnn {
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let x = nn::conv_block(images, &self.conv1, &self.bn1, ChannelOrder::Last); // [batch, 32, 14, 14]
         let x = if let (Some(conv3), Some(bn3)) = (&self.conv3, &self.bn3) {
-            let x = fused::conv_block(x, &self.conv2, &self.bn2, ChannelOrder::Last); // [batch, 64, 7, 7]
-            fused::conv_block(x, conv3, bn3, ChannelOrder::First) // [batch, 128, 3, 3]
+            let x = nn::conv_block(x, &self.conv2, &self.bn2, ChannelOrder::Last); // [batch, 64, 7, 7]
+            nn::conv_block(x, conv3, bn3, ChannelOrder::First) // [batch, 128, 3, 3]
         } else {
-            fused::conv_block(x, &self.conv2, &self.bn2, ChannelOrder::First) // [batch, 64, 7, 7]
+            nn::conv_block(x, &self.conv2, &self.bn2, ChannelOrder::First) // [batch, 64, 7, 7]
         };
         let x = x.flatten::<2>(1, 3); // [batch, 3136], or [batch, 1152] after three blocks
-        let x = fused::linear_relu(x, &self.fc1); // [batch, 128]
-        fused::linear(x, &self.fc2) // [batch, 10]
+        let x = nn::linear_relu(x, &self.fc1); // [batch, 128]
+        nn::linear(x, &self.fc2) // [batch, 10]
     }
 }

@@ -1,48 +1,43 @@
-//! What a network is made of, known from its config alone.
+use burn::module::Module;
+use kindling_kernels::nn;
 
-/// One row of a network's table.
+/// One row of a network's table: a module that has parameters of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerSummary {
-    /// Name in the weights file; empty for what has no weights.
+    /// Path in the network, which begins the names of its tensors in the weights file (`fc1`); empty for the network itself.
     pub name: String,
-    /// What it does.
+    /// Name of its type: `Linear`, `Conv2d`, `BatchNorm`.
     pub kind: String,
-    /// Shape of what comes out, for one image.
-    pub output: Vec<usize>,
-    /// Number of trainable parameters; the largest number there is where they are more.
+    /// Shape of its first parameter, usually the weight, in PyTorch's layout: a linear layer's is `[outputs, inputs]`.
+    pub shape: Vec<usize>,
+    /// Number of trainable parameters, or `usize::MAX` if there are more.
     pub parameters: usize,
 }
 
-/// The number of trainable parameters of a network with these layers, or the largest number there is where they are more.
+/// The layers of a module in order, read from the module itself; lazy parameters stay lazy.
 ///
 /// Batch norm's running statistics are state, not parameters: nothing trains them.
 #[must_use]
+pub fn layers<M: Module>(module: &M) -> Vec<LayerSummary> {
+    let mut layers: Vec<LayerSummary> = Vec::new();
+    for parameter in nn::named_parameters(module) {
+        let parameters = if parameter.trainable { parameter.count() } else { 0 };
+        if let Some(layer) = layers.iter_mut().find(|layer| layer.name == parameter.layer) {
+            layer.parameters = layer.parameters.saturating_add(parameters);
+            continue;
+        }
+        let mut shape = parameter.shape;
+        // As the weights file has it.
+        if parameter.kind == "Linear" && shape.len() == 2 {
+            shape.reverse();
+        }
+        layers.push(LayerSummary { name: parameter.layer, kind: parameter.kind, shape, parameters });
+    }
+    layers
+}
+
+/// Number of trainable parameters of a network with these layers, or `usize::MAX` if there are more.
+#[must_use]
 pub fn trainable_parameters(layers: &[LayerSummary]) -> usize {
     layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.parameters))
-}
-
-pub(crate) fn linear(name: impl Into<String>, inputs: usize, outputs: usize) -> LayerSummary {
-    row(name, format!("linear {inputs} to {outputs}"), &[outputs], counted(inputs, outputs))
-}
-
-pub(crate) fn convolution(name: impl Into<String>, inputs: usize, outputs: usize, size: [usize; 2]) -> LayerSummary {
-    let kind = format!("convolution 3x3, {inputs} to {outputs}");
-    row(name, kind, &[outputs, size[0], size[1]], counted(inputs.saturating_mul(9), outputs))
-}
-
-pub(crate) fn batch_norm(name: impl Into<String>, output: &[usize]) -> LayerSummary {
-    row(name, "batch norm".to_owned(), output, output[0].saturating_mul(2))
-}
-
-pub(crate) fn plain(name: &str, kind: &str, output: &[usize]) -> LayerSummary {
-    row(name, kind.to_owned(), output, 0)
-}
-
-/// Weights between so many inputs and outputs, and biases.
-fn counted(inputs: usize, outputs: usize) -> usize {
-    inputs.saturating_mul(outputs).saturating_add(outputs)
-}
-
-fn row(name: impl Into<String>, kind: String, output: &[usize], parameters: usize) -> LayerSummary {
-    LayerSummary { name: name.into(), kind, output: output.to_vec(), parameters }
 }

@@ -3,11 +3,14 @@ use burn::{
     nn::Linear,
     tensor::{Device, Tensor},
 };
+use kindling_kernels::nn;
+use serde::{Deserialize, Serialize};
 
-use crate::{ImageShape, LayerSummary, fused, init::Initializer, layers};
+use crate::{ImageShape, ModelError, Network, NetworkConfig, init::Initializer};
 
 /// A multilayer perceptron: flattened pixels, hidden layers with ReLU, logits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MlpConfig {
     /// Width of each hidden layer; none makes a linear classifier.
     pub hidden: Vec<usize>,
@@ -19,41 +22,42 @@ pub struct Mlp {
     layers: Vec<Linear>,
 }
 
-impl MlpConfig {
-    pub(crate) fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Mlp {
-        let mut initializer = Initializer::new(seed, device);
-        Mlp { layers: self.sizes(shape).map(|(inputs, outputs)| initializer.linear(inputs, outputs)).collect() }
+impl Default for MlpConfig {
+    /// The preset `mlp`.
+    fn default() -> Self {
+        Self { hidden: vec![512; 2] }
     }
+}
 
-    pub(crate) fn layers(&self, shape: ImageShape) -> Vec<LayerSummary> {
-        let last = self.hidden.len();
-        let mut summaries = Vec::new();
-        for (index, (inputs, outputs)) in self.sizes(shape).enumerate() {
-            summaries.push(layers::linear(format!("layers.{index}"), inputs, outputs));
-            if index < last {
-                summaries.push(layers::plain("", "ReLU", &[outputs]));
-            }
+impl NetworkConfig for MlpConfig {
+    type Network = Mlp;
+
+    const HELP: &'static [(&'static str, &'static str)] =
+        &[("hidden", "Widths of the hidden layers; an empty list makes a linear classifier")];
+
+    fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Result<Mlp, ModelError> {
+        if self.hidden.contains(&0) {
+            return Err(ModelError::EmptyLayer { key: "hidden widths", widths: self.hidden.clone() });
         }
-        summaries
+        let mut initializer = Initializer::new(seed, device);
+        Ok(Mlp { layers: self.sizes(shape).map(|(inputs, outputs)| initializer.linear(inputs, outputs)).collect() })
     }
+}
 
+impl MlpConfig {
     /// (inputs, outputs) of each linear layer.
     fn sizes(&self, shape: ImageShape) -> impl Iterator<Item = (usize, usize)> {
-        let inputs = std::iter::once(shape.height * shape.width).chain(self.hidden.clone());
+        let inputs = std::iter::once(shape.channels * shape.height * shape.width).chain(self.hidden.clone());
         let outputs = self.hidden.clone().into_iter().chain([shape.classes]);
         inputs.zip(outputs)
     }
 }
 
-impl Mlp {
-    /// # Shapes
-    /// - images: `[batch, 1, height, width]`
-    /// - logits: `[batch, classes]`
-    #[must_use]
-    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = images.flatten::<2>(1, 3); // [batch, height * width]
+impl Network for Mlp {
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let x = images.flatten::<2>(1, 3); // [batch, channels * height * width]
         let Some((last, hidden)) = self.layers.split_last() else { return x };
-        let x = hidden.iter().fold(x, fused::linear_relu); // [batch, width of the last hidden layer]
-        fused::linear(x, last)
+        let x = hidden.iter().fold(x, nn::linear_relu); // [batch, width of the last hidden layer]
+        nn::linear(x, last)
     }
 }

@@ -1,46 +1,21 @@
-//! A module's parameters with their paths.
+//! A module's parameters, their values and their gradients.
+
+use std::collections::HashMap;
 
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     optim::GradientsParams,
     tensor::Tensor,
 };
+use kindling_kernels::nn::{Parameter, named_parameters};
 
 use crate::TrainingError;
-
-/// One of a module's floating-point tensors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parameter {
-    /// Where it is in the module, such as `layers.0.weight`.
-    pub path: String,
-    /// The module that holds it, such as `layers.0`.
-    pub layer: String,
-    /// The type of that module, such as `Linear`.
-    pub kind: String,
-    /// Its shape in Burn's layout: a linear weight is `[inputs, outputs]`.
-    pub shape: Vec<usize>,
-    /// Whether training changes it; running statistics and frozen parameters are not.
-    pub trainable: bool,
-    /// Its id.
-    pub id: ParamId,
-}
-
-/// Returns the parameters of `module` in its order, without initialising those that are not yet.
-///
-/// On a device without autodiff only parameters that are not initialised are known to be trainable.
-#[must_use]
-pub fn named_parameters<M: Module>(module: &M) -> Vec<Parameter> {
-    let mut parameters = Vec::new();
-    walk(module, &mut Each(|parameter| parameters.push(parameter)));
-    parameters
-}
 
 /// Returns the number of trainable numbers in `parameters`, or the largest number there is where they are more.
 #[must_use]
 pub fn trainable_parameters(parameters: &[Parameter]) -> usize {
-    let size = |parameter: &Parameter| parameter.shape.iter().fold(1_usize, |size, &side| size.saturating_mul(side));
     let trainable = parameters.iter().filter(|parameter| parameter.trainable);
-    trainable.fold(0, |sum, parameter| sum.saturating_add(size(parameter)))
+    trainable.fold(0, |sum, parameter| sum.saturating_add(parameter.count()))
 }
 
 /// Touches every parameter in the module's order, so that those that are drawn from a generator are drawn in it.
@@ -61,8 +36,9 @@ pub(crate) fn each_number<M: Module>(
     gradients: Option<&GradientsParams>,
     see: impl FnMut(&Parameter, &mut dyn Iterator<Item = f64>) -> bool,
 ) -> Result<(), TrainingError> {
-    let mut visitor = Numbers { gradients, see, result: Ok(true) };
-    walk(module, &mut visitor);
+    let parameters = named_parameters(module).into_iter().map(|parameter| (parameter.id, parameter)).collect();
+    let mut visitor = Numbers { parameters, gradients, see, result: Ok(true) };
+    module.visit(&mut visitor);
     visitor.result.map(|_| ())
 }
 
@@ -75,73 +51,24 @@ pub(crate) fn name<'a>(path: &'a str, root: &str) -> &'a str {
     }
 }
 
-trait See {
-    fn see<const D: usize>(&mut self, parameter: Parameter, param: &Param<Tensor<D>>);
-}
-
-struct Each<F>(F);
-
-impl<F: FnMut(Parameter)> See for Each<F> {
-    fn see<const D: usize>(&mut self, parameter: Parameter, _param: &Param<Tensor<D>>) {
-        (self.0)(parameter);
-    }
-}
-
 struct Numbers<'a, F> {
+    parameters: HashMap<ParamId, Parameter>,
     gradients: Option<&'a GradientsParams>,
     see: F,
     /// Whether it has more to see.
     result: Result<bool, TrainingError>,
 }
 
-impl<F: FnMut(&Parameter, &mut dyn Iterator<Item = f64>) -> bool> See for Numbers<'_, F> {
-    fn see<const D: usize>(&mut self, parameter: Parameter, param: &Param<Tensor<D>>) {
-        if !matches!(self.result, Ok(true)) {
-            return;
-        }
+impl<F: FnMut(&Parameter, &mut dyn Iterator<Item = f64>) -> bool> ModuleVisitor for Numbers<'_, F> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(parameter) = self.parameters.get(&param.id).filter(|_| matches!(self.result, Ok(true))) else { return };
         let tensor = match self.gradients {
             Some(gradients) => gradients.get::<D>(param.id),
             None => Some(param.val().without_autodiff()),
         };
         let Some(tensor) = tensor else { return };
-        let see = |values: burn::tensor::TensorData| (self.see)(&parameter, &mut values.iter::<f64>());
+        let see = |values: burn::tensor::TensorData| (self.see)(parameter, &mut values.iter::<f64>());
         self.result = tensor.try_into_data().map(see).map_err(TrainingError::backend);
-    }
-}
-
-fn walk<M: Module, S: See>(module: &M, see: &mut S) {
-    module.visit(&mut Walk { path: Vec::new(), see });
-}
-
-struct Walk<'a, S> {
-    /// Names, and types of the modules that they are in.
-    path: Vec<(String, String)>,
-    see: &'a mut S,
-}
-
-impl<S: See> ModuleVisitor for Walk<'_, S> {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.push((name.to_owned(), container_type.to_owned()));
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let joined = |path: &[(String, String)]| {
-            path.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(".")
-        };
-        let kind = self.path.last().map_or("", |(_, kind)| kind.rsplit(':').next().unwrap_or(kind));
-        let parameter = Parameter {
-            path: joined(&self.path),
-            layer: joined(&self.path[..self.path.len().saturating_sub(1)]),
-            kind: kind.to_owned(),
-            shape: param.lazy_shape().to_vec(),
-            trainable: !param.is_initialized() || param.val().is_require_grad(),
-            id: param.id,
-        };
-        self.see.see(parameter, param);
     }
 }
 

@@ -195,7 +195,7 @@ fn on_device<T: Task>(task: T, host: &Host) -> Result<T, TrainingError> {
     let device = tracked(host);
     crate::contained(|| {
         initialize(&task);
-        let is_there = task.devices().iter().all(|other| *other == device);
+        let is_there = task.devices().iter().all(|other| other.is_autodiff() && *other == device);
         // A copy with running statistics of its own.
         Ok(if is_there { task } else { task.valid().train().fork(&device) })
     })
@@ -387,6 +387,7 @@ fn run<T: Task>(
         more: trainer.metrics,
         renderer: (host.renderer)(done),
         interrupter: host.interrupter.clone(),
+        device: session.device.clone().inner(),
         done,
         epochs: session.settings.epochs,
     };

@@ -31,7 +31,8 @@ use crate::{
 /// Stands in for the model in burn-train's types.
 #[derive(Module, Debug)]
 pub(crate) struct Shell {
-    nothing: Option<Param<Tensor<1>>>,
+    /// burn-train asks a model for its devices.
+    nothing: Param<Tensor<1>>,
 }
 
 impl TrainStep for Shell {
@@ -104,6 +105,7 @@ pub(crate) struct Show {
     pub(crate) more: Vec<AddMetric>,
     pub(crate) renderer: Box<dyn MetricsRenderer>,
     pub(crate) interrupter: Interrupter,
+    pub(crate) device: Device,
     /// Epochs that are done, and epochs of the run.
     pub(crate) done: usize,
     pub(crate) epochs: usize,
@@ -142,7 +144,8 @@ pub(crate) fn inside<R: 'static>(
     #[allow(clippy::arc_with_non_send_sync)]
     let strategy = Arc::new(Strategy(RefCell::new(Some(work))));
     // A learner cannot be made without an optimizer.
-    let learner = Learner::new(Shell { nothing: None }, SgdConfig::new().init(), 0.0);
+    let shell = Shell { nothing: Param::from_tensor(Tensor::zeros([1], &show.device)) };
+    let learner = Learner::new(shell, SgdConfig::new().init(), 0.0);
     let _ = training.with_training_strategy(TrainingStrategy::Custom(strategy)).launch(learner);
     let result = result.take();
     result.ok_or_else(|| TrainingError::backend("the training loop was never entered"))

@@ -130,8 +130,8 @@ impl Task for Net {
 /// Rows of three numbers, whose class is the sign of their sum.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
-    count: usize,
-    seed: usize,
+    pub(crate) count: usize,
+    pub(crate) seed: usize,
     /// Whether batches take their time.
     pub(crate) slow: bool,
     /// A row that cannot be read.

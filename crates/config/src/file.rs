@@ -1,4 +1,4 @@
-//! Config files: JSON in UTF-8, with or without a byte order mark. Whatever else a file holds is named.
+//! Config files: JSON or TOML in UTF-8, with or without a byte order mark. Whatever else a file holds is named.
 
 use std::fmt;
 
@@ -6,43 +6,36 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
-use crate::ConfigError;
+use crate::{ConfigError, error::start};
 
-/// Most characters of a file that a message repeats.
-const SHOWN: usize = 40;
-
-/// Reads the JSON value that a config file holds.
+/// Reads the value that a config file holds.
 ///
 /// # Errors
-/// When it is not JSON, which names what it seems to be, or when an object has a key twice.
+/// When it is neither JSON nor TOML, which names what it seems to be, or when an object has a key twice.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, ConfigError> {
     let text = decode(bytes)?;
-    let parsed = serde_json::from_str::<Strict>(text);
-    parsed.map(|strict| strict.0).map_err(|error| match other_format(text) {
-        Some(format) => ConfigError::NotJson(format),
-        None => ConfigError::Malformed(error.to_string()),
-    })
+    let value = match format(text) {
+        Format::Json => serde_json::from_str::<Strict>(text).map_err(|error| error.to_string()),
+        Format::Toml => toml::from_str::<Strict>(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map(|before| format!(" in line {}", 1 + before.matches('\n').count()));
+            format!("{}{}", error.message(), line.unwrap_or_default())
+        }),
+        Format::Other(found) => return Err(ConfigError::Format(found)),
+    };
+    value.map(|strict| strict.0).map_err(ConfigError::Malformed)
 }
 
 /// The object that a config file holds.
-///
-/// # Errors
-/// As [`parse`], and when it is another value.
-pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, ConfigError> {
-    match parse(bytes)? {
+pub(crate) fn object(value: Value) -> Result<Map<String, Value>, ConfigError> {
+    match value {
         Value::Object(object) => Ok(object),
-        other => Err(ConfigError::Malformed(format!("expected an object of keys and values, found {}", start(&other)))),
-    }
-}
-
-/// The beginning of what is not as it should be, for a message.
-pub(crate) fn start(text: &impl fmt::Display) -> String {
-    let text = text.to_string();
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+        other => {
+            let found = start(&other.to_string());
+            Err(ConfigError::Malformed(format!("expected an object of keys and values, found {found}")))
+        }
     }
 }
 
@@ -61,11 +54,18 @@ fn decode(bytes: &[u8]) -> Result<&str, ConfigError> {
             }
         },
     };
-    Err(ConfigError::NotJson(found))
+    Err(ConfigError::Format(found))
 }
 
-/// What a text that is not JSON seems to be; nothing for one that begins as an object or a list does.
-fn other_format(text: &str) -> Option<String> {
+enum Format {
+    Json,
+    Toml,
+    /// Neither; what it seems to be.
+    Other(String),
+}
+
+/// What a text seems to be.
+fn format(text: &str) -> Format {
     let text = text.trim();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let line = lines.next().unwrap_or_default();
@@ -81,23 +81,24 @@ fn other_format(text: &str) -> Option<String> {
         || line.ends_with(':')
         || (line.contains(": ") && has_key(':'));
     if text.is_empty() {
-        Some("an empty file".to_owned())
+        Format::Other("an empty file".to_owned())
     } else if text.starts_with('{') {
-        None
+        Format::Json
     } else if line.starts_with('{') || line.starts_with("//") || line.starts_with("/*") {
-        Some("JSON with comments, which JSON does not have".to_owned())
-    } else if is_table || has_key('=') {
-        Some("what looks like TOML".to_owned())
+        Format::Other("JSON with comments, which JSON does not have".to_owned())
+    } else if is_table || has_key('=') || line.is_empty() {
+        Format::Toml
     } else if is_yaml {
-        Some("what looks like YAML".to_owned())
+        Format::Other("what looks like YAML".to_owned())
     } else if line.starts_with('[') {
-        None
+        Format::Json
     } else {
-        Some(format!("`{}`", start(&text.lines().next().unwrap_or_default())))
+        Format::Other(format!("`{}`", start(text.lines().next().unwrap_or_default())))
     }
 }
 
-/// A JSON value whose objects have every key once; serde_json's own takes the last value of a key.
+/// A JSON value whose objects have every key once, where serde_json's own takes the last value of a key; and in which TOML's
+/// dates, infinities and not-a-numbers, which JSON does not have, are errors.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -107,6 +108,9 @@ impl<'de> Deserialize<'de> for Strict {
 }
 
 struct StrictVisitor;
+
+/// How the crate `toml` gives a date to a visitor.
+const TOML_DATE: &str = "$__toml_private_datetime";
 
 impl<'de> Visitor<'de> for StrictVisitor {
     type Value = Value;
@@ -127,8 +131,10 @@ impl<'de> Visitor<'de> for StrictVisitor {
         Ok(value.into())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom(format!("expected a finite number, found {value}")))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -150,6 +156,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some((key, Strict(value))) = entries.next_entry::<String, Strict>()? {
+            if key == TOML_DATE {
+                return Err(A::Error::custom("expected a number, text, list or table, found a date"));
+            }
             if object.contains_key(&key) {
                 return Err(A::Error::custom(format!("`{key}` is there twice")));
             }
@@ -190,14 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_named() {
+    fn what_is_neither_json_nor_toml_is_named() {
         let checks: &[(&[u8], &str)] = &[
             (b"", "an empty file"),
             (b"\xef\xbb\xbf \n", "an empty file"),
-            (b"model = \"mlp\"\n", "what looks like TOML"),
-            (b"# a run\n\n[training]\nepochs = 3\n", "what looks like TOML"),
-            (b"[[runs]]\nepochs=3\n", "what looks like TOML"),
-            (b"learning_rate=0.1", "what looks like TOML"),
             (b"model: mlp\nepochs: 3\n", "what looks like YAML"),
             (b"---\nmodel: mlp\n", "what looks like YAML"),
             (b"# a run\nhidden:\n  - 64\n", "what looks like YAML"),
@@ -216,7 +221,7 @@ mod tests {
             ),
         ];
         for (bytes, found) in checks {
-            assert_eq!(message(bytes), format!("expected a config in JSON, found {found}"));
+            assert_eq!(message(bytes), format!("expected a config in JSON or TOML, found {found}"));
         }
     }
 
@@ -225,7 +230,28 @@ mod tests {
         for text in ["{", "{\"epochs\": 3,}", "{epochs: 3}", "[[64], [32]", "[{\"a\": 1}", "[\n  \"flip\"\n"] {
             assert!(message(text).starts_with("config: "), "{text}: {}", message(text));
         }
-        let message = parse_object(b"[1, 2]").unwrap_err().to_string();
+        let message = parse(b"[1, 2]").and_then(object).unwrap_err().to_string();
         assert_eq!(message, "config: expected an object of keys and values, found [1,2]");
+    }
+
+    #[test]
+    fn toml_is_read_as_the_same_json() {
+        for text in [
+            "a.b = 1\na.c = [\"x\", 0.5]\n",
+            "# a run\n\n[a]\nb = 1\nc = [\"x\", 5e-1]\n",
+            "\u{feff}a = { b = 1, c = [\"x\", 0.5] }",
+        ] {
+            assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::json!({"a": {"b": 1, "c": ["x", 0.5]}}), "{text}");
+        }
+        assert_eq!(parse(b"# nothing\n").unwrap(), serde_json::json!({}));
+        assert_eq!(parse(b"seed = 18446744073709551615").unwrap(), serde_json::json!({ "seed": u64::MAX }));
+    }
+
+    #[test]
+    fn mistakes_in_toml_are_named_with_their_line() {
+        assert_eq!(message("[a]\nb = 1\nb = 2"), "config: duplicate key in line 3");
+        assert_eq!(message("a = 1\nb = nan"), "config: expected a finite number, found NaN in line 2");
+        assert!(message("a = 1979-05-27").starts_with("config: expected a number, text, list or table, found a date"));
+        assert!(message("[a]\nb = \n").contains("in line 2"));
     }
 }

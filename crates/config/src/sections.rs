@@ -1,0 +1,229 @@
+//! The sections of a config: every key with its type, default, range, flag and help.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    ConfigError,
+    declare::{Field, Kind, Range, Typed, Variant, object},
+};
+
+/// The network with its complete keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Name of the network.
+    pub name: String,
+    /// The network's own keys.
+    #[serde(flatten)]
+    pub keys: Map<String, Value>,
+}
+
+section! {
+    /// The data set with its complete keys, and what is done to its images.
+    Data {
+        /// Random changes of training images, drawn anew in each epoch: shift (by up to 2 pixels), flip (left to right),
+        /// erase (a rectangle).
+        augment: Vec<Augmentation> = Vec::new(), Any, Some("augment");
+        /// Subtracted from pixels in [0, 1].
+        pixel_mean: f64 = 0.0, Any, Some("pixel-mean");
+        /// Divides pixels after that.
+        pixel_std: f64 = 1.0, Positive, Some("pixel-std");
+    }
+    other {
+        /// Name of the data set.
+        name: String,
+        /// The data set's own keys.
+        #[serde(flatten)]
+        keys: Map<String, Value>
+    }
+}
+
+names! {
+    /// A random change of training images, drawn anew in each epoch.
+    Augmentation {
+        /// Moved by up to two pixels in each direction.
+        Shift = "shift",
+        /// Mirrored left to right, every other time.
+        Flip = "flip",
+        /// A rectangle replaced by the background, every other time.
+        Erase = "erase",
+    }
+}
+
+variants! {
+    /// The update rule; all but [`Muon`] have PyTorch's semantics and defaults.
+    Optimizer {
+        /// Learning rate, before the schedule.
+        learning_rate: f64, NotNegative, Some("learning-rate");
+        /// Momentum.
+        momentum: f64, Fraction, Some("momentum");
+        /// Whether momentum is Nesterov's; that of muon always is.
+        nesterov: bool, Any, Some("nesterov");
+        /// Decay of the first moment.
+        beta_1: f64, Fraction, None;
+        /// Decay of the second moment.
+        beta_2: f64, Fraction, None;
+        /// Added to the denominator.
+        epsilon: f64, Positive, None;
+        /// Weight decay: decoupled with adamw and muon, otherwise added to the gradient.
+        weight_decay: f64, NotNegative, Some("weight-decay");
+        /// Learning rate of AdamW, which trains all but the hidden matrices.
+        adamw_learning_rate: f64, NotNegative, Some("adamw-learning-rate");
+    }
+    /// Stochastic gradient descent.
+    Sgd = "sgd" { learning_rate: 0.1, weight_decay: 0.0 }
+    /// Stochastic gradient descent with momentum, which multiplies the steps by up to `1 / (1 - momentum)`.
+    Momentum = "momentum" { learning_rate: 0.01, momentum: 0.9, nesterov: false, weight_decay: 0.0 }
+    /// Kingma and Ba, <https://arxiv.org/abs/1412.6980>.
+    Adam = "adam" { learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+    /// Loshchilov and Hutter, <https://arxiv.org/abs/1711.05101>.
+    Adamw = "adamw" { learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
+    /// Jordan, <https://kellerjordan.github.io/posts/muon/>: hidden matrices; `AdamW` for everything else.
+    Muon = "muon" {
+        learning_rate: 0.001, momentum: 0.95, weight_decay: 0.01, adamw_learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999,
+        epsilon: 1e-8
+    }
+}
+
+impl Optimizer {
+    /// The learning rate, before the schedule.
+    #[must_use]
+    pub fn learning_rate(&self) -> f64 {
+        match self {
+            Self::Sgd(Sgd { learning_rate, .. })
+            | Self::Momentum(Momentum { learning_rate, .. })
+            | Self::Adam(Adam { learning_rate, .. })
+            | Self::Adamw(Adamw { learning_rate, .. })
+            | Self::Muon(Muon { learning_rate, .. }) => *learning_rate,
+        }
+    }
+}
+
+variants! {
+    /// How the learning rate changes.
+    Schedule {
+        /// Epochs over which the learning rate rises from zero.
+        warm_up_epochs: usize, NotNegative, Some("warm-up-epochs");
+        /// Epochs between the drops.
+        step_epochs: usize, AtLeastOne, Some("step-epochs");
+        /// Factor of the learning rate at each drop.
+        step_factor: f64, Positive, Some("step-factor");
+    }
+    /// The learning rate stays the same.
+    Constant = "constant" { warm_up_epochs: 0 }
+    /// The learning rate drops by a factor every few epochs.
+    Step = "step" { warm_up_epochs: 0, step_epochs: 5, step_factor: 0.1 }
+    /// The learning rate falls to zero along a cosine.
+    Cosine = "cosine" { warm_up_epochs: 0 }
+    /// The learning rate rises to its value and falls far below where it began, as PyTorch's `OneCycleLR`.
+    OneCycle = "one-cycle" {}
+}
+
+impl Schedule {
+    /// Epochs over which the learning rate rises from zero; 0 for `one-cycle`, which has a warm-up of its own.
+    #[must_use]
+    pub fn warm_up_epochs(&self) -> usize {
+        match self {
+            Self::Constant(Constant { warm_up_epochs })
+            | Self::Step(Step { warm_up_epochs, .. })
+            | Self::Cosine(Cosine { warm_up_epochs }) => *warm_up_epochs,
+            Self::OneCycle(OneCycle {}) => 0,
+        }
+    }
+}
+
+variants! {
+    /// How the data is split and which metrics are reported.
+    Protocol {
+        /// Order of the training images in an epoch.
+        order: Order, Any, Some("order");
+        /// Metric of an evaluated split that early stopping and the best epoch go by, as in valid/accuracy.
+        monitor: String, Any, Some("monitor");
+    }
+    /// A twelfth of the training images is for validation; the best epoch is tested, once.
+    Validated = "validated" { order: Order::Shuffled, monitor: "valid/loss".to_owned() }
+    /// All training images train; the test set is evaluated after each epoch and the last epoch reported.
+    Assignment = "assignment" { order: Order::File, monitor: "test/loss".to_owned() }
+}
+
+impl Protocol {
+    /// Order of the training images in an epoch.
+    #[must_use]
+    pub fn order(&self) -> Order {
+        match self {
+            Self::Validated(Validated { order, .. }) | Self::Assignment(Assignment { order, .. }) => *order,
+        }
+    }
+
+    /// Split and name of the metric that early stopping and the best epoch go by, as in `valid/loss`.
+    #[must_use]
+    pub fn monitor(&self) -> &str {
+        match self {
+            Self::Validated(Validated { monitor, .. }) | Self::Assignment(Assignment { monitor, .. }) => monitor,
+        }
+    }
+
+    /// The split that is evaluated after each epoch: `valid` or `test`.
+    #[must_use]
+    pub fn evaluated_split(&self) -> &'static str {
+        match self {
+            Self::Validated(_) => "valid",
+            Self::Assignment(_) => "test",
+        }
+    }
+}
+
+names! {
+    /// Order of the training images in an epoch.
+    Order {
+        /// Another order in each epoch, decided by the seed.
+        Shuffled = "shuffled",
+        /// As they stand in the file.
+        File = "file",
+    }
+}
+
+section! {
+    /// How long, in what batches and numbers, and with what safeguards a run trains.
+    Training {
+        /// Passes over the training images.
+        epochs: usize = 10, AtLeastOne, Some("epochs");
+        /// Images in a batch.
+        batch_size: usize = 64, AtLeastOne, Some("batch-size");
+        /// Seed of weights, order and split.
+        seed: u64 = 42, NotNegative, Some("seed");
+        /// Number type of the whole network; losses are in f32 all the same, and there is no loss scaling.
+        precision: Precision = Precision::F32, Any, Some("precision");
+        /// Share of each target that is spread evenly over the classes.
+        label_smoothing: f64 = 0.0, Fraction, Some("label-smoothing");
+        /// Largest norm of all gradients taken together.
+        clip_norm: Option<f64> = None, Positive, Some("clip-norm");
+        /// Stop after so many epochs without improvement.
+        early_stopping: Option<usize> = None, AtLeastOne, Some("early-stopping");
+        /// Use only the first N batches of every split; the record says so.
+        limit_batches: Option<usize> = None, AtLeastOne, Some("limit-batches");
+        /// Write statistics of the gradients of the first N steps into steps.jsonl.
+        gradient_steps: Option<usize> = None, AtLeastOne, Some("gradient-steps");
+        /// Batches whose gradients are averaged for one optimizer step.
+        accumulate: usize = 1, AtLeastOne, Some("accumulate");
+        /// Decay of an exponential moving average of the weights.
+        ema_decay: Option<f64> = None, Fraction, Some("ema-decay");
+        /// Whether the averaged weights are evaluated and kept instead of the raw ones; needs ema_decay.
+        ema_evaluate: bool = false, Any, Some("ema-evaluate");
+    }
+    other {}
+}
+
+names! {
+    /// The number type of weights, activations, gradients and the optimizer's state; losses are always in f32.
+    Precision {
+        /// Single: 24 significant bits.
+        F32 = "f32",
+        /// Google Brain's half: the range of f32 with 8 significant bits.
+        Bf16 = "bf16",
+        /// IEEE half: 11 significant bits, and nothing above 65,504.
+        F16 = "f16",
+    }
+}

@@ -1,0 +1,90 @@
+use burn::{
+    config::Config,
+    module::{Module, Param},
+    nn::{self, Initializer},
+    tensor::{Device, Tensor},
+};
+
+/// Config of a [`Linear`] layer.
+#[derive(Config, Debug)]
+pub struct LinearConfig {
+    /// Number of inputs.
+    pub inputs: usize,
+    /// Number of outputs.
+    pub outputs: usize,
+    /// Whether a ReLU follows.
+    #[config(default = false)]
+    pub relu: bool,
+    /// Whether there is a bias.
+    #[config(default = true)]
+    pub bias: bool,
+    /// Distribution of the initial weights and biases: U(±1/√inputs), as in PyTorch.
+    #[config(default = "Initializer::KaimingUniform { gain: 1.0 / 3.0f64.sqrt(), fan_out_only: false }")]
+    pub initializer: Initializer,
+}
+
+/// A linear layer, with a ReLU behind it if so configured; see [`crate::linear`].
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[inputs, outputs]`; `[outputs, inputs]` in a PyTorch file.
+    pub weight: Param<Tensor<2>>,
+    /// `[outputs]`
+    pub bias: Option<Param<Tensor<1>>>,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+}
+
+impl LinearConfig {
+    /// Makes the layer. Its parameters are drawn from the device's generator when they are first used.
+    #[must_use]
+    pub fn init(&self, device: &Device) -> Linear {
+        let (fan_in, fan_out) = (Some(self.inputs), Some(self.outputs));
+        Linear {
+            weight: self.initializer.init_with([self.inputs, self.outputs], fan_in, fan_out, device),
+            bias: self.bias.then(|| self.initializer.init_with([self.outputs], fan_in, fan_out, device)),
+            relu: self.relu,
+        }
+    }
+}
+
+impl Linear {
+    /// # Shapes
+    /// - x: `[batch, inputs]`
+    /// - output: `[batch, outputs]`
+    ///
+    /// # Panics
+    /// When `x` has another number of columns.
+    #[must_use]
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        layer(x, &self.weight, self.bias.as_ref(), self.relu)
+    }
+}
+
+/// Burn's linear layer by [`crate::linear`]: `[batch, inputs]` to `[batch, outputs]`.
+///
+/// # Panics
+/// When `x` has another number of columns.
+#[must_use]
+pub fn linear(x: Tensor<2>, layer: &nn::Linear) -> Tensor<2> {
+    self::layer(x, &layer.weight, layer.bias.as_ref(), false)
+}
+
+/// Burn's linear layer with a ReLU behind it, by [`crate::linear_relu`]: `[batch, inputs]` to `[batch, outputs]`.
+///
+/// # Panics
+/// When `x` has another number of columns.
+#[must_use]
+pub fn linear_relu(x: Tensor<2>, layer: &nn::Linear) -> Tensor<2> {
+    self::layer(x, &layer.weight, layer.bias.as_ref(), true)
+}
+
+fn layer(x: Tensor<2>, weight: &Param<Tensor<2>>, bias: Option<&Param<Tensor<1>>>, relu: bool) -> Tensor<2> {
+    let weight = weight.val();
+    let bias = bias_or_zeros(bias, weight.dims()[1], &x.device());
+    if relu { crate::linear_relu(x, weight, bias) } else { crate::linear(x, weight, bias) }
+}
+
+/// The kernels always add a bias.
+pub(super) fn bias_or_zeros(bias: Option<&Param<Tensor<1>>>, outputs: usize, device: &Device) -> Tensor<1> {
+    bias.map_or_else(|| Tensor::zeros([outputs], device), Param::val)
+}

@@ -1,0 +1,237 @@
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Tensor, TensorData},
+};
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+
+use super::{init::Initializer, *};
+
+const SMALL: ImageShape = ImageShape { channels: 1, height: 9, width: 10, classes: 3 };
+
+/// Calls `$body` with each of four small networks' configs, whose types differ.
+macro_rules! for_each_network {
+    (|$config:ident| $body:expr) => {{
+        for $config in [MlpConfig { hidden: vec![] }, MlpConfig { hidden: vec![5, 4] }] {
+            $body
+        }
+        // The linear layers of both are the same.
+        for $config in [vec![2, 3], vec![2, 3, 12]].map(|channels| CnnConfig { channels, hidden: 4 }) {
+            $body
+        }
+    }};
+}
+
+/// Values of all trainable parameters in order. The network has to be on a device with autodiff.
+fn trained(network: &impl Module) -> Vec<f32> {
+    struct Trained(Vec<f32>);
+    impl ModuleVisitor for Trained {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if param.val().is_require_grad() {
+                self.0.extend(param.val().into_data().iter::<f32>());
+            }
+        }
+    }
+    let mut trained = Trained(Vec::new());
+    network.visit(&mut trained);
+    trained.0
+}
+
+fn preset_layers(preset: &Preset) -> Vec<LayerSummary> {
+    let (shape, device) = (ImageShape::MNIST, Device::flex());
+    match preset {
+        Preset::Mlp(config) => layers(&config.init(shape, 1, &device).unwrap()),
+        Preset::Cnn(config) => layers(&config.init(shape, 1, &device).unwrap()),
+    }
+}
+
+#[test]
+fn presets_have_the_references_parameter_counts_and_the_deep_cnn_its_own() {
+    let counts = presets().map(|(name, preset)| (name, trainable_parameters(&preset_layers(&preset))));
+    let expected =
+        [("mlp", 669_706), ("mlp-deep", 1_195_018), ("mlp-wide", 1_863_690), ("cnn", 421_834), ("cnn-deep", 241_994)];
+    assert_eq!(counts, expected);
+    assert_eq!(REFERENCE, [0, 1, 2, 3].map(|index| expected[index].0));
+    assert_eq!(presets()[0].1, Preset::Mlp(MlpConfig::default()));
+    assert_eq!(presets()[3].1, Preset::Cnn(CnnConfig::default()));
+}
+
+#[test]
+fn the_table_has_pytorchs_names_and_layout() {
+    let table: Vec<_> = preset_layers(&presets()[3].1)
+        .into_iter()
+        .map(|layer| format!("{} {} {:?} {}", layer.name, layer.kind, layer.shape, layer.parameters))
+        .collect();
+    let expected = [
+        "conv1 Conv2d [32, 1, 3, 3] 320",
+        "bn1 BatchNorm [32] 64",
+        "conv2 Conv2d [64, 32, 3, 3] 18496",
+        "bn2 BatchNorm [64] 128",
+        "fc1 Linear [128, 3136] 401536",
+        "fc2 Linear [10, 128] 1290",
+    ];
+    assert_eq!(table, expected);
+    let names: Vec<_> = preset_layers(&presets()[0].1).into_iter().map(|layer| layer.name).collect();
+    assert_eq!(names, ["layers.0", "layers.1", "layers.2"]);
+}
+
+#[test]
+fn widths_that_no_memory_holds_are_counted_and_those_that_no_number_counts_are_the_largest_one() {
+    let device = Device::flex();
+    let count = |hidden: Vec<usize>| {
+        trainable_parameters(&layers(&MlpConfig { hidden }.init(ImageShape::MNIST, 1, &device).unwrap()))
+    };
+    assert_eq!(count(vec![99_999_999_999]), 99_999_999_999 * (784 + 1 + 10) + 10);
+    for hidden in [vec![99_999_999_999; 2], vec![usize::MAX], vec![usize::MAX; 3]] {
+        assert_eq!(count(hidden.clone()), usize::MAX, "{hidden:?}");
+    }
+    for channels in [vec![usize::MAX; 3], vec![1 << 40; 2]] {
+        let cnn = CnnConfig { channels, hidden: usize::MAX };
+        let layers = layers(&cnn.init(ImageShape::MNIST, 1, &device).unwrap());
+        assert_eq!(trainable_parameters(&layers), usize::MAX, "{cnn:?}");
+        assert_eq!(layers[1].shape, cnn.channels[..1]);
+    }
+}
+
+#[test]
+fn the_table_counts_what_the_network_trains() {
+    for device in [Device::flex(), Device::flex().autodiff()] {
+        for_each_network!(|config| {
+            let network = config.init(SMALL, 1, &device).unwrap();
+            let counted = trainable_parameters(&layers(&network));
+            assert_eq!(counted, trained(&network.valid().train()).len(), "{config:?}");
+        });
+    }
+}
+
+#[test]
+fn a_third_block_is_drawn_after_the_second() {
+    let weights = |channels: &[usize]| {
+        let config = CnnConfig { channels: channels.to_vec(), hidden: 4 };
+        trained(&config.init(SMALL, 1, &Device::flex().autodiff()).unwrap())
+    };
+    let (two, three) = (weights(&[2, 3]), weights(&[2, 3, 12]));
+    // conv1, bn1, conv2, bn2: weights and biases, scales and shifts.
+    let first_blocks = (2 * 9 + 2) + 2 * 2 + (2 * 9 * 3 + 3) + 2 * 3;
+    assert_eq!(two[..first_blocks], three[..first_blocks]);
+    assert_ne!(two[first_blocks..][..10], three[first_blocks..][..10]);
+}
+
+#[test]
+fn a_third_block_has_names_of_its_own_and_a_cnn_of_two_has_none_of_them() {
+    let names = |channels: &[usize]| -> Vec<String> {
+        let config = CnnConfig { channels: channels.to_vec(), hidden: 4 };
+        let network = config.init(SMALL, 1, &Device::flex()).unwrap();
+        layers(&network).into_iter().map(|layer| layer.name).collect()
+    };
+    assert_eq!(names(&[2, 3, 12]), ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "fc1", "fc2"]);
+    assert_eq!(names(&[2, 3]), ["conv1", "bn1", "conv2", "bn2", "fc1", "fc2"]);
+}
+
+#[test]
+fn logits_have_one_row_for_each_image_and_one_column_for_each_class() {
+    for device in [Device::flex(), Device::flex().autodiff()] {
+        for shape in [SMALL, ImageShape { channels: 3, ..SMALL }] {
+            for_each_network!(|config| {
+                let network = config.init(shape, 1, &device).unwrap();
+                let images = Tensor::zeros([7, shape.channels, shape.height, shape.width], &device);
+                assert_eq!(network.forward(images).dims(), [7, 3], "{config:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn the_seed_decides_the_weights_whatever_is_needed_first() {
+    let config = CnnConfig { channels: vec![2, 3], hidden: 4 };
+    let network = |seed| config.init(SMALL, seed, &Device::flex().autodiff()).unwrap();
+    assert_eq!(trained(&network(1)), trained(&network(1)));
+    assert_ne!(trained(&network(1)), trained(&network(2)));
+
+    let device = Device::flex().autodiff();
+    let two_layers = || {
+        let mut initializer = Initializer::new(1, &device);
+        (initializer.linear(3, 2), initializer.linear(2, 4))
+    };
+    let ((first, second), (other_first, other_second)) = (two_layers(), two_layers());
+    let forwards = (trained(&first), trained(&second));
+    let other_second = trained(&other_second);
+    assert_eq!(forwards, (trained(&other_first), other_second));
+}
+
+/// What one stream gives when a network's parameters, of these (count, fan-in), are drawn one after the other.
+fn drawn(seed: u64, parameters: &[(usize, usize)]) -> Vec<f32> {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[16..23].copy_from_slice(b"weights");
+    let mut random = ChaCha8Rng::from_seed(key);
+    let mut values = Vec::new();
+    for &(count, fan_in) in parameters {
+        let bound = 1.0 / (fan_in as f32).sqrt();
+        values.extend((0..count).map(|_| random.random_range(-bound..bound)));
+    }
+    values
+}
+
+#[test]
+fn lazy_weights_are_those_of_one_stream_drawn_in_order() {
+    let device = Device::flex().autodiff();
+    let mlp = MlpConfig::default().init(ImageShape::MNIST, 42, &device).unwrap();
+    let sizes = [(784 * 512, 784), (512, 784), (512 * 512, 512), (512, 512), (512 * 10, 512), (10, 512)];
+    assert!(trained(&mlp) == drawn(42, &sizes));
+    // Pinned, so that a run of a seed begins from the same weights in every version.
+    let pinned = TensorData::from(PINNED);
+    TensorData::from(&trained(&mlp)[..PINNED.len()]).assert_eq(&pinned, true);
+
+    let cnn = CnnConfig { channels: vec![2, 3], hidden: 4 }.init(SMALL, 7, &device).unwrap();
+    let drawn = drawn(7, &[(18, 9), (2, 9), (54, 18), (3, 18), (12 * 4, 12), (4, 12), (12, 4), (3, 4)]);
+    let norm = |channels: usize| [vec![1.0; channels], vec![0.0; channels]].concat();
+    let expected = [&drawn[..20], &norm(2), &drawn[20..77], &norm(3), &drawn[77..]].concat();
+    assert_eq!(trained(&cnn), expected);
+}
+
+/// First weights of the preset `mlp` for seed 42, by ChaCha8 in Python: `((word >> 9) / 2^23) * (2 / 28) - 1 / 28`.
+const PINNED: [f32; 4] = [0.015_418_172, 0.035_590_384, 0.028_429_11, -0.030_790_653];
+
+#[test]
+fn initial_weights_fill_pytorchs_range_evenly() {
+    let mlp = MlpConfig::default().init(ImageShape::MNIST, 1, &Device::flex().autodiff()).unwrap();
+    let weights = &trained(&mlp)[..784 * 512];
+    let bound = 1.0 / 28.0; // 1/sqrt(784)
+    let mean_square = weights.iter().map(|w| w * w).sum::<f32>() / weights.len() as f32;
+    assert!(weights.iter().all(|w| w.abs() <= bound));
+    // The variance of U(-b, b) is b²/3; 400,000 draws come within a thousandth of it.
+    assert!((mean_square / (bound * bound / 3.0) - 1.0).abs() < 5e-3);
+}
+
+#[test]
+fn configs_survive_a_round_trip_and_refuse_keys_they_do_not_have() {
+    let cnn = CnnConfig { channels: vec![8, 16], hidden: 32 };
+    let json = serde_json::to_value(&cnn).unwrap();
+    assert_eq!(json, serde_json::json!({ "channels": [8, 16], "hidden": 32 }));
+    assert_eq!(serde_json::from_value::<CnnConfig>(json).unwrap(), cnn);
+    let error = serde_json::from_value::<MlpConfig>(serde_json::json!({ "hidden": [], "width": 1 })).unwrap_err();
+    assert!(error.to_string().contains("unknown field `width`"));
+    // Each key has its line of help.
+    let keys = |value: serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let helped = |help: &[(&str, &str)]| help.iter().map(|(key, _)| (*key).to_owned()).collect::<Vec<_>>();
+    assert_eq!(helped(MlpConfig::HELP), keys(serde_json::to_value(MlpConfig::default()).unwrap()));
+    assert_eq!(helped(CnnConfig::HELP), keys(serde_json::to_value(&cnn).unwrap()));
+}
+
+#[test]
+fn what_cannot_be_built_is_refused_with_the_reason() {
+    let device = Device::flex();
+    let mlp = |hidden: Vec<usize>| MlpConfig { hidden }.init(SMALL, 1, &device).unwrap_err().to_string();
+    let cnn = |channels: &[usize], hidden, shape| {
+        let config = CnnConfig { channels: channels.to_vec(), hidden };
+        config.init(shape, 1, &device).unwrap_err().to_string()
+    };
+    assert_eq!(mlp(vec![8, 0]), "hidden widths must be at least 1 (got [8, 0])");
+    assert_eq!(cnn(&[0, 2], 4, SMALL), "channels must be at least 1 (got [0, 2])");
+    assert_eq!(cnn(&[2, 2], 0, SMALL), "the hidden width must be at least 1 (got [0])");
+    assert_eq!(cnn(&[8], 4, SMALL), "a cnn has two or three convolution blocks (got 1 with channels [8])");
+    let tiny = ImageShape { height: 3, ..ImageShape::MNIST };
+    assert!(cnn(&[32, 64], 128, tiny).contains("at least 4x4 pixels (got 3x28)"));
+    let small = ImageShape { width: 7, ..ImageShape::MNIST };
+    assert!(cnn(&[32, 64, 128], 128, small).contains("at least 8x8 pixels (got 28x7)"));
+}
