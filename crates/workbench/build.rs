@@ -1,4 +1,4 @@
-//! With the feature `libtorch`: lets the program find the library it was linked with, wherever it is started from.
+//! With the feature `libtorch`: says which library the crate was linked with, and lets its tests find it.
 
 use std::{env, fs, path::Path};
 

@@ -8,54 +8,50 @@
 #![recursion_limit = "512"]
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, missing_docs)]
 
-// Their tests belong to the program.
-#[path = "../src/output.rs"]
-#[allow(dead_code, unused_imports)]
-mod output;
-#[path = "../src/progress.rs"]
-#[allow(dead_code)]
-mod progress;
-#[path = "../src/terminal.rs"]
-#[allow(dead_code)]
-mod terminal;
-
 use std::time::Instant;
 
 use burn::{
-    data::dataloader::DataLoader,
     optim::GradientsParams,
     tensor::Device,
     train::{Interrupter, renderer::MetricsRenderer},
 };
-use kindling_data::{BatchLoader, DeviceSplit, ImageData, Normalization, Order, fashion_mnist, validated_splits};
-use kindling_models::{ImageShape, ModelName};
-use kindling_record::{MachineRecord, RunDirectory};
-use kindling_training::{Classifier, ExperimentConfig, Host, Settings, cross_entropy, init_optimizer, train};
+use kindling_classification::{Classifier, cross_entropy, init_optimizer};
+use kindling_config::{Config, Partial};
+use kindling_data::{ImageData, ImageSource, Normalization, fashion_mnist, validated_splits};
+use kindling_models::{ImageShape, Network, NetworkConfig, Preset, presets};
+use kindling_record::RunDirectory;
+use kindling_training::{Host, Order, Place, Source, batches};
+use kindling_workbench::{Workbench, progress::Progress};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+kindling_workbench::allocator!();
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let model: ModelName = arguments.next().map_or(ModelName::Mlp, |name| name.parse().unwrap());
+    let model = arguments.next().unwrap_or_else(|| "mlp".to_owned());
     let pairs: usize = arguments.next().map_or(7, |count| count.parse().unwrap());
     let images: usize = arguments.next().map_or(30_000, |count| count.parse().unwrap());
     let data = fashion_mnist::load(None, &mut |_| ()).unwrap();
     let runs = tempfile::tempdir().unwrap();
+    let workbench = Workbench::new("kindling");
+    let (_, preset) = presets().into_iter().find(|(name, _)| *name == model).unwrap();
 
     let mut ratios = Vec::new();
     for pair in 1..=pairs {
-        let settings =
-            Settings { model: Some(model), epochs: Some(1), limit_batches: Some(images / 64), ..Settings::default() };
-        let config = settings.resolve().unwrap();
+        let mut partial = Partial::default();
+        let limit = images / 64;
+        for (key, value) in [("network.name", model.as_str().into()), ("training.epochs", 1.into())] {
+            partial.set(key, value);
+        }
+        partial.set("training.limit_batches", limit.into());
+        let config = partial.resolve(&workbench.registry()).unwrap();
         let device = Device::flex();
         // The side that goes first changes, so that neither profits from its place.
         let (bare, whole) = if pair % 2 == 0 {
-            let bare = bare_loop(&config, &data, &device);
-            (bare, training(&config, &data, &device, runs.path()))
+            let bare = bare_loop(&config, &preset, &data, &device);
+            (bare, training(&workbench, &config, &data, &device, runs.path()))
         } else {
-            let whole = training(&config, &data, &device, runs.path());
-            (bare_loop(&config, &data, &device), whole)
+            let whole = training(&workbench, &config, &data, &device, runs.path());
+            (bare_loop(&config, &preset, &data, &device), whole)
         };
         println!("pair {pair}: bare {bare:.0} images/s, training {whole:.0} images/s, ratio {:.3}", whole / bare);
         ratios.push(whole / bare);
@@ -70,44 +66,43 @@ fn main() {
 }
 
 /// Images per second of forward, backward and step, and nothing else.
-fn bare_loop(config: &ExperimentConfig, data: &ImageData, device: &Device) -> f64 {
-    let device = device.clone().autodiff();
-    let network = config.network().unwrap().init(ImageShape::MNIST, config.seed, &device).unwrap();
+fn bare_loop(config: &Config, preset: &Preset, data: &ImageData, device: &Device) -> f64 {
+    let (device, seed) = (device.clone().autodiff(), config.training.seed);
+    match preset {
+        Preset::Mlp(mlp) => bare_steps(config, mlp.init(ImageShape::MNIST, seed, &device).unwrap(), data, &device),
+        Preset::Cnn(cnn) => bare_steps(config, cnn.init(ImageShape::MNIST, seed, &device).unwrap(), data, &device),
+    }
+}
+
+fn bare_steps<N: Network>(config: &Config, network: N, data: &ImageData, device: &Device) -> f64 {
+    let training = &config.training;
     let mut model = Classifier::new(network, 0.0);
-    let mut optimizer = init_optimizer(config, &model);
-    let train = validated_splits(data, config.seed).unwrap().train;
-    let split = DeviceSplit::new(&train, Normalization::default(), &device, None);
-    let loader = BatchLoader::new(split, config.batch_size, Order::Shuffled { seed: config.seed }, &device)
-        .limited_to(config.limit_batches);
+    let mut optimizer = init_optimizer(&config.optimizer, &model);
+    let train = validated_splits(data, training.seed).unwrap().train;
+    let source = ImageSource::new(train, Normalization::default(), "");
+    let order = Order::Shuffled { seed: training.seed };
+    let images = source.len().min(training.limit_batches.unwrap() * training.batch_size);
     let start = Instant::now();
-    for batch in loader.iter() {
+    for batch in batches(&source, training.batch_size, training.limit_batches, order, 1, device) {
         let batch = batch.unwrap();
         let loss = cross_entropy(model.network.forward(batch.images), batch.targets, 0.0).mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
-        model = optimizer.step(config.learning_rate, model, gradients);
+        model = optimizer.step(config.optimizer.learning_rate(), model, gradients);
     }
     device.sync().unwrap();
-    loader.num_items() as f64 / start.elapsed().as_secs_f64()
+    images as f64 / start.elapsed().as_secs_f64()
 }
 
 /// Images per second as the record has them.
-fn training(config: &ExperimentConfig, data: &ImageData, device: &Device, runs: &std::path::Path) -> f64 {
+fn training(workbench: &Workbench, config: &Config, data: &ImageData, device: &Device, runs: &std::path::Path) -> f64 {
     let directory = RunDirectory::create(runs, "overhead").unwrap();
-    let machine = MachineRecord { platform: String::new(), processor: None, threads: 0 };
     let host = Host {
-        devices: vec![device.clone()],
-        largest_tensor: None,
-        memory: None,
-        compiles_kernels: false,
-        backend: "flex".to_owned(),
-        device_name: String::new(),
-        kernels: String::new(),
-        instructions: String::new(),
-        machine,
+        place: Place::new(device.clone()),
         interrupter: Interrupter::new(),
-        renderer: Box::new(|_| Box::new(progress::Progress::new()) as Box<dyn MetricsRenderer>),
+        renderer: Box::new(|_| Box::new(Progress::new()) as Box<dyn MetricsRenderer>),
         on_event: Box::new(|_| ()),
         program_start: Instant::now(),
     };
-    train(config, data, &directory, host).unwrap().epochs[0].images_per_second
+    let network = workbench.network_of(&config.network).unwrap();
+    network.train(config, data, &directory, host).unwrap().epochs[0].samples_per_second
 }

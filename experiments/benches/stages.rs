@@ -15,8 +15,7 @@ use kindling_kernels::{
     ChannelOrder, ConvBlock, Level, conv_block, cross_entropy, descend, linear, linear_relu, threads,
 };
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+kindling_workbench::allocator!();
 
 /// Milliseconds forward and backward, and how many multiplications and additions each has by definition.
 struct Stage {

@@ -1,18 +1,17 @@
-use burn::{
-    data::dataloader::DataLoader,
-    tensor::{FloatDType, Tensor, activation::softmax},
-};
+use std::collections::BTreeMap;
+
+use burn::tensor::{FloatDType, Tensor, activation::softmax};
 use kindling_data::ImageBatch;
 use kindling_models::Network;
-use kindling_record::TestRecord;
+use kindling_record::{Metrics, TestRecord};
+use kindling_training::TrainingError;
 
 use crate::{
-    TrainingError,
-    classification::{Prediction, confusion},
     cross_entropy,
+    predictions::{Prediction, confusion},
 };
 
-/// The figures of a network on a split.
+/// The metrics of a network on a split.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Mean cross entropy over the images, in nats.
@@ -23,72 +22,76 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<usize>>,
 }
 
-/// Evaluates `network`, which must be on a device without autodiff, on one epoch of `loader`; returns nothing if
-/// `should_stop`, called after each batch, says so.
-///
-/// # Errors
-/// When the data or the device fails.
-pub fn evaluate(
-    network: &Network,
-    loader: &dyn DataLoader<ImageBatch>,
-    classes: usize,
-    should_stop: &mut dyn FnMut() -> bool,
-) -> Result<Option<Evaluation>, TrainingError> {
-    let seen = look(network, loader, should_stop, &mut |_| Ok(()))?;
-    Ok(seen.map(|seen| seen.evaluation(classes)))
+impl From<Evaluation> for TestRecord {
+    fn from(Evaluation { loss, accuracy, confusion }: Evaluation) -> Self {
+        let metrics = [("test/loss", loss), ("test/accuracy", accuracy)];
+        let metrics: BTreeMap<_, _> = metrics.map(|(name, value)| (name.to_owned(), value)).into();
+        Self { metrics: Metrics(metrics), confusion: Some(confusion) }
+    }
 }
 
-/// As [`evaluate`], with what the network makes of each image, in the loader's order.
+/// The batches that an evaluation goes through.
+type Batches<'a> = dyn Iterator<Item = Result<ImageBatch, TrainingError>> + 'a;
+
+/// Evaluates `network`, which must be on a device without autodiff, on `batches`.
 ///
 /// # Errors
-/// When the data or the device fails.
-pub(crate) fn evaluate_each(
-    network: &Network,
-    loader: &dyn DataLoader<ImageBatch>,
-    classes: usize,
+/// When a batch cannot be made or the device fails.
+pub fn evaluate<N: Network>(network: &N, batches: &mut Batches<'_>) -> Result<Evaluation, TrainingError> {
+    Ok(look(network, batches, &mut |_| Ok(()))?.evaluation())
+}
+
+/// As [`evaluate`], with what the network makes of each image, in their order.
+///
+/// # Errors
+/// When a batch cannot be made or the device fails.
+pub fn evaluate_each<N: Network>(
+    network: &N,
+    batches: &mut Batches<'_>,
 ) -> Result<(Evaluation, Vec<Prediction>), TrainingError> {
     let mut confidences: Vec<f32> = Vec::new();
-    let seen = look(network, loader, &mut || false, &mut |logits| {
+    let seen = look(network, batches, &mut |logits| {
         // In f32 as the loss: a half type would leave three digits.
         let largest = softmax(logits.clone().cast(FloatDType::F32), 1).max_dim(1); // [batch, 1]
         confidences.extend(largest.try_into_data().map_err(TrainingError::backend)?.iter::<f32>());
         Ok(())
     })?;
-    let Some(seen) = seen else { return Err(TrainingError::backend("the evaluation was stopped")) };
     let predictions = seen.pairs.iter().zip(confidences);
     let predictions =
         predictions.map(|(&(target, predicted), confidence)| Prediction::new(target, predicted, confidence));
     let predictions = predictions.collect();
-    Ok((seen.evaluation(classes), predictions))
+    Ok((seen.evaluation(), predictions))
 }
 
-/// What one epoch of a loader has shown.
+/// What the batches have shown.
+#[derive(Default)]
 struct Seen {
+    classes: usize,
     loss_sum: f64,
     /// Target and predicted class of each image.
     pairs: Vec<(usize, usize)>,
 }
 
 impl Seen {
-    fn evaluation(&self, classes: usize) -> Evaluation {
-        let confusion = confusion(&self.pairs, classes);
-        let correct: usize = (0..classes).map(|class| confusion[class][class]).sum();
+    fn evaluation(&self) -> Evaluation {
+        let confusion = confusion(&self.pairs, self.classes);
+        let correct: usize = (0..self.classes).map(|class| confusion[class][class]).sum();
         let images = self.pairs.len() as f64;
         Evaluation { loss: self.loss_sum / images, accuracy: correct as f64 / images, confusion }
     }
 }
 
-/// The one loop: runs `network` over `loader` and shows every batch's logits `[batch, classes]` to `see`.
-fn look(
-    network: &Network,
-    loader: &dyn DataLoader<ImageBatch>,
-    should_stop: &mut dyn FnMut() -> bool,
+/// The one loop: runs `network` over `batches` and shows each one's logits `[batch, classes]` to `see`.
+fn look<N: Network>(
+    network: &N,
+    batches: &mut Batches<'_>,
     see: &mut dyn FnMut(&Tensor<2>) -> Result<(), TrainingError>,
-) -> Result<Option<Seen>, TrainingError> {
-    let mut seen = Seen { loss_sum: 0.0, pairs: Vec::with_capacity(loader.num_items()) };
-    for batch in loader.iter() {
-        let batch = batch.map_err(TrainingError::backend)?;
+) -> Result<Seen, TrainingError> {
+    let mut seen = Seen::default();
+    for batch in batches {
+        let batch = batch?;
         let logits = network.forward(batch.images); // [batch, classes]
+        seen.classes = logits.dims()[1];
         let losses = cross_entropy(logits.clone(), batch.targets.clone(), 0.0).sum(); // [1]
         see(&logits)?;
         let predicted = logits.argmax(1).squeeze_dim::<1>(1); // [batch]
@@ -98,41 +101,42 @@ fn look(
         // What is no class at all is counted nowhere.
         let class = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
         seen.pairs.extend(targets.iter::<i64>().map(class).zip(predicted.iter::<i64>().map(class)));
-        if should_stop() {
-            return Ok(None);
-        }
     }
-    Ok(Some(seen))
-}
-
-impl From<Evaluation> for TestRecord {
-    fn from(evaluation: Evaluation) -> Self {
-        let Evaluation { loss, accuracy, confusion } = evaluation;
-        Self { loss, accuracy, confusion }
-    }
+    Ok(seen)
 }
 
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
-    use kindling_data::{BatchLoader, DeviceSplit, Normalization, Order, synthetic};
+    use kindling_data::{ImageSource, Normalization, synthetic};
     use kindling_models::{ImageShape, MlpConfig, NetworkConfig};
+    use kindling_training::{Order, Task, batches};
 
     use super::*;
+    use crate::Classifier;
 
     #[test]
-    fn keeping_the_predictions_changes_no_figure_and_gives_one_for_each_image() {
+    fn keeping_the_predictions_changes_no_metric_and_gives_one_for_each_image() {
         let device = Device::flex();
-        let network = NetworkConfig::Mlp(MlpConfig { hidden: vec![8] }).init(ImageShape::MNIST, 1, &device).unwrap();
+        let network = MlpConfig { hidden: vec![8] }.init(ImageShape::MNIST, 1, &device).unwrap();
         // The last batch has a single image.
         let images = synthetic::draw().test.select(&(0..65).collect::<Vec<_>>());
-        let split = DeviceSplit::new(&images, Normalization::default(), &device, None);
-        let loader = BatchLoader::new(split, 16, Order::File, &device);
-        let plain = evaluate(&network, &loader, 10, &mut || false).unwrap().unwrap();
-        let (kept, predictions) = evaluate_each(&network, &loader, 10).unwrap();
+        let source = ImageSource::new(images.clone(), Normalization::default(), "");
+        let epoch = || batches(&source, 16, None, Order::File, 0, &device);
+        let plain = evaluate(&network, &mut epoch()).unwrap();
+        let (kept, predictions) = evaluate_each(&network, &mut epoch()).unwrap();
         assert_eq!(plain, kept);
         assert_eq!(plain.confusion.iter().flatten().sum::<usize>(), 65);
         assert_eq!(predictions.len(), 65);
+        // The task's own sums and its test are the same numbers.
+        let task = Classifier::new(network.clone(), 0.1);
+        let record = task.test(&mut epoch()).unwrap();
+        assert_eq!((record.get("loss"), record.get("accuracy")), (Some(plain.loss), Some(plain.accuracy)));
+        let mut correct = 0.0;
+        for batch in epoch() {
+            correct += task.evaluate(batch.unwrap()).read().unwrap().sums[1];
+        }
+        assert!((correct / 65.0 - plain.accuracy).abs() < 1e-15);
         // Softmax by hand, in f64.
         let pixels: Vec<f32> = images.pixels().iter().map(|&byte| f32::from(byte) / 255.0).collect();
         let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [65, 1, 28, 28]), &device);
@@ -144,23 +148,6 @@ mod tests {
             assert!((prediction.confidence - confidence).abs() < 1e-5, "{prediction:?}, by hand {confidence}");
             assert!((logits[prediction.predicted] - largest).abs() < 1e-5, "{prediction:?}: {logits:?}");
             assert_eq!(prediction.target, usize::from(label));
-        }
-    }
-
-    #[test]
-    fn an_evaluation_is_asked_to_stop_after_each_batch_and_then_returns_nothing() {
-        let device = Device::flex();
-        let network = NetworkConfig::Mlp(MlpConfig { hidden: vec![] }).init(ImageShape::MNIST, 1, &device).unwrap();
-        let split = DeviceSplit::new(&synthetic::draw().test, Normalization::default(), &device, None);
-        let loader = BatchLoader::new(split, 400, Order::File, &device);
-        // 1,000 images: three batches.
-        for (stop_after, is_whole) in [(1, false), (3, false), (4, true)] {
-            let mut batches = 0;
-            let evaluation = evaluate(&network, &loader, 10, &mut || {
-                batches += 1;
-                batches == stop_after
-            });
-            assert_eq!((evaluation.unwrap().is_some(), batches), (is_whole, stop_after.min(3)));
         }
     }
 }

@@ -1,1 +1,51 @@
-//! Image classification.
+//! Image classification: what a config of Kindling makes of the engine, for any network.
+//!
+//! [`Classifier`] is the task: a network with its cross entropy, accuracy and confusion matrix. [`network`] registers a
+//! network's config under a name and hides its type: an [`AnyNetwork`] is trained, resumed, tested, asked for predictions,
+//! checked and timed. Without a config, a [`Classifier`] is a `Task` for the engine's own `Trainer` like any other.
+//!
+//! ```
+//! use kindling_classification::network;
+//! use kindling_models::{ImageShape, MlpConfig};
+//!
+//! let mlp = network("small", &MlpConfig { hidden: vec![32] });
+//! let section = mlp.section();
+//! assert_eq!((section.name.as_str(), &section.keys["hidden"]), ("small", &serde_json::json!([32])));
+//! let layers = mlp.layers(&section.keys, ImageShape::MNIST, &burn::tensor::Device::flex())?;
+//! assert_eq!(layers.iter().map(|layer| layer.parameters).sum::<usize>(), 784 * 32 + 32 + 32 * 10 + 10);
+//! # Ok::<(), kindling_classification::ClassificationError>(())
+//! ```
+//!
+//! This crate names no backend, parses no arguments, and never prints: devices, renderers and the wish to stop come from
+//! the caller.
+
+mod classifier;
+mod error;
+mod evaluation;
+mod fit;
+#[cfg(test)]
+mod fixtures;
+mod lr_range;
+mod network;
+mod optimizer;
+mod predict;
+mod predictions;
+mod run;
+mod sanity;
+mod sgd_step;
+mod splits;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+pub use classifier::{Classifier, cross_entropy};
+pub use error::ClassificationError;
+pub use evaluation::{Evaluation, evaluate, evaluate_each};
+pub use lr_range::{LearningRateRange, RangePoint, RangeTest, SMOOTHING};
+pub use network::{AnyNetwork, network};
+pub use optimizer::{init_optimizer, learning_rates};
+pub use predict::probabilities;
+pub use predictions::{Prediction, calibration, class_records, confused_pairs, mistakes};
+pub use sanity::{CheckDevice, CheckResult};
+pub use splits::{check_data, dtype, image_shape, normalization, source, splits, train_order, train_source};
+pub use workload::{IMAGES, Workload, WorkloadConfig};

@@ -1,16 +1,18 @@
 //! The learning-rate range test.
 
-use burn::{data::dataloader::DataLoader, tensor::Device, train::TrainStep};
+use burn::tensor::Device;
+use kindling_config::{Config, ConfigError};
 use kindling_data::ImageData;
+use kindling_models::NetworkConfig;
 use kindling_record::number;
+use kindling_training::{batches, training_step};
 use serde::Serialize;
 
 use crate::{
-    Classifier, ConfigError, ExperimentConfig, LearningRates, TrainingError,
-    clip::clipped,
-    init_optimizer,
-    predict::contained,
-    splits::{shape, splits, train_loader},
+    ClassificationError, init_optimizer,
+    optimizer::unit_learning_rates,
+    run::{clipped, fresh},
+    splits::{splits, train_order, train_source},
 };
 
 /// Share of the past in the moving average of the losses, as in fastai's `lr_find`.
@@ -69,49 +71,51 @@ pub struct RangeTest {
 ///
 /// # Errors
 /// When the range makes no sense, the network cannot take the images, or the device fails.
-pub fn lr_range_test(
-    config: &ExperimentConfig,
+pub(crate) fn lr_range_test<C: NetworkConfig>(
+    network: &C,
+    config: &Config,
     data: &ImageData,
     (device, largest): (&Device, Option<u64>),
     range: LearningRateRange,
-) -> Result<RangeTest, TrainingError> {
+) -> Result<RangeTest, ClassificationError> {
     if !(range.start > 0.0 && range.start < range.end && range.end.is_finite() && range.steps >= 2 * SETTLING) {
         return Err(ConfigError::Invalid {
-            field: "learning_rate",
+            key: "learning rate".to_owned(),
             wanted: format!("a range from above 0 to something larger, in at least {} steps", 2 * SETTLING),
             found: format!("{} to {} in {}", range.start, range.end, range.steps),
         }
         .into());
     }
-    let points = contained(|| measure(config, data, (device, largest), range))?;
+    let points = measure(network, config, data, (device, largest), range)?;
     Ok(conclude(points))
 }
 
-fn measure(
-    config: &ExperimentConfig,
+fn measure<C: NetworkConfig>(
+    network: &C,
+    config: &Config,
     data: &ImageData,
     (device, largest): (&Device, Option<u64>),
     range: LearningRateRange,
-) -> Result<Vec<RangePoint>, TrainingError> {
-    // Learning rates are then factors of one.
-    let ratio = if config.learning_rate > 0.0 { config.adamw_learning_rate / config.learning_rate } else { 1.0 };
-    let config = ExperimentConfig { learning_rate: 1.0, adamw_learning_rate: ratio, ..config.clone() };
+) -> Result<Vec<RangePoint>, ClassificationError> {
     let tracked = device.clone().autodiff();
-    let network = config.network()?.init(shape(data), config.seed, &tracked)?;
-    let mut model = Classifier::new(network, config.label_smoothing);
-    let mut optimizer = init_optimizer(&config, &model);
-    let rates = LearningRates::new(&config, &model);
-    let loader = train_loader(&config, &splits(&config, data)?.train, (&tracked, largest));
+    let mut model = fresh(network, config, data, &tracked)?;
+    let mut optimizer = init_optimizer(&config.optimizer, &model);
+    let rates = unit_learning_rates(&config.optimizer, &model);
+    let source = train_source(config, data, splits(config, data)?.train, largest);
+    let (batch_size, limit, order) = (config.training.batch_size, config.training.limit_batches, train_order(config));
     let growth = (range.end / range.start).powf(1.0 / (range.steps - 1) as f64);
     let mut points: Vec<RangePoint> = Vec::new();
     let (mut average, mut least) = (0.0, f64::INFINITY);
-    while points.len() < range.steps {
-        // Each is the next epoch.
-        for batch in loader.iter().take(range.steps - points.len()) {
+    for epoch in 1.. {
+        let left = range.steps - points.len();
+        if left == 0 {
+            break;
+        }
+        for batch in batches(&source, batch_size, limit, order, epoch, &tracked).take(left) {
             let step = points.len() + 1;
             let learning_rate = range.start * growth.powi(step as i32 - 1);
-            let output = TrainStep::step(&model, batch.map_err(TrainingError::backend)?);
-            let loss = output.item.read().map_err(TrainingError::backend)?.loss();
+            let found = training_step(&model, batch?)?;
+            let loss = found.totals.loss();
             average = SMOOTHING * average + (1.0 - SMOOTHING) * loss;
             let smoothed = average / (1.0 - SMOOTHING.powi(step as i32));
             points.push(RangePoint { step, learning_rate, loss, smoothed });
@@ -119,7 +123,7 @@ fn measure(
             if !loss.is_finite() || (step > SETTLING && smoothed > EXPLODED * least) {
                 return Ok(points);
             }
-            let gradients = clipped(&config, &model, output.grads);
+            let gradients = clipped(config, &model, found.gradients);
             model = optimizer.step(rates.scaled(learning_rate), model, gradients);
         }
     }
@@ -148,9 +152,11 @@ fn conclude(points: Vec<RangePoint>) -> RangeTest {
 #[cfg(test)]
 mod tests {
     use kindling_data::synthetic;
+    use kindling_models::MlpConfig;
+    use serde_json::json;
 
     use super::*;
-    use crate::Settings;
+    use crate::fixtures;
 
     fn curve(loss: impl Fn(f64) -> f64) -> Vec<RangePoint> {
         let point = |step: usize| {
@@ -180,18 +186,18 @@ mod tests {
 
     #[test]
     fn a_test_on_real_steps_covers_its_range_and_ends_where_the_loss_explodes() {
-        let settings = Settings::from_json(r#"{"model": "mlp", "hidden": [16], "dataset": "synthetic"}"#).unwrap();
-        let config = settings.resolve().unwrap();
-        let data = synthetic::draw();
+        let (network, data) = (MlpConfig { hidden: vec![16] }, synthetic::draw());
+        let config = fixtures::config(json!({ "network": { "name": "mlp", "hidden": [16] } }));
         let device = Device::flex();
         let range = LearningRateRange { start: 1e-4, end: 1e6, steps: 100 };
-        let test = lr_range_test(&config, &data, (&device, None), range).unwrap();
+        let test = lr_range_test(&network, &config, &data, (&device, None), range).unwrap();
         assert!((test.points[0].learning_rate - 1e-4).abs() < 1e-12);
         assert!(test.points.len() < 100, "a rate of a million explodes before the end");
         assert!(test.suggestion.unwrap() < 100.0);
         let json = serde_json::to_string(&RangePoint { loss: f64::NAN, smoothed: f64::INFINITY, ..test.points[0] });
         assert!(json.unwrap().contains(r#""loss":"NaN","smoothed":"inf""#));
         let wrong = LearningRateRange { start: 1.0, end: 0.1, steps: 100 };
-        assert!(lr_range_test(&config, &data, (&device, None), wrong).unwrap_err().to_string().contains("1 to 0.1"));
+        let error = lr_range_test(&network, &config, &data, (&device, None), wrong).unwrap_err();
+        assert!(error.to_string().contains("1 to 0.1"));
     }
 }

@@ -1,77 +1,32 @@
-use std::{
-    fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use burn::tensor::{Device, FloatDType, activation::softmax};
+use kindling_config::Config;
+use kindling_data::{ImageSet, ImageSource};
+use kindling_models::Network;
+use kindling_training::{Order, batches};
 
-use burn::{
-    data::dataloader::DataLoader,
-    tensor::{Device, FloatDType, activation::softmax},
-};
-use kindling_data::{BatchLoader, DeviceSplit, ImageSet, Normalization, Order};
-use kindling_models::{ImageShape, Network};
-use kindling_record::{RecordError, RunDirectory};
+use crate::{ClassificationError, splits::normalization};
 
-use crate::{ExperimentConfig, Settings, TrainingError, run::message};
-
-/// The probability of each class for each of `images`, by the weights of the finished run in `directory`, on `device`,
-/// which has no autodiff and takes `largest` bytes in one piece.
+/// A row of class probabilities for each of `images`, by `network` on `device`, which has no autodiff and takes `largest`
+/// bytes in one piece.
 ///
-/// The images have the size of those that the run was trained on, and their bytes mean the same; their labels do not
-/// matter.
+/// The config says how pixels are normalised and how large a batch is; its limit of batches does not count.
 ///
 /// # Errors
-/// When the weights cannot be read or are for images of another size, or the device fails.
-pub fn predict(
-    directory: &RunDirectory,
+/// When the device fails.
+pub fn probabilities<N: Network>(
+    network: &N,
+    config: &Config,
     images: &ImageSet,
     device: &Device,
     largest: Option<u64>,
-) -> Result<Vec<Vec<f32>>, TrainingError> {
-    let record = directory.read_record()?;
-    let config = Settings::from_object(record.config)?.resolve()?;
-    let [height, width] = images.size();
-    let shape = ImageShape { height, width, classes: record.dataset.classes.len() };
-    contained(|| {
-        let network = trained_network(directory, &config, shape, device)?;
-        probabilities(&network, &config, images, device, largest)
-    })
-}
-
-/// The network with the weights that the run in `directory` ended with.
-pub(crate) fn trained_network(
-    directory: &RunDirectory,
-    config: &ExperimentConfig,
-    shape: ImageShape,
-    device: &Device,
-) -> Result<Network, TrainingError> {
-    let path = directory.weights();
-    let weights = fs::read(&path).map_err(|source| RecordError::Io { path, source })?;
-    Ok(config.network()?.init(shape, config.seed, device)?.with_safetensors(weights)?)
-}
-
-/// Runs `work`, and turns a panic into an error: Burn panics where a backend fails.
-pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T, TrainingError>) -> Result<T, TrainingError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(TrainingError::backend(message(&*panic))))
-}
-
-/// A row of probabilities for each image, whatever the config says about the number of batches.
-fn probabilities(
-    network: &Network,
-    config: &ExperimentConfig,
-    images: &ImageSet,
-    device: &Device,
-    largest: Option<u64>,
-) -> Result<Vec<Vec<f32>>, TrainingError> {
-    let normalization = Normalization { mean: config.pixel_mean as f32, deviation: config.pixel_deviation as f32 };
-    let split = DeviceSplit::new(images, normalization, device, largest);
-    let loader = BatchLoader::new(split, config.batch_size, Order::File, device);
+) -> Result<Vec<Vec<f32>>, ClassificationError> {
+    let source = ImageSource::new(images.clone(), normalization(config), "").with_largest(largest);
     let mut rows = Vec::with_capacity(images.count());
-    for batch in loader.iter() {
-        let batch = batch.map_err(TrainingError::backend)?;
-        let logits = network.forward(batch.images); // [batch, classes]
+    for batch in batches(&source, config.training.batch_size, None, Order::File, 0, device) {
+        let logits = network.forward(batch?.images); // [batch, classes]
         let classes = logits.dims()[1];
         let probabilities = softmax(logits.cast(FloatDType::F32), 1); // [batch, classes]
-        let numbers = probabilities.try_into_data().map_err(TrainingError::backend)?;
+        let numbers = probabilities.try_into_data().map_err(ClassificationError::backend)?;
         let numbers: Vec<f32> = numbers.iter::<f32>().collect();
         rows.extend(numbers.chunks_exact(classes).map(<[f32]>::to_vec));
     }
@@ -81,25 +36,22 @@ fn probabilities(
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Tensor, TensorData};
-    use kindling_models::ModelName;
+    use kindling_models::{ImageShape, MlpConfig, NetworkConfig};
+    use serde_json::json;
 
     use super::*;
+    use crate::fixtures;
 
     #[test]
     fn every_image_gets_the_softmax_of_its_own_logits_beyond_any_limit_of_batches() {
         let device = Device::flex();
-        let settings = Settings {
-            model: Some(ModelName::Mlp),
-            hidden: Some(vec![6]),
-            batch_size: Some(2),
-            limit_batches: Some(1),
-            pixel_mean: Some(0.25),
-            pixel_deviation: Some(0.5),
-            ..Settings::default()
-        };
-        let config = settings.resolve().unwrap();
-        let shape = ImageShape { height: 3, width: 4, classes: 5 };
-        let network = config.network().unwrap().init(shape, 1, &device).unwrap();
+        let config = fixtures::config(json!({
+            "network": { "name": "mlp", "hidden": [6] },
+            "data": { "name": "synthetic", "pixel_mean": 0.25, "pixel_std": 0.5 },
+            "training": { "batch_size": 2, "limit_batches": 1 },
+        }));
+        let shape = ImageShape { channels: 1, height: 3, width: 4, classes: 5 };
+        let network = MlpConfig { hidden: vec![6] }.init(shape, 1, &device).unwrap();
         let bytes: Vec<u8> = (0..60).map(|byte| byte * 4).collect();
         let images = ImageSet::new(bytes.clone(), vec![0; 5], 3, 4).unwrap();
         let rows = probabilities(&network, &config, &images, &device, None).unwrap();
@@ -115,11 +67,5 @@ mod tests {
             }
         }
         assert!(rows[0] != rows[4], "each image has a row of its own");
-    }
-
-    #[test]
-    fn a_panic_of_the_backend_is_an_error_with_its_message() {
-        let error = contained::<()>(|| panic!("out of memory")).unwrap_err();
-        assert_eq!(error.to_string(), "training failed: out of memory");
     }
 }

@@ -206,7 +206,7 @@ section! {
         limit_batches: Option<usize> = None, AtLeastOne, Some("limit-batches");
         /// Write statistics of the gradients of the first N steps into steps.jsonl.
         gradient_steps: Option<usize> = None, AtLeastOne, Some("gradient-steps");
-        /// Batches whose gradients are averaged for one optimizer step.
+        /// Parts in which a batch is computed, one after the other, to need less memory; their gradients are accumulated.
         accumulate: usize = 1, AtLeastOne, Some("accumulate");
         /// Decay of an exponential moving average of the weights.
         ema_decay: Option<f64> = None, Fraction, Some("ema-decay");

@@ -1,9 +1,8 @@
 use std::ops::{Range, RangeInclusive};
 
 use burn::tensor::{Int, Tensor, TensorData};
+use kindling_training::stream;
 use rand::{Rng, RngExt};
-
-use crate::order::stream;
 
 /// The largest shift, in pixels: KellerJordan/cifar10-airbench's `translate=2`
 /// (<https://github.com/KellerJordan/cifar10-airbench>).

@@ -12,35 +12,33 @@ pub struct ImageBatch {
     pub images: Tensor<4>,
     /// Class indices, `[batch]`.
     pub targets: Tensor<1, Int>,
-    /// Images in the whole batch: more than there are here where several devices share it.
-    pub whole: usize,
 }
 
-/// How bytes become the numbers a network sees: `(byte / 255 - mean) / deviation`.
+/// How bytes become the numbers a network sees: `(byte / 255 - mean) / std`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Normalization {
     /// Subtracted after scaling to [0, 1].
     pub mean: f32,
-    /// What the difference is divided by.
-    pub deviation: f32,
+    /// Standard deviation that the difference is divided by.
+    pub std: f32,
 }
 
 impl Default for Normalization {
     /// Pixels in [0, 1], as the reference has them.
     fn default() -> Self {
-        Self { mean: 0.0, deviation: 1.0 }
+        Self { mean: 0.0, std: 1.0 }
     }
 }
 
 impl Normalization {
     /// The value for each of the 256 bytes.
     pub(crate) fn table(self) -> [f32; 256] {
-        std::array::from_fn(|byte| (byte as f32 / 255.0 - self.mean) / self.deviation)
+        std::array::from_fn(|byte| (byte as f32 / 255.0 - self.mean) / self.std)
     }
 }
 
 /// Makes batches from single images, for Burn's own data loaders; Kindling's training uses
-/// [`BatchLoader`](crate::BatchLoader).
+/// [`ImageSource`](crate::ImageSource).
 #[derive(Clone, Debug)]
 pub struct ImageBatcher {
     table: [f32; 256],
@@ -71,7 +69,6 @@ impl Batcher<ImageItem, ImageBatch> for ImageBatcher {
         ImageBatch {
             images: Tensor::from_data(TensorData::new(pixels, [count, 1, height, width]), device),
             targets: Tensor::from_data(TensorData::new(targets, [count]), device),
-            whole: count,
         }
     }
 }

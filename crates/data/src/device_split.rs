@@ -1,7 +1,8 @@
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kindling_kernels::select_rows;
+use kindling_training::Rows;
 
 use crate::{ImageSet, Normalization};
 
@@ -9,18 +10,10 @@ use crate::{ImageSet, Normalization};
 ///
 /// 60,000 images of 28x28 take 188 MB as f32. Where that is more than the device takes in one piece, the images stay on
 /// the host, and every batch is normalised there and moved by itself: the same numbers, a little later.
-#[derive(Clone, Debug)]
-pub struct DeviceSplit {
-    images: Images,
-    count: usize,
-    size: [usize; 2],
-    background: f32,
-}
-
-// There is one for each split; a box would only add a hop to every batch.
+// There is one for each split and device; a box would only add an indirection to every batch.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
-enum Images {
+pub(crate) enum DeviceSplit {
     OnDevice {
         /// `[count, height * width]`
         images: Tensor<2>,
@@ -30,133 +23,61 @@ enum Images {
     OnHost {
         set: Arc<ImageSet>,
         /// The number for each byte.
-        table: Box<[f32; 256]>,
+        table: Arc<[f32; 256]>,
         device: Device,
     },
 }
 
 impl DeviceSplit {
     /// Moves `set` to `device`, if `largest` bytes, the most that the device takes in one piece, are enough for it.
-    #[must_use]
-    pub fn new(set: &ImageSet, normalization: Normalization, device: &Device, largest: Option<u64>) -> Self {
-        let (count, size) = (set.count(), set.size());
+    pub(crate) fn new(
+        set: &Arc<ImageSet>,
+        normalization: Normalization,
+        device: &Device,
+        largest: Option<u64>,
+    ) -> Self {
+        let (count, [height, width]) = (set.count(), set.size());
         let table = normalization.table();
-        let background = table[usize::from(set.background())];
         let device = device.clone().inner();
         let bytes = (set.pixels().len() * size_of::<f32>()) as u64;
-        let images = if largest.is_some_and(|largest| bytes > largest) {
-            Images::OnHost { set: Arc::new(set.clone()), table: Box::new(table), device }
-        } else {
-            let pixels: Vec<f32> = set.pixels().iter().map(|&byte| table[usize::from(byte)]).collect();
-            let targets: Vec<i32> = set.labels().iter().map(|&label| i32::from(label)).collect();
-            Images::OnDevice {
-                images: Tensor::from_data(TensorData::new(pixels, [count, size[0] * size[1]]), &device),
-                targets: Tensor::from_data(TensorData::new(targets, [count]), &device),
-            }
-        };
-        Self { images, count, size, background }
+        if largest.is_some_and(|largest| bytes > largest) {
+            return Self::OnHost { set: set.clone(), table: Arc::new(table), device };
+        }
+        let pixels: Vec<f32> = set.pixels().iter().map(|&byte| table[usize::from(byte)]).collect();
+        let targets: Vec<i32> = set.labels().iter().map(|&label| i32::from(label)).collect();
+        Self::OnDevice {
+            images: Tensor::from_data(TensorData::new(pixels, [count, height * width]), &device),
+            targets: Tensor::from_data(TensorData::new(targets, [count]), &device),
+        }
     }
 
-    /// Number of images.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// `[height, width]` in pixels.
-    pub(crate) fn size(&self) -> [usize; 2] {
-        self.size
-    }
-
-    /// What the images' background has become.
-    pub(crate) fn background(&self) -> f32 {
-        self.background
-    }
-
-    pub(crate) fn to_device(&self, device: &Device) -> Self {
-        let device = device.clone().inner();
-        let images = match self.images.clone() {
-            Images::OnDevice { images, targets } => {
-                Images::OnDevice { images: images.to_device(&device), targets: targets.to_device(&device) }
-            }
-            Images::OnHost { set, table, .. } => Images::OnHost { set, table, device },
-        };
-        Self { images, ..*self }
-    }
-
-    /// The images with the given indices, or neighbouring ones: `[batch, height * width]` and `[batch]`.
+    /// The images of `rows`: `[batch, height * width]` and `[batch]`.
     pub(crate) fn batch(&self, rows: &Rows<'_>) -> (Tensor<2>, Tensor<1, Int>) {
-        match (&self.images, rows) {
-            (Images::OnDevice { images, targets }, Rows::Picked(indices)) => {
-                let picked = TensorData::new(indices.to_vec(), [indices.len()]);
+        match self {
+            Self::OnHost { set, table, device } => on_host(set, table, rows, device),
+            Self::OnDevice { images, targets } => {
+                // Neighbours need no gather.
+                if let Some(range) = rows.range() {
+                    let (start, count) = (range.start, range.len());
+                    return (images.clone().narrow(0, start, count), targets.clone().narrow(0, start, count));
+                }
+                let picked: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+                let picked = TensorData::new(picked, [rows.len()]);
                 let picked = Tensor::<1, Int>::from_data(picked, &images.device());
                 (select_rows(images.clone(), picked.clone()), targets.clone().select(0, picked))
             }
-            (Images::OnDevice { images, targets }, Rows::Range(range)) => {
-                let (start, count) = (range.start, range.len());
-                (images.clone().narrow(0, start, count), targets.clone().narrow(0, start, count))
-            }
-            (Images::OnHost { set, table, device }, rows) => on_host(set, table, &rows.indices(), device),
-        }
-    }
-}
-
-/// Which images a batch has.
-pub(crate) enum Rows<'a> {
-    Picked(&'a [i32]),
-    Range(Range<usize>),
-}
-
-impl Rows<'_> {
-    /// Each image's index in the split.
-    pub(crate) fn indices(&self) -> Vec<usize> {
-        match self {
-            Self::Picked(indices) => indices.iter().map(|&index| index as usize).collect(),
-            Self::Range(range) => range.clone().collect(),
         }
     }
 }
 
 /// Normalises the images on the host and moves them.
-fn on_host(set: &ImageSet, table: &[f32; 256], indices: &[usize], device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
-    let (count, pixels) = (indices.len(), set.size()[0] * set.size()[1]);
-    let rows = indices.iter().map(|&index| &set.pixels()[index * pixels..(index + 1) * pixels]);
-    let images: Vec<f32> = rows.flatten().map(|&byte| table[usize::from(byte)]).collect();
-    let targets: Vec<i32> = indices.iter().map(|&index| i32::from(set.labels()[index])).collect();
+fn on_host(set: &ImageSet, table: &[f32; 256], rows: &[usize], device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
+    let (count, pixels) = (rows.len(), set.size()[0] * set.size()[1]);
+    let bytes = rows.iter().map(|&row| &set.pixels()[row * pixels..(row + 1) * pixels]);
+    let images: Vec<f32> = bytes.flatten().map(|&byte| table[usize::from(byte)]).collect();
+    let targets: Vec<i32> = rows.iter().map(|&row| i32::from(set.labels()[row])).collect();
     (
         Tensor::from_data(TensorData::new(images, [count, pixels]), device),
         Tensor::from_data(TensorData::new(targets, [count]), device),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_split_too_large_for_the_device_gives_the_same_batches_from_the_host() {
-        let device = Device::flex();
-        let bytes: Vec<u8> = (0..100).collect();
-        let set = ImageSet::new(bytes.clone(), bytes, 1, 1).unwrap();
-        let normalization = Normalization { mean: 0.1, deviation: 0.3 };
-        let picked: Vec<i32> = (0..32).map(|index| (index * 37) % 100).collect();
-        for rows in [Rows::Picked(&picked), Rows::Range(96..100)] {
-            let batch = |largest| {
-                let split = DeviceSplit::new(&set, normalization, &device, largest);
-                assert_eq!(matches!(split.images, Images::OnHost { .. }), largest == Some(399));
-                let (images, targets) = split.batch(&rows);
-                (images.into_data(), targets.into_data())
-            };
-            // A hundred images of one pixel take 400 bytes.
-            assert_eq!(batch(Some(399)), batch(Some(400)));
-        }
-    }
-
-    #[test]
-    fn the_background_is_normalised_as_the_images_are() {
-        let set = ImageSet::new(vec![255, 0, 255], vec![0, 1, 0], 1, 1).unwrap();
-        let normalization = Normalization { mean: 0.25, deviation: 0.5 };
-        let split = DeviceSplit::new(&set, normalization, &Device::flex(), None);
-        assert_eq!(split.background().to_bits(), 1.5_f32.to_bits());
-    }
 }

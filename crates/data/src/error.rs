@@ -39,6 +39,9 @@ pub enum DataError {
         /// What the user can do.
         way_on: String,
     },
+    /// A directory is missing from the command line, or the data set takes none.
+    #[error("{0}")]
+    Directory(String),
     /// The images cannot be used as asked.
     #[error("{0}")]
     Unusable(String),

@@ -88,7 +88,7 @@ fn read(directory: &Path) -> Result<ImageData, DataError> {
     };
     let (train, test) = (pair(0)?, pair(2)?);
     Ok(ImageData {
-        name: "fashion-mnist",
+        name: "fashion-mnist".to_owned(),
         source: Some(std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())),
         classes: CLASSES.map(str::to_owned).to_vec(),
         unused: Vec::new(),

@@ -37,7 +37,7 @@ pub fn load(directory: &Path, transpose: bool) -> Result<ImageData, DataError> {
     let classes = classes::read(&listing, prefix, &labels.into_iter().map(usize::from).collect())?;
     let turned = |set: ImageSet| if transpose { set.transposed() } else { set };
     Ok(ImageData {
-        name: "idx",
+        name: "idx".to_owned(),
         source: Some(std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())),
         classes: classes.names,
         unused: classes.unused,

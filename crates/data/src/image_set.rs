@@ -30,8 +30,8 @@ pub struct ImageItem {
 /// A data set: what to train on, what to test on, and what the labels mean.
 #[derive(Clone, Debug)]
 pub struct ImageData {
-    /// `fashion-mnist`, `idx` or `synthetic`.
-    pub name: &'static str,
+    /// Name of the set, such as `fashion-mnist`.
+    pub name: String,
     /// The directory it was read from; none for drawn images.
     pub source: Option<PathBuf>,
     /// Names of the classes, in the order of the labels.
@@ -44,6 +44,34 @@ pub struct ImageData {
     pub test: ImageSet,
     /// SHA-256 over the unpacked content, hexadecimal.
     pub sha256: String,
+}
+
+impl ImageData {
+    /// Makes a data set of images in memory, with the digest of its pixels and labels; the labels count through `classes`.
+    ///
+    /// # Errors
+    /// When the images for training and for testing differ in size, or a label names no class.
+    pub fn new(
+        name: impl Into<String>,
+        classes: Vec<String>,
+        train: ImageSet,
+        test: ImageSet,
+    ) -> Result<Self, DataError> {
+        let name = name.into();
+        if train.size() != test.size() {
+            let [[train_height, train_width], [height, width]] = [train.size(), test.size()];
+            return Err(DataError::Unusable(format!(
+                "{name}: training images are {train_height}x{train_width}, test images are {height}x{width}; they must \
+                 agree"
+            )));
+        }
+        let labels = train.labels().iter().chain(test.labels());
+        if let Some(label) = labels.copied().find(|&label| usize::from(label) >= classes.len()) {
+            return Err(DataError::Unusable(format!("{name}: expected labels below {}, found {label}", classes.len())));
+        }
+        let sha256 = fingerprint([train.pixels(), train.labels(), test.pixels(), test.labels()]);
+        Ok(Self { name, source: None, classes, unused: Vec::new(), train, test, sha256 })
+    }
 }
 
 impl ImageSet {
@@ -211,6 +239,19 @@ mod tests {
         assert_eq!(background(&[7], 1, 1), 7);
         // Every edge counts, also one that only a column has.
         assert_eq!(background(&[0, 0, 0, 5, 1, 5, 5, 1, 5, 5, 1, 5], 4, 3), 5);
+    }
+
+    #[test]
+    fn a_set_whose_sizes_or_labels_do_not_fit_is_refused_and_its_digest_is_that_of_its_content() {
+        let data = |classes: usize, test: ImageSet| {
+            ImageData::new("mine", (0..classes).map(|class| class.to_string()).collect(), set(), test)
+        };
+        assert_eq!(data(2, set()).unwrap_err().to_string(), "mine: expected labels below 2, found 2");
+        let message = data(3, set().transposed()).unwrap_err().to_string();
+        assert_eq!(message, "mine: training images are 2x3, test images are 3x2; they must agree");
+        let digest = |test| data(3, test).unwrap().sha256;
+        assert_eq!(digest(set()), digest(set()));
+        assert_ne!(digest(set()), digest(set().select(&[0, 1])));
     }
 
     #[test]

@@ -103,7 +103,7 @@ mod tests {
         let set = |labels: &[u8]| ImageSet::new(vec![0; labels.len()], labels.to_vec(), 1, 1).unwrap();
         let classes = ["a", "b", "c", "3"].map(str::to_owned).to_vec();
         let data = ImageData {
-            name: "idx",
+            name: "idx".to_owned(),
             source: None,
             classes,
             unused: vec![3],

@@ -1,8 +1,9 @@
+use kindling_training::stream;
 use rand::seq::SliceRandom;
 
-use crate::{DataError, ImageData, ImageSet, order::stream};
+use crate::{DataError, ImageData, ImageSet};
 
-/// The share of the training images that `validated` sets aside: 5,000 of Fashion-MNIST's 60,000.
+/// The share of the training images in the validation split of `validated`: 5,000 of Fashion-MNIST's 60,000.
 const VALID_SHARE: usize = 12;
 
 /// What a protocol trains on and what it evaluates on.
@@ -10,13 +11,13 @@ const VALID_SHARE: usize = 12;
 pub struct Splits {
     /// Images to train on.
     pub train: ImageSet,
-    /// Images evaluated after every epoch: held out from train (`validated`), or none of their own (`assignment`).
+    /// The validation split, evaluated after every epoch (`validated`); none for `assignment`.
     pub valid: Option<ImageSet>,
-    /// Images for the final figures.
+    /// Images for the final test.
     pub test: ImageSet,
 }
 
-/// Sets one twelfth of the training images of each class aside for validation, chosen by `seed`.
+/// Takes one twelfth of the training images of each class for the validation split, chosen by `seed`.
 ///
 /// Both parts keep the order of the file.
 ///
@@ -29,16 +30,16 @@ pub fn validated_splits(data: &ImageData, seed: u64) -> Result<Splits, DataError
         let mut members: Vec<usize> = (0..labels.len()).filter(|&index| usize::from(labels[index]) == class).collect();
         members.shuffle(&mut stream(seed, "split", class as u64));
         // A class too small for a twelfth still gives one image, if that leaves one to train on.
-        let held_out = (members.len() / VALID_SHARE).max(usize::from(members.len() > 1));
-        for &index in &members[..held_out] {
+        let taken = (members.len() / VALID_SHARE).max(usize::from(members.len() > 1));
+        for &index in &members[..taken] {
             is_valid[index] = true;
         }
     }
     let (valid, train): (Vec<usize>, Vec<usize>) = (0..labels.len()).partition(|&index| is_valid[index]);
     if valid.is_empty() {
         return Err(DataError::Unusable(format!(
-            "expected two training images of some class, so that one can be held out for validation, found {} images \
-             of {} classes; use --protocol assignment",
+            "expected two training images of some class, one of them for the validation split, found {} images of \
+             {} classes; use --protocol assignment",
             labels.len(),
             data.classes.len()
         )));
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_images_to_hold_any_out_are_an_error_with_the_way_on() {
+    fn too_few_images_for_a_validation_split_are_an_error_with_the_way_on() {
         let mut data = synthetic::draw();
         let first = data.train.labels()[0];
         let other = data.train.labels().iter().position(|&label| label != first).unwrap();
@@ -87,10 +88,10 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_decides_which_images_are_held_out() {
+    fn the_seed_decides_which_images_are_for_validation() {
         let data = synthetic::draw();
-        let held_out = |seed| validated_splits(&data, seed).unwrap().valid.unwrap();
-        assert_eq!(held_out(1), held_out(1));
-        assert_ne!(held_out(1), held_out(2));
+        let valid = |seed| validated_splits(&data, seed).unwrap().valid.unwrap();
+        assert_eq!(valid(1), valid(1));
+        assert_ne!(valid(1), valid(2));
     }
 }

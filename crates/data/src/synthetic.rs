@@ -1,8 +1,9 @@
 //! Ten drawn shapes, for tests and for trials without a network; every record says so.
 
+use kindling_training::stream;
 use rand::{Rng, RngExt};
 
-use crate::{ImageData, ImageSet, image_set::fingerprint, order::stream};
+use crate::{ImageData, ImageSet, image_set::fingerprint};
 
 /// Names of the shapes, in the order of their labels.
 pub const CLASSES: [&str; 10] =
@@ -20,7 +21,7 @@ const SIDE: usize = 28;
 pub fn draw() -> ImageData {
     let (train, test) = (draw_split("train", TRAIN), draw_split("test", TEST));
     ImageData {
-        name: "synthetic",
+        name: "synthetic".to_owned(),
         source: None,
         classes: CLASSES.map(str::to_owned).to_vec(),
         unused: Vec::new(),

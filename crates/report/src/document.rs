@@ -56,7 +56,7 @@ pub struct TableBlock {
     pub header: Vec<String>,
     /// Columns of numbers, which are set to the right.
     pub right: Vec<usize>,
-    /// The cells, row by row.
+    /// The cells, row by row; one that ends in ` *` is the best of its column, and set in bold on a page.
     pub rows: Vec<Vec<String>>,
 }
 

@@ -25,7 +25,4 @@ pub enum ReportError {
         /// Why.
         message: String,
     },
-    /// The reference's figures are not as this version reads them.
-    #[error("reference figures: {0}")]
-    Reference(String),
 }

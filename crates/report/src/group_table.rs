@@ -1,68 +1,111 @@
 //! Groups of runs in a table for a terminal, and as JSON.
 
-use kindling_record::{StepRecord, TestRecord};
-use serde_json::{Value, json};
+use kindling_record::{MetricRecord, StepRecord};
+use serde_json::{Map, Value, json};
 
-use crate::{Axis, Group, LineChart, Point, Run, Series, Style, duration, groups::repeats, table};
+use crate::{
+    differences::{NONE, keys},
+    groups::{Group, Run, repeats},
+    metrics::{best, metrics, sample_text},
+    plot::{Axis, LineChart, Point, Series, Style},
+    run_report::{BEST, runs_text, with_count},
+    statistics::Sample,
+    table::{duration, table},
+};
 
-/// The groups, one a row: what tells them apart, and their figures as mean ± standard deviation over their runs; below
-/// it the runs of each. Folded to fit `width` columns if given.
+/// The groups, one a row, with their test metrics as mean ± standard deviation over their runs; below it what tells
+/// them apart, and the runs of each. Folded to fit `width` columns if given.
 #[must_use]
 pub fn groups_table(groups: &[Group], width: Option<u16>) -> String {
-    let header = ["runs", "test accuracy", "test loss", "best epoch", "time"];
-    let rows = groups.iter().map(|group| {
-        let ended = group.runs.iter().filter(|run| run.record.test.is_none()).map(|run| run.status.to_string());
-        let ended: Vec<String> = ended.collect();
-        let test = |figure: fn(&TestRecord) -> f64| {
-            group.sample(|run| run.record.test.as_ref().map(figure)).map(|sample| (sample.percent(), sample.fixed(4)))
-        };
-        let accuracy = test(|test| test.accuracy).map(|(percent, _)| percent);
+    let metrics = tested_metrics(groups);
+    let mut header = vec!["configuration".to_owned(), "runs".to_owned()];
+    header.extend(metrics.iter().map(|metric| format!("test {}", metric.name)));
+    header.extend(["best epoch", "time"].map(str::to_owned));
+    let right: Vec<usize> = (1..header.len()).collect();
+    let mut rows: Vec<Vec<String>> = groups.iter().map(|group| vec![group.label.clone(), runs_text(group)]).collect();
+    for metric in &metrics {
+        let samples: Vec<Option<Sample>> = groups.iter().map(|group| tested(group, metric)).collect();
+        let best = best(metric, &samples);
+        for (index, (row, sample)) in rows.iter_mut().zip(&samples).enumerate() {
+            let mark = if best.contains(&index) { BEST } else { "" };
+            row.push(sample.as_ref().map_or_else(String::new, |sample| {
+                with_count(sample_text(metric, sample), sample.n, groups[index].runs.len()) + mark
+            }));
+        }
+    }
+    for (row, group) in rows.iter_mut().zip(groups) {
         let best = group.sample(|run| run.record.best_epoch.map(|epoch| epoch as f64));
-        let time = group.sample(|run| Some(run.record.seconds));
-        vec![
-            group.label.clone(),
-            accuracy.into_iter().chain((!ended.is_empty()).then(|| ended.join(", "))).collect::<Vec<_>>().join("; "),
-            test(|test| test.loss).map_or_else(String::new, |(_, fixed)| fixed),
-            best.map_or_else(String::new, |best| if best.n == 1 { format!("{:.0}", best.mean) } else { best.fixed(1) }),
-            time.map_or_else(String::new, |time| duration(time.mean)),
-        ]
-    });
-    let table = table(&header, &[1, 2, 3, 4], width, rows);
-    let places = groups.iter().map(|group| {
+        row.push(best.map_or_else(String::new, |best| match best.std {
+            Some(std) => format!("{:.1} ± {std:.1}", best.mean),
+            None => format!("{:.0}", best.mean),
+        }));
+        row.push(group.sample(|run| Some(run.record.seconds)).map_or_else(String::new, |time| duration(time.mean)));
+    }
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let table = table(&header, &right, width, rows);
+    let different = keys(groups).different;
+    let places = groups.iter().enumerate().map(|(index, group)| {
+        let values = different.iter().map(|key| format!("{} {}", key.path, key.values[index].as_deref().unwrap_or(NONE)));
+        let title = std::iter::once(group.label.clone()).chain(values).collect::<Vec<_>>().join(", ");
         let runs: Vec<String> = group.runs.iter().map(|run| format!("  {}", run.directory.path().display())).collect();
-        format!("{}:\n{}", group.label, runs.join("\n"))
+        format!("{title}:\n{}", runs.join("\n"))
     });
     let places: Vec<String> = places.chain(repeats(groups)).collect();
     let limited = groups.iter().any(|group| group.runs.iter().any(Run::is_limited));
-    let warning = if limited { "\nlimited to a few batches: these figures are of a part of the data\n" } else { "" };
-    format!("{table}\n{warning}\n{}", places.join("\n"))
+    let warning = if limited { "\nlimited to a few batches: these metrics are of a part of the data\n" } else { "" };
+    let best = if groups.len() > 1 { "* best mean\n" } else { "" };
+    format!("{table}\n{best}{warning}\n{}", places.join("\n"))
 }
 
-/// The same as JSON: for each group its label, its runs, and further ones of their seeds, each with its figures.
+/// The metrics that any of the runs was tested by.
+fn tested_metrics(groups: &[Group]) -> Vec<MetricRecord> {
+    let mut metrics = metrics(groups);
+    metrics.retain(|metric| groups.iter().any(|group| tested(group, metric).is_some()));
+    metrics
+}
+
+fn tested(group: &Group, metric: &MetricRecord) -> Option<Sample> {
+    group.sample(|run| run.record.test.as_ref()?.get(&metric.name))
+}
+
+/// The same as JSON: for each group its label, what tells it apart, its test metrics, its runs, and further ones of
+/// their seeds.
 #[must_use]
 pub fn groups_json(groups: &[Group]) -> Value {
+    let metrics = tested_metrics(groups);
     let run = |run: &Run| {
+        let test: Option<Map<String, Value>> = run.record.test.as_ref().map(|test| {
+            let finite = |metric: &MetricRecord| test.get(&metric.name).filter(|value| value.is_finite());
+            metrics.iter().map(|metric| (metric.name.clone(), json!(finite(metric)))).collect()
+        });
         json!({
             "id": run.record.id,
             "path": run.directory.path(),
             "status": run.status,
-            "seed": run.record.config.get("seed"),
-            "test_accuracy": run.record.test.as_ref().map(|test| test.accuracy),
-            "test_loss": run.record.test.as_ref().map(|test| test.loss).filter(|loss| loss.is_finite()),
+            "seed": run.seed(),
+            "test": test,
             "best_epoch": run.record.best_epoch,
             "epochs": run.record.epochs.len(),
             "seconds": run.record.seconds,
         })
     };
-    let accuracy = |group: &Group| {
-        let sample = group.sample(|run| run.record.test.as_ref().map(|test| test.accuracy));
-        sample.map(|sample| json!({ "mean": sample.mean, "deviation": sample.deviation, "n": sample.n }))
-    };
-    let group = |group: &Group| {
+    let different = keys(groups).different;
+    let group = |(index, group): (usize, &Group)| {
+        let test = metrics.iter().filter_map(|metric| {
+            let sample = tested(group, metric)?;
+            Some((metric.name.clone(), json!({ "mean": sample.mean, "std": sample.std, "n": sample.n })))
+        });
+        let differences = different.iter().map(|key| (key.path.clone(), json!(key.values[index])));
         let [runs, repeats] = [&group.runs, &group.repeats].map(|runs| runs.iter().map(run).collect::<Vec<_>>());
-        json!({ "label": group.label, "test_accuracy": accuracy(group), "runs": runs, "repeats": repeats })
+        json!({
+            "label": group.label,
+            "differences": differences.collect::<Map<_, _>>(),
+            "test": test.collect::<Map<_, _>>(),
+            "runs": runs,
+            "repeats": repeats,
+        })
     };
-    groups.iter().map(group).collect()
+    groups.iter().enumerate().map(group).collect()
 }
 
 /// The mean absolute gradient over the steps that have gradients: of all parameters, and of each layer's.
@@ -70,7 +113,7 @@ pub fn groups_json(groups: &[Group]) -> Value {
 pub fn gradient_chart(steps: &[StepRecord]) -> LineChart {
     let with_gradients = || steps.iter().filter_map(|step| Some((step.step as f64, step.gradient.as_ref()?)));
     let layers = with_gradients().next().map_or(0, |(_, gradient)| gradient.layers.len());
-    let point = |x: f64, y: f64| Point { x, y, deviation: None };
+    let point = |x: f64, y: f64| Point { x, y, std: None };
     let all = Series {
         label: "all".to_owned(),
         points: with_gradients().map(|(x, gradient)| point(x, gradient.mean_abs)).collect(),
@@ -103,10 +146,9 @@ mod tests {
         let runs = ["a", "copy"].map(|id| run(place.path(), id, json!({})));
         let groups = group(runs.to_vec());
         let shown = groups_table(&groups, None);
-        assert!(shown.contains("(n = 1)") && !shown.contains("n = 2"), "{shown}");
         assert!(shown.ends_with("Each seed counts once. Left out: copy (seed 1 beside a)."), "{shown}");
         let found = groups_json(&groups);
-        assert_eq!((&found[0]["test_accuracy"]["n"], &found[0]["runs"][0]["id"]), (&json!(1), &json!("a")));
+        assert_eq!((&found[0]["test"]["accuracy"]["n"], &found[0]["runs"][0]["id"]), (&json!(1), &json!("a")));
         assert_eq!(found[0]["repeats"][0]["id"], "copy");
     }
 }

@@ -1,9 +1,14 @@
 //! Runs that differ only by their seed belong together.
 
-use kindling_record::{EpochRecord, PartRecord, RunDirectory, RunRecord, RunStatus, Setup};
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
-use crate::Sample;
+use kindling_record::{EpochRecord, PartRecord, RunDirectory, RunRecord, RunStatus, Setup};
+use serde_json::Value;
+
+use crate::{
+    differences::{SEED, flat, is_limited, key, labels, marks},
+    statistics::Sample,
+};
 
 /// A run with its place and the status to show for it.
 #[derive(Clone, Debug)]
@@ -21,9 +26,9 @@ pub struct Run {
 /// A seed counts once: the same steps trained twice, or one run under two names, are one sample.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
-    /// What tells it from the other groups, such as `mlp, learning rate 0.1`.
+    /// A short name that tells it from the other groups: a model, `learning rate 0.1`, the name of its runs, or `A`.
     pub label: String,
-    /// A run for each seed, in the order of the seeds: all that figures are taken from.
+    /// A run for each seed, in the order of the seeds: all that metrics are taken from.
     pub runs: Vec<Run>,
     /// Further runs of these seeds, which count nowhere.
     pub repeats: Vec<Run>,
@@ -40,10 +45,10 @@ impl Run {
         Ok(Self { directory, record, status })
     }
 
-    /// The figure of the last epoch that `figure` finds one in.
+    /// The value of the last epoch that `value` finds one in.
     #[must_use]
-    pub fn last(&self, figure: impl Fn(&EpochRecord) -> Option<f64>) -> Option<f64> {
-        self.record.epochs.iter().rev().find_map(figure)
+    pub fn last(&self, value: impl Fn(&EpochRecord) -> Option<f64>) -> Option<f64> {
+        self.record.epochs.iter().rev().find_map(value)
     }
 
     /// Whether it went as far as its config wanted: finished, or left the finite numbers.
@@ -55,11 +60,13 @@ impl Run {
     /// Whether it saw only the first batches of its data.
     #[must_use]
     pub fn is_limited(&self) -> bool {
-        self.record.config.get("limit_batches").is_some_and(|limit| !limit.is_null())
+        is_limited(&self.record)
     }
 
-    fn seed(&self) -> u64 {
-        self.record.config.get("seed").and_then(Value::as_u64).unwrap_or(0)
+    /// Its seed, `training.seed` of the config.
+    #[must_use]
+    pub fn seed(&self) -> Option<u64> {
+        key(&self.record, SEED).and_then(Value::as_u64)
     }
 
     /// How its parts were computed, one after the other; equal ones in a row are one.
@@ -71,30 +78,38 @@ impl Run {
     }
 
     /// What it has in common with the runs of its group.
-    fn kind(&self) -> (Map<String, Value>, &str, Vec<Setup>) {
-        let (mut config, setups) = (self.record.config.clone(), self.setups());
+    fn kind(&self) -> (BTreeMap<String, Value>, &str, &str, Vec<Setup>) {
+        let (mut config, setups) = (flat(&self.record.config), self.setups());
         // Where within a run its setup changed is not the same in any two.
         if setups.len() < 2 {
-            config.remove("seed");
+            config.remove(SEED);
         }
-        (config, &self.record.dataset.sha256, setups)
+        (config, &self.record.model, &self.record.dataset.sha256, setups)
     }
 
     /// Decides which run of a seed counts: one that is over, the first to be started, the first by name.
-    fn precedence(&self) -> (u64, bool, &str, &str) {
+    fn precedence(&self) -> (Option<u64>, bool, &str, &str) {
         (self.seed(), !self.is_over(), &self.record.started, &self.record.id)
     }
 }
 
 impl Group {
-    /// The figures that `figure` finds in the runs.
-    pub fn sample(&self, figure: impl Fn(&Run) -> Option<f64>) -> Option<Sample> {
-        Sample::of(self.runs.iter().filter_map(figure))
+    /// The values that `value` finds in the runs.
+    pub fn sample(&self, value: impl Fn(&Run) -> Option<f64>) -> Option<Sample> {
+        Sample::of(self.runs.iter().filter_map(value))
     }
 
-    /// How many of the runs have an epoch that `figure` finds something in.
-    pub(crate) fn count(&self, figure: impl Fn(&EpochRecord) -> Option<f64>) -> usize {
-        self.runs.iter().filter(|run| run.last(&figure).is_some()).count()
+    /// How many of the runs have an epoch that `value` finds something in.
+    pub fn count(&self, value: impl Fn(&EpochRecord) -> Option<f64>) -> usize {
+        self.runs.iter().filter(|run| run.last(&value).is_some()).count()
+    }
+
+    /// The label, with a mark where its metrics are of synthetic data or of a part of the data.
+    #[must_use]
+    pub fn marked_label(&self) -> String {
+        let marks = self.runs.first().map(marks).unwrap_or_default();
+        let marks: Vec<_> = marks.into_iter().filter(|mark| !self.label.contains(mark)).collect();
+        if marks.is_empty() { self.label.clone() } else { format!("{} ({})", self.label, marks.join(", ")) }
     }
 }
 
@@ -112,13 +127,13 @@ pub fn group(runs: Vec<Run>) -> Vec<Group> {
         group.runs.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
         let mut counted: Vec<Run> = Vec::new();
         for run in std::mem::take(&mut group.runs) {
-            let is_repeat = counted.last().is_some_and(|last| last.seed() == run.seed());
+            let is_repeat = run.seed().is_some() && counted.last().is_some_and(|last| last.seed() == run.seed());
             let place = if is_repeat { &mut group.repeats } else { &mut counted };
             place.push(run);
         }
         group.runs = counted;
     }
-    let labels: Vec<String> = groups.iter().map(|one| label(one, &groups)).collect();
+    let labels = labels(&groups);
     for (group, label) in groups.iter_mut().zip(labels) {
         group.label = label;
     }
@@ -133,14 +148,15 @@ pub fn repeats(groups: &[Group]) -> Option<String> {
         for run in &group.repeats {
             let counted = group.runs.iter().find(|one| one.seed() == run.seed());
             let beside = counted.map_or_else(String::new, |one| format!(" beside {}", one.record.id));
-            names.push(format!("{} (seed {}{beside})", run.record.id, run.seed()));
+            names.push(format!("{} (seed {}{beside})", run.record.id, run.seed().unwrap_or_default()));
         }
     }
     (!names.is_empty()).then(|| format!("Each seed counts once. Left out: {}.", names.join(", ")))
 }
 
 /// `n = 3`, or each group's number of runs where they differ, as in `n = 3, 2`; those that have none are left out.
-pub(crate) fn counted(counts: impl Iterator<Item = usize>) -> String {
+#[must_use]
+pub fn counted(counts: impl Iterator<Item = usize>) -> String {
     let mut counts: Vec<String> = counts.filter(|&n| n > 0).map(|n| n.to_string()).collect();
     if counts.windows(2).all(|pair| pair[0] == pair[1]) {
         counts.truncate(1);
@@ -151,65 +167,6 @@ pub(crate) fn counted(counts: impl Iterator<Item = usize>) -> String {
 /// A caption, and after it which runs count nowhere.
 pub(crate) fn with_repeats(caption: &str, groups: &[Group]) -> String {
     std::iter::once(caption.to_owned()).chain(repeats(groups)).collect::<Vec<_>>().join(" ")
-}
-
-/// The model, and whatever else is not the same in all groups, or not in all parts of a run.
-fn label(of: &Group, groups: &[Group]) -> String {
-    let first = &of.runs[0].record;
-    let others = || groups.iter().map(|group| &group.runs[0]);
-    let mut parts = vec![first.model.clone()];
-    for (key, value) in first.config.iter().filter(|(key, _)| !matches!(key.as_str(), "model" | "seed")) {
-        let differs = others().any(|other| other.record.config.get(key).unwrap_or(&Value::Null) != value);
-        if differs && !value.is_null() {
-            parts.push(format!("{} {}", key.replace('_', " "), plain(value)));
-        }
-    }
-    let own = in_words(&of.runs[0]);
-    for (index, words) in own.into_iter().enumerate() {
-        let differs = others().any(|other| in_words(other)[index] != words) || words.contains(THEN);
-        if differs && !words.is_empty() {
-            parts.push(words);
-        }
-    }
-    if of.runs[0].setups().len() > 1 {
-        parts.push(format!("seed {}", of.runs[0].seed()));
-    }
-    let data = &first.dataset;
-    if others().any(|other| other.record.dataset.sha256 != data.sha256) {
-        let has_namesake =
-            |other: &Run| other.record.dataset.name == data.name && other.record.dataset.sha256 != data.sha256;
-        let digest: String = data.sha256.chars().take(8).collect();
-        parts.push(if others().any(has_namesake) { format!("{} {digest}", data.name) } else { data.name.clone() });
-    }
-    parts.join(", ")
-}
-
-/// Stands between the setups of parts that were computed differently.
-const THEN: &str = " then ";
-
-/// How the run's parts were computed, in words: what they have in common, or one after the other.
-fn in_words(run: &Run) -> [String; 4] {
-    let parts: Vec<[String; 4]> = run.setups().iter().map(Setup::in_words).collect();
-    std::array::from_fn(|index| {
-        let mut words: Vec<&str> = parts.iter().map(|words| words[index].as_str()).collect();
-        if words.windows(2).all(|pair| pair[0] == pair[1]) {
-            words.truncate(1);
-        }
-        words.retain(|words| !words.is_empty());
-        words.join(THEN)
-    })
-}
-
-/// A config's value as people read it.
-pub(crate) fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(values) if values.is_empty() => "none".to_owned(),
-        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join("+"),
-        // A learning rate of 1 is typed so.
-        Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -231,7 +188,7 @@ mod tests {
     fn a_seed_counts_once_and_the_finished_run_first_started_is_the_one() {
         let place = tempfile::tempdir().unwrap();
         let of = |id: &str, status: &str, started: &str, seed: usize| {
-            run(place.path(), id, json!({ "status": status, "started": started, "config": { "seed": seed } }))
+            run(place.path(), id, json!({ "status": status, "started": started, "config": { "training": { "seed": seed } } }))
         };
         let runs = [
             of("c", "failed", "2026-01-01T00:00:00Z", 1),
@@ -244,7 +201,7 @@ mod tests {
             let groups = group(order.map(|index| runs[index].clone()).to_vec());
             assert_eq!((groups.len(), ids(&groups[0].runs)), (1, vec!["a", "e"]));
             assert_eq!(ids(&groups[0].repeats), ["d", "b", "c"]);
-            assert_eq!(groups[0].sample(|run| run.record.test.as_ref().map(|test| test.accuracy)).unwrap().n, 2);
+            assert_eq!(groups[0].sample(|run| run.record.test.as_ref()?.get("accuracy")).unwrap().n, 2);
             let said = repeats(&groups).unwrap();
             assert!(
                 said.ends_with("Left out: d (seed 1 beside a), b (seed 1 beside a), c (seed 1 beside a)."),
@@ -255,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_other_setups_are_other_configurations_whose_labels_say_so() {
+    fn runs_of_other_setups_are_other_configurations() {
         let place = tempfile::tempdir().unwrap();
         let with = |id: &str, parts: &[Value]| run(place.path(), id, json!({ "parts": parts }));
         let fused = part("flex", "fused, AVX2", 1, "AVX2");
@@ -270,28 +227,22 @@ mod tests {
         ]);
         assert_eq!(groups.iter().map(|group| group.runs.len()).collect::<Vec<_>>(), [1; 5]);
         assert_eq!(ids(&groups[0].repeats), ["fused"]);
-        let expected = [
-            "mlp, fused AVX2 kernels, 1 device",
-            "mlp, composed kernels, 1 device, AVX2",
-            "mlp, composed kernels, 1 device, AVX-512",
-            "mlp, composed kernels, 2 devices, AVX2",
-            "mlp, fused AVX2 kernels then composed kernels, 1 device, AVX2, seed 1",
-        ];
-        assert_eq!(labels(&groups), expected);
+        // They differ in kernels, devices and instructions: their runs' names tell them apart.
+        assert_eq!(labels(&groups), ["copy", "composed", "elsewhere", "shared", "moved"]);
     }
 
     #[test]
     fn the_hosts_instructions_do_not_divide_a_gpus_runs_and_a_run_that_moved_is_a_group_of_its_own() {
         let place = tempfile::tempdir().unwrap();
         let on = |id: &str, seed: usize, parts: &[Value]| {
-            run(place.path(), id, json!({ "backend": "wgpu", "parts": parts, "config": { "seed": seed } }))
+            run(place.path(), id, json!({ "backend": "wgpu", "parts": parts, "config": { "training": { "seed": seed } } }))
         };
         let [one, other] = ["AVX2", "AVX-512"].map(|instructions| part("wgpu", "composed", 1, instructions));
         let groups = group(vec![on("a", 1, &[one]), on("b", 2, std::slice::from_ref(&other))]);
         assert_eq!((labels(&groups), groups[0].runs.len()), (vec!["mlp"], 2));
         let parts = [part("flex", "composed", 1, "AVX-512"), other];
         let moved = group(vec![on("c", 1, &parts), on("copy", 1, &parts), on("d", 2, &parts)]);
-        assert_eq!(labels(&moved), ["mlp, flex then wgpu, seed 1", "mlp, flex then wgpu, seed 2"]);
+        assert_eq!(labels(&moved), ["seed 1", "seed 2"]);
         assert_eq!((ids(&moved[0].runs), ids(&moved[0].repeats)), (vec!["c"], vec!["copy"]));
     }
 
@@ -299,11 +250,12 @@ mod tests {
     fn sets_of_one_name_are_told_apart_by_their_digests() {
         let place = tempfile::tempdir().unwrap();
         let of = |id: &str, name: &str, sha256: &str| {
-            run(place.path(), id, json!({ "dataset": { "name": name, "sha256": sha256 } }))
+            let config = json!({ "data": { "name": name } });
+            run(place.path(), id, json!({ "config": config, "dataset": { "name": name, "sha256": sha256 } }))
         };
         let two = [of("a", "idx", "0123456789"), of("b", "idx", "aaaabbbbcc")];
-        assert_eq!(labels(&group(two.to_vec())), ["mlp, idx 01234567", "mlp, idx aaaabbbb"]);
+        assert_eq!(labels(&group(two.to_vec())), ["idx 01234567", "idx aaaabbbb"]);
         let three = group(vec![two[0].clone(), of("c", "synthetic", "cc")]);
-        assert_eq!(labels(&three), ["mlp, idx", "mlp, synthetic"]);
+        assert_eq!(labels(&three), ["idx", "synthetic"]);
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     document::{Block, Document, Figure, Section, TableBlock},
     error::ReportError,
     plot::Plot,
+    run_report::BEST,
     write::figures,
 };
 
@@ -70,10 +71,22 @@ fn contents(sections: &[Section]) -> Markup {
     }
 }
 
+/// The blocks one below the other, but charts and matrices that follow one another side by side.
 fn blocks(blocks: &[Block]) -> Markup {
     html! {
-        @for one in blocks { (block(one)) }
+        @for alike in blocks.chunk_by(are_beside) {
+            @match alike {
+                [one] => (block(one)),
+                several => div class="grid" {
+                    @for one in several { (block(one)) }
+                },
+            }
+        }
     }
+}
+
+fn are_beside(first: &Block, second: &Block) -> bool {
+    matches!((first, second), (Block::Chart(_), Block::Chart(_)) | (Block::Confusion(_), Block::Confusion(_)))
 }
 
 fn block(block: &Block) -> Markup {
@@ -87,7 +100,7 @@ fn block(block: &Block) -> Markup {
         },
         Block::Code(text) => html! { pre tabindex="0" { code { (text) } } },
         Block::Table(one) => table(one),
-        Block::Chart(one) => figure(one, "chart", 60),
+        Block::Chart(one) => figure(one, "chart", 44),
         Block::Confusion(one) => figure(one, "confusion", 44),
         Block::Pictures(one) => {
             let beside = one.plot.columns.min(one.plot.pictures.len()).max(1);
@@ -136,6 +149,8 @@ fn table(table: &TableBlock) -> Markup {
                                 @for (column, cell) in row.iter().enumerate() {
                                     @if column == 0 {
                                         th class=[number(column)] scope="row" { (inline(cell)) }
+                                    } @else if let Some(best) = cell.strip_suffix(BEST) {
+                                        td class=[number(column)] { strong { (inline(best)) } }
                                     } @else {
                                         td class=[number(column)] { (inline(cell)) }
                                     }
@@ -189,8 +204,8 @@ mod tests {
             series: vec![Series {
                 label: "mlp & <b>".to_owned(),
                 points: vec![
-                    Point { x: 1.0, y: 0.5, deviation: Some(0.1) },
-                    Point { x: 2.0, y: 0.4, deviation: Some(0.1) },
+                    Point { x: 1.0, y: 0.5, std: Some(0.1) },
+                    Point { x: 2.0, y: 0.4, std: Some(0.1) },
                 ],
                 color: 0,
                 style: Style::Measured,
@@ -266,6 +281,29 @@ mod tests {
             assert!(page.contains(&format!("href=\"#{}\"", section.name)), "{}", section.name);
             assert!(page.contains(&format!("<section id=\"{}\"", section.name)), "{}", section.name);
         }
+    }
+
+    #[test]
+    fn charts_that_follow_one_another_stand_side_by_side() {
+        let mut report = report();
+        let mut second = report.sections[0].blocks[0].clone();
+        assert!(!html(&report).unwrap().contains("class=\"grid\""));
+        if let Block::Chart(figure) = &mut second {
+            figure.name = "accuracy".to_owned();
+        }
+        report.sections[0].blocks.insert(1, second);
+        let page = html(&report).unwrap();
+        let grid = page.split("<div class=\"grid\">").nth(1).unwrap();
+        assert_eq!(grid.split("class=\"table\"").next().unwrap().matches("<figcaption>").count(), 2);
+    }
+
+    #[test]
+    fn the_best_value_of_a_column_is_set_in_bold() {
+        let mut report = report();
+        if let Block::Table(table) = &mut report.sections[0].blocks[1] {
+            table.rows[0][1] = format!("0.4{BEST}");
+        }
+        assert!(html(&report).unwrap().contains("<td class=\"number\"><strong>0.4</strong></td>"));
     }
 
     #[test]

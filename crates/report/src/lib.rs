@@ -2,31 +2,54 @@
 //!
 //! Everything here reads [`RunRecord`](kindling_record::RunRecord)s and what lies beside them, and gives text and
 //! pictures: a [`table()`] for a terminal, a [`LineChart`] as SVG, PNG or characters, a [`Document`] as HTML and
-//! Markdown. It never sees a tensor, and it never prints.
+//! Markdown. It shows whatever [`metrics()`] the records have, knows no config but by its keys, never sees a tensor, and
+//! never prints.
+//!
+//! A report on all runs of a directory, those that differ by their seed alone taken together:
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use kindling_record::list_runs;
+//! use kindling_report::{ReportError, Run, group, run_report, write};
+//!
+//! let mut runs = Vec::new();
+//! for (directory, _) in list_runs(Path::new("runs"))? {
+//!     runs.push(Run::read(directory)?);
+//! }
+//! let document = run_report(&group(runs), "birds report")?;
+//! write(&document, Path::new("reports/birds"))?;
+//! # Ok::<(), ReportError>(())
+//! ```
 
 mod curves;
+mod differences;
 mod document;
 mod error;
 mod group_table;
 mod groups;
 mod html;
 mod markdown;
+mod metrics;
 mod plot;
-pub mod reproduction;
+mod ranking;
 mod run_report;
 mod statistics;
 mod table;
 mod write;
 
-pub use curves::{Against, Quantity, Split, chart, epoch_series, evaluated_splits};
+pub use curves::{Against, Split, chart, epoch_series, evaluated_splits};
 pub use document::{Block, Document, Figure, Section, TableBlock};
 pub use error::ReportError;
 pub use group_table::{gradient_chart, groups_json, groups_table};
-pub use groups::{Group, Run, group, repeats};
+pub use groups::{Group, Run, counted, group, repeats};
 pub use html::html;
 pub use markdown::markdown_document;
+pub use metrics::metrics;
 pub use plot::{Axis, Confusion, LineChart, Picture, Pictures, Plot, Point, Series, Style};
-pub use run_report::{comparison_table, run_report};
+pub use run_report::{
+    comparison_table, configurations, evaluation_blocks, gradient_charts, how_it_was_run, run_report,
+};
 pub use statistics::Sample;
 pub use table::{duration, grouped, markdown, percent, runs_table, summary, table};
 pub use write::{figures, write};

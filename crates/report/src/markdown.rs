@@ -3,6 +3,7 @@
 use crate::{
     document::{Block, Document, TableBlock},
     html::{inline as html_inline, pieces, plain},
+    run_report::BEST,
     table::markdown,
 };
 
@@ -45,7 +46,8 @@ fn table(table: &TableBlock) -> String {
     // `markdown` takes care of bars in cells alone.
     let header: Vec<String> = table.header.iter().map(|name| inline(name).replace('|', "\\|")).collect();
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let rows = table.rows.iter().map(|row| row.iter().map(|cell| inline(cell)).collect::<Vec<_>>());
+    let cell = |cell: &String| cell.strip_suffix(BEST).map_or_else(|| inline(cell), |best| format!("**{}**", inline(best)));
+    let rows = table.rows.iter().map(|row| row.iter().map(cell).collect::<Vec<_>>());
     let grid = markdown(&header, &table.right, rows);
     if table.caption.is_empty() { grid } else { format!("{}\n\n{grid}", paragraph(&table.caption)) }
 }
@@ -98,7 +100,7 @@ mod tests {
             caption: "Accuracies".to_owned(),
             header: vec!["model".to_owned(), "|mean|".to_owned()],
             right: vec![1],
-            rows: vec![vec!["a|b".to_owned(), "0.5".to_owned()]],
+            rows: vec![vec!["a|b".to_owned(), "0.5 *".to_owned()]],
         };
         let figure = Figure { name: "loss".to_owned(), caption: "Loss [nats] of `mlp`".to_owned(), plot: nothing() };
         let document = Document {
@@ -127,7 +129,7 @@ Accuracies
 
 | model | \|mean\| |
 | --- | --: |
-| a\|b | 0.5 |
+| a\|b | **0.5** |
 
 <details>
 <summary>More &lt;<code>x</code>&gt;</summary>

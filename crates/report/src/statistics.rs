@@ -1,36 +1,36 @@
 use std::fmt;
 
-/// Figures of the same thing from several runs: their mean, how far they spread, and how many they are.
+/// Values of the same metric from several runs: their mean, how far they spread, and how many they are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
     /// The mean.
     pub mean: f64,
-    /// The standard deviation with divisor n - 1; none for a single figure.
-    pub deviation: Option<f64>,
-    /// How many figures.
+    /// The standard deviation with divisor n - 1; none for a single value.
+    pub std: Option<f64>,
+    /// How many values.
     pub n: usize,
 }
 
 impl Sample {
-    /// Of `figures`; nothing where there are none.
+    /// Of `values`; nothing where there are none.
     #[must_use]
-    pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let figures: Vec<f64> = figures.into_iter().collect();
-        let n = figures.len();
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let values: Vec<f64> = values.into_iter().collect();
+        let n = values.len();
         if n == 0 {
             return None;
         }
-        let mean = figures.iter().sum::<f64>() / n as f64;
-        let squares: f64 = figures.iter().map(|figure| (figure - mean).powi(2)).sum();
-        Some(Self { mean, deviation: (n > 1).then(|| (squares / (n - 1) as f64).sqrt()), n })
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Some(Self { mean, std: (n > 1).then(|| (squares / (n - 1) as f64).sqrt()), n })
     }
 
     /// As in `0.8743 ± 0.0031 (n = 3)`, with the given number of decimals.
     #[must_use]
     pub fn fixed(&self, decimals: usize) -> String {
         let n = self.n;
-        match self.deviation {
-            Some(deviation) => format!("{:.decimals$} ± {deviation:.decimals$} (n = {n})", self.mean),
+        match self.std {
+            Some(std) => format!("{:.decimals$} ± {std:.decimals$} (n = {n})", self.mean),
             None => format!("{:.decimals$} (n = 1)", self.mean),
         }
     }
@@ -38,9 +38,9 @@ impl Sample {
     /// Fractions as percentages: `87.43 ± 0.31 % (n = 3)`.
     #[must_use]
     pub fn percent(&self) -> String {
-        let scaled = Self { mean: self.mean * 100.0, deviation: self.deviation.map(|d| d * 100.0), n: self.n };
-        match scaled.deviation {
-            Some(deviation) => format!("{:.2} ± {deviation:.2} % (n = {})", scaled.mean, self.n),
+        let scaled = Self { mean: self.mean * 100.0, std: self.std.map(|d| d * 100.0), n: self.n };
+        match scaled.std {
+            Some(std) => format!("{:.2} ± {std:.2} % (n = {})", scaled.mean, self.n),
             None => format!("{:.2} % (n = 1)", scaled.mean),
         }
     }
@@ -60,12 +60,12 @@ mod tests {
     fn the_deviation_is_that_of_a_sample() {
         // statistics.stdev([2, 4, 4, 4, 5, 5, 7, 9]) in Python.
         let sample = Sample::of([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]).unwrap();
-        assert!((sample.deviation.unwrap() - 2.138_089_935_299_395).abs() < 1e-12);
+        assert!((sample.std.unwrap() - 2.138_089_935_299_395).abs() < 1e-12);
         assert_eq!((sample.mean, sample.n), (5.0, 8));
     }
 
     #[test]
-    fn a_single_figure_has_no_deviation_and_says_so() {
+    fn a_single_value_has_no_deviation_and_says_so() {
         let sample = Sample::of([0.875]).unwrap();
         assert_eq!((sample.fixed(3), sample.percent()), ("0.875 (n = 1)".to_owned(), "87.50 % (n = 1)".to_owned()));
         assert_eq!(Sample::of([]), None);

@@ -1,5 +1,14 @@
+//! Tables for a terminal and in Markdown, and how counts, times and fractions are written.
+
+use std::iter;
+
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
-use kindling_record::{RunRecord, RunStatus};
+use kindling_record::{MetricRecord, Metrics, RunRecord, RunStatus};
+
+use crate::{
+    differences::{is_limited, key},
+    metrics::{metrics_of, value_text},
+};
 
 /// comfy-table's list of 19 characters for the parts of a grid: here only the line under the header.
 const HEADER_LINE_ONLY: &str = "     ──            ";
@@ -38,10 +47,10 @@ pub fn table(
     table.to_string().replace('\u{a0}', " ")
 }
 
-/// The cell with blanks that no line is broken at inside its figures.
+/// The cell with blanks that no line is broken at inside its numbers.
 fn bound(cell: &str) -> String {
-    let figures = [("± ", "±\u{a0}"), (" %", "\u{a0}%"), ("(n = ", "(n\u{a0}=\u{a0}")];
-    figures.iter().fold(cell.to_owned(), |text, (from, to)| text.replace(from, to))
+    let numbers = [("± ", "±\u{a0}"), (" %", "\u{a0}%"), ("(n = ", "(n\u{a0}=\u{a0}")];
+    numbers.iter().fold(cell.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// The same in Markdown.
@@ -55,41 +64,86 @@ pub fn markdown(header: &[&str], right: &[usize], rows: impl IntoIterator<Item =
     lines.join("\n")
 }
 
-/// The runs, one a row, with the status to show for each and the test accuracy as `test`, folded to fit `width` columns if given.
+/// The runs, one a row, with the status to show for each; folded to fit `width` columns if given.
+///
+/// The metrics are those on the test split, or where a run has none those of its best epoch, as the column `split` says.
 #[must_use]
 pub fn runs_table(runs: &[(RunStatus, RunRecord)], width: Option<u16>) -> String {
-    let header = ["run", "model", "backend", "status", "epochs", "test", "time"];
-    let rows = runs.iter().map(|(status, record)| {
-        let planned = record.config.get("epochs").map_or_else(|| "?".to_owned(), ToString::to_string);
-        let limited = if is_limited(record) { " (limited)" } else { "" };
-        let data = match record.dataset.name.as_str() {
-            "fashion-mnist" => String::new(),
-            other => format!(" on {other}"),
-        };
-        vec![
+    let shown: Vec<Shown<'_>> = runs.iter().map(|(_, record)| Shown::of(record)).collect();
+    let mut metrics = metrics_of(runs.iter().map(|(_, record)| record));
+    metrics.retain(|metric| shown.iter().any(|shown| shown.get(&metric.name).is_some()));
+    let mut header = vec!["run", "model", "backend", "status", "epochs", "split"];
+    header.extend(metrics.iter().map(|metric| metric.name.as_str()));
+    header.push("time");
+    let right: Vec<usize> = iter::once(4).chain(6..header.len()).collect();
+    let rows = runs.iter().zip(&shown).map(|((status, record), shown)| {
+        let mut row = vec![
             record.id.clone(),
-            format!("{}{data}{limited}", record.model),
+            format!("{}{}", record.model, on_data(record)),
             record.backend.clone(),
             status.to_string(),
-            format!("{}/{planned}", record.epochs.len()),
-            record.test.as_ref().map_or_else(String::new, |test| percent(test.accuracy)),
-            duration(record.seconds),
-        ]
+            epochs_text(record),
+            shown.split.clone(),
+        ];
+        let value = |metric: &MetricRecord| shown.get(&metric.name).map(|value| value_text(metric, value));
+        row.extend(metrics.iter().map(|metric| value(metric).unwrap_or_default()));
+        row.push(duration(record.seconds));
+        row
     });
-    table(&header, &[4, 5, 6], width, rows)
+    table(&header, &right, width, rows)
 }
 
-/// What a run came to, in a few lines.
+/// The metrics to show for a run.
+struct Shown<'a> {
+    /// What they are of: `test`, or `valid, epoch 3`.
+    split: String,
+    prefix: &'a str,
+    metrics: Option<&'a Metrics>,
+}
+
+impl<'a> Shown<'a> {
+    fn of(record: &'a RunRecord) -> Self {
+        if let Some(test) = &record.test {
+            return Self { split: "test".to_owned(), prefix: "test", metrics: Some(&test.metrics) };
+        }
+        let best = record.epochs.iter().find(|epoch| Some(epoch.epoch) == record.best_epoch);
+        let prefix = record.monitor.split_once('/').map_or("valid", |(split, _)| split);
+        let split = best.map_or_else(String::new, |epoch| format!("{prefix}, epoch {}", epoch.epoch));
+        Self { split, prefix, metrics: best.map(|epoch| &epoch.metrics) }
+    }
+
+    fn get(&self, metric: &str) -> Option<f64> {
+        self.metrics?.get(&format!("{}/{metric}", self.prefix))
+    }
+}
+
+/// ` on fashion-mnist (limited)`: nothing for the whole Fashion-MNIST.
+fn on_data(record: &RunRecord) -> String {
+    let limited = if is_limited(record) { " (limited)" } else { "" };
+    match record.dataset.name.as_str() {
+        "fashion-mnist" | "" => limited.to_owned(),
+        other => format!(" on {other}{limited}"),
+    }
+}
+
+/// The epochs that the run has and those that its config wants: `3/10`; the first alone where the config does not say.
+fn epochs_text(record: &RunRecord) -> String {
+    let planned = key(record, "training.epochs").map_or_else(String::new, |planned| format!("/{planned}"));
+    format!("{}{planned}", record.epochs.len())
+}
+
+/// The result of a run in a few lines.
 #[must_use]
 pub fn summary(record: &RunRecord) -> String {
     let mut lines = Vec::new();
     let limited = if is_limited(record) { ", limited to a few batches" } else { "" };
+    let protocol = record.dataset.images.as_ref().map(|images| format!(", protocol {}", images.protocol));
     lines.push(format!(
-        "{} ({} parameters) on {}{limited}, protocol {}, {}: {}",
+        "{} ({} parameters) on {}{limited}{}, {}: {}",
         record.model,
         grouped(record.parameters),
         record.dataset.name,
-        record.dataset.protocol,
+        protocol.unwrap_or_default(),
         record.backend,
         record.status
     ));
@@ -103,20 +157,40 @@ pub fn summary(record: &RunRecord) -> String {
             diverged.step, diverged.quantity
         ));
     }
-    if let Some(test) = &record.test {
-        let which = match (record.dataset.protocol.as_str(), record.best_epoch) {
-            ("validated", Some(epoch)) => format!("weights of epoch {epoch}, the lowest valid loss"),
-            _ => "weights of the last epoch".to_owned(),
-        };
-        lines.push(format!("test accuracy {}, test loss {:.4} ({which}; n = 1)", percent(test.accuracy), test.loss));
-    }
-    let speed = record.images_per_second.map_or_else(String::new, |speed| {
-        // Speeds are whole numbers of images well below 2^53.
-        let speed = speed.round() as usize;
-        format!(", {} training images/s", grouped(speed))
+    let shown = Shown::of(record);
+    let values = metrics_of([record]).into_iter().filter_map(|metric| {
+        let value = value_text(&metric, shown.get(&metric.name)?);
+        Some(format!("{} {} {value}", shown.prefix, metric.name))
     });
-    lines.push(format!("{} of training and evaluation{speed}", duration(record.seconds)));
+    let values = values.collect::<Vec<_>>().join(", ");
+    if !values.is_empty() {
+        lines.push(format!("{values} ({}; n = 1)", weights(record)));
+    }
+    let throughput = record.samples_per_second.map_or_else(String::new, |throughput| {
+        // Whole numbers of samples, well below 2^53.
+        format!(", {} training {}/s", grouped(throughput.round() as usize), samples(record))
+    });
+    lines.push(format!("{} of training and evaluation{throughput}", duration(record.seconds)));
     lines.join("\n")
+}
+
+/// Which weights were tested: `weights of epoch 7, the lowest valid loss`.
+fn weights(record: &RunRecord) -> String {
+    let metric = record.monitor.split_once('/').map_or(record.monitor.as_str(), |(_, name)| name);
+    let is_higher = record.metrics.iter().any(|known| known.name == metric && known.higher_is_better);
+    let reports_last = record.test.is_some() && record.monitor.starts_with("test/");
+    match record.best_epoch.filter(|_| !reports_last) {
+        Some(epoch) => {
+            let end = if is_higher { "highest" } else { "lowest" };
+            format!("weights of epoch {epoch}, the {end} {}", record.monitor.replace('/', " "))
+        }
+        None => "weights of the last epoch".to_owned(),
+    }
+}
+
+/// What the run's samples are called in a throughput: images or samples.
+pub(crate) fn samples(record: &RunRecord) -> &'static str {
+    if record.dataset.images.is_some() { "images" } else { "samples" }
 }
 
 /// A fraction as a percentage with two decimals.
@@ -149,10 +223,6 @@ pub fn grouped(count: usize) -> String {
         text.push(digit);
     }
     text
-}
-
-fn is_limited(record: &RunRecord) -> bool {
-    record.config.get("limit_batches").is_some_and(|limit| !limit.is_null())
 }
 
 #[cfg(test)]

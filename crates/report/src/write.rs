@@ -112,7 +112,7 @@ mod tests {
     use crate::{Axis, Figure, LineChart, Point, Section, Series, Style};
 
     fn chart(name: &str) -> Block {
-        let points = vec![Point { x: 1.0, y: 0.5, deviation: None }, Point { x: 2.0, y: 0.4, deviation: None }];
+        let points = vec![Point { x: 1.0, y: 0.5, std: None }, Point { x: 2.0, y: 0.4, std: None }];
         let plot = LineChart {
             x: Axis { label: "epoch".to_owned(), ..Axis::default() },
             y: Axis { label: "loss (nats)".to_owned(), ..Axis::default() },

@@ -4,6 +4,7 @@ use std::{ops::ControlFlow, time::Instant};
 
 use burn::{optim::ModuleOptimizer, tensor::Device};
 use kindling_record::{EpochRecord, RunDirectory, RunStatus, StepLog, StepRecord};
+use rand::Rng;
 
 use crate::{
     Checkpoint, Event, OnEvent, Phase, Step, Task, Totals, TrainingError, checkpoint,
@@ -18,6 +19,7 @@ use crate::{
     schedule::RunRates,
     shell::Reporter,
     source::Plan,
+    stream,
     trainer::Settings,
 };
 
@@ -127,6 +129,8 @@ impl<T: Task> Session<T> {
         let mut feed = Feed::new(&self.train, &epoch, first, parts, &self.device, self.settings.workers);
         for batch in first..epoch.batches() {
             let step = self.state.step + 1;
+            // What is random in a step, such as dropout, is a function of the seed and the step.
+            self.device.seed(stream(self.settings.seed, "step", step as u64).next_u64());
             let Step { mut gradients, totals } = self.replicas.step(&task, &epoch, batch, feed.next()?)?;
             let rates = self.rates.next(step);
             let is_wanted = self.settings.gradient_steps.is_some_and(|steps| step <= steps);

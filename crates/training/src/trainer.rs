@@ -132,7 +132,8 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// Seed of the order in which each epoch sees the samples.
+    /// Seed of the order in which each epoch sees the samples, and of what is random in a step: before each, Burn's
+    /// generator is seeded with a function of it and of the step, so that dropout is resumed exactly as well.
     pub fn seed(mut self, seed: u64) -> Self {
         self.settings.seed = seed;
         self

@@ -42,7 +42,7 @@ pub(crate) fn is_wanted(choice: Dashboard, json: bool) -> Result<bool> {
     }
 }
 
-/// Starts the dashboard of a run that has `epochs` epochs behind it.
+/// Starts the dashboard of a run after `epochs` epochs.
 pub(crate) fn start(interrupter: Interrupter, epochs: usize) -> Box<dyn MetricsRenderer> {
     let dashboard = TuiMetricsRendererWrapper::new(interrupter, (epochs > 0).then_some(epochs));
     let_signals_through();
@@ -54,7 +54,7 @@ pub(crate) fn is_on_screen() -> bool {
     is_raw_mode_enabled().unwrap_or(false)
 }
 
-/// Gives the terminal back if the dashboard still has it.
+/// Restores the terminal if the dashboard still has it.
 pub(crate) fn restore_terminal() {
     if is_on_screen() {
         // Nothing is left to be done about a terminal that refuses.

@@ -1,36 +1,78 @@
-//! Loads the data set that a config asks for, and shows a download's progress.
+//! Data sets by name, and loading the one that a config asks for, with a download's progress.
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use kindling_data::{FetchEvent, ImageData, fashion_mnist, idx_set, synthetic};
-use kindling_training::{DatasetName, ExperimentConfig};
+use kindling_config::{Data, Section};
+use kindling_data::{Dataset, FetchEvent, ImageData, Load};
+use serde_json::{Map, Value};
 
-use crate::{commands::Misuse, output::notice, terminal};
+use crate::{Workbench, output::notice, terminal};
 
-/// Loads the data; where it came from is told on standard error.
-pub(crate) fn load(config: &ExperimentConfig, directory: Option<&Path>) -> Result<ImageData> {
-    let data = match (config.dataset, directory) {
-        (DatasetName::FashionMnist, directory) => {
-            let mut download = Download::default();
-            fashion_mnist::load(directory, &mut |event| download.show(event)).context("data set fashion-mnist")?
+/// Loads the data set of a config's section `data`; where it came from goes to standard error.
+///
+/// # Errors
+/// When the workbench has no such data set, or it cannot be loaded.
+pub fn load(workbench: &Workbench, data: &Data, directory: Option<&Path>) -> Result<ImageData> {
+    let dataset = workbench.dataset_named(&data.name)?;
+    let mut download = Download::default();
+    let mut on_event = |event| download.show(event);
+    let mut request = Load { directory, on_event: &mut on_event };
+    let loaded = dataset.load(&data.keys, &mut request).with_context(|| format!("data set {}", data.name))?;
+    match &loaded.source {
+        Some(source) => notice(format_args!("data: {} from {}", loaded.name, source.display())),
+        None if data.name == "synthetic" => {
+            notice(format_args!("data: {} (drawn shapes, not real images)", loaded.name));
         }
-        (DatasetName::Idx, Some(directory)) => idx_set::load(directory, config.transpose).context("data set idx")?,
-        (DatasetName::Idx, None) => {
-            bail!(Misuse("--dataset idx needs the directory of its files: --data-dir DIR".to_owned()))
-        }
-        (DatasetName::Synthetic, Some(_)) => bail!(Misuse("--dataset synthetic takes no --data-dir".to_owned())),
-        (DatasetName::Synthetic, None) => synthetic::draw(),
-    };
-    match &data.source {
-        Some(source) => notice(format_args!("data: {} from {}", data.name, source.display())),
-        None => notice(format_args!("data: {} (drawn shapes, not real images)", data.name)),
+        None => notice(format_args!("data: {}", loaded.name)),
     }
-    for problem in data.label_problems() {
+    for problem in loaded.label_problems() {
         notice(format_args!("warning: {problem}"));
     }
-    Ok(data)
+    Ok(loaded)
+}
+
+/// A data set of any type by its name.
+pub(crate) trait AnyDataset: Send + Sync {
+    /// As in `data.name`.
+    fn name(&self) -> &str;
+
+    /// Its keys with their defaults.
+    fn section(&self) -> Section;
+
+    /// Loads it with the values of a config's keys.
+    fn load(&self, keys: &Map<String, Value>, request: &mut Load<'_>) -> Result<ImageData>;
+}
+
+struct Named<D> {
+    name: String,
+    defaults: D,
+}
+
+/// The data set `defaults` under this name.
+pub(crate) fn dataset<D: Dataset>(name: &str, defaults: D) -> Box<dyn AnyDataset> {
+    Box::new(Named { name: name.to_owned(), defaults })
+}
+
+impl<D: Dataset> AnyDataset for Named<D> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn section(&self) -> Section {
+        let keys = match serde_json::to_value(&self.defaults) {
+            Ok(Value::Object(keys)) => keys,
+            _ => Map::new(),
+        };
+        let help = D::HELP.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+        Section { name: self.name.clone(), keys, help }
+    }
+
+    fn load(&self, keys: &Map<String, Value>, request: &mut Load<'_>) -> Result<ImageData> {
+        let dataset: D = serde_json::from_value(Value::Object(keys.clone())).context("the config's keys do not fit")?;
+        Ok(dataset.load(request)?)
+    }
 }
 
 #[derive(Default)]

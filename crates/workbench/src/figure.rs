@@ -1,4 +1,4 @@
-//! Charts in the terminal and in files.
+//! Plots in the terminal and in files.
 
 use std::{ffi::OsStr, path::Path};
 
@@ -12,7 +12,7 @@ use crate::{
     terminal,
 };
 
-/// Whether a figure can be written to `path`, to be asked before the work that it shows.
+/// Checks that a plot can be written to `path`, before the work that it shows.
 ///
 /// # Errors
 /// When its ending is neither svg nor png, or no file can be made in its directory.
@@ -34,8 +34,8 @@ pub(crate) fn check(path: &Path) -> Result<()> {
     }
 }
 
-/// Writes a figure to a file whose ending says what it is. A failure is told, and is no error: the result that it shows
-/// is still to be printed.
+/// Writes a plot to a file in the format of its ending. A failure is printed and is no error: the result that the plot
+/// shows is still to be printed.
 pub(crate) fn keep(plot: &impl Plot, path: &Path) -> Outcome {
     let write = || -> Result<()> {
         let content = if is_png(path)? { plot.png()? } else { plot.svg().into() };
@@ -46,13 +46,13 @@ pub(crate) fn keep(plot: &impl Plot, path: &Path) -> Outcome {
     Outcome::Failed
 }
 
-/// A chart for a terminal of so many columns.
+/// A chart for a terminal with this many columns.
 pub(crate) fn terminal(chart: &LineChart, columns: u16) -> String {
     let rows = if columns < 100 { 20 } else { 26 };
     chart.terminal(columns, rows, terminal::has_escapes())
 }
 
-/// Whether a figure's file is a PNG, and not an SVG, by its ending.
+/// Whether the file of a plot is a PNG, and not an SVG, by its ending.
 fn is_png(path: &Path) -> Result<bool> {
     match path.extension().and_then(OsStr::to_str).map(str::to_lowercase).as_deref() {
         Some("png") => Ok(true),

@@ -1,5 +1,5 @@
-//! Whether a JPEG file holds its whole picture. Decoders show what there is of one that is cut or damaged; here its codes
-//! are read once more, and have to fill the picture and leave nothing over.
+//! Checks that a JPEG file has its whole picture. Decoders show a part of one that is cut or damaged; here its codes are
+//! read once more, and must fill the picture exactly.
 //!
 //! Sections, tables and figures are those of ITU-T T.81, <https://www.w3.org/Graphics/JPEG/itu-t81.pdf>.
 
@@ -16,7 +16,7 @@ const CUT: Flaw = "it ends before its end-of-image marker";
 const SEGMENT: Flaw = "a segment is shorter than what it should hold";
 
 /// Reads all codes of a file that begins as a JPEG does. One of a kind that cannot be read here, such as one with
-/// arithmetic coding, is only looked through for its end.
+/// arithmetic coding, is only searched for its end.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -57,7 +57,7 @@ pub(crate) fn check(file: &[u8]) -> Result<(), Flaw> {
     }
 }
 
-/// What the segments before a scan say about it.
+/// The picture's properties from the segments before a scan.
 #[derive(Default)]
 struct Picture {
     is_progressive: bool,
@@ -140,7 +140,7 @@ impl Picture {
             let table = |class: usize, place: u8| self.tables[class].get(usize::from(place)).cloned();
             let tables = [table(0, part[1] >> 4)?, table(1, part[1] & 15)?];
             let needed = [scan.first == 0 && !scan.refines, scan.last > 0];
-            // Motion JPEG leaves out tables that everyone knows.
+            // Motion JPEG leaves out the standard tables.
             let are_known = tables.iter().zip(needed).all(|(table, needed)| !needed || !table.values.is_empty());
             are_known.then_some((component, tables))
         };
@@ -171,7 +171,7 @@ impl Picture {
                     }
                 }
             }
-            // Some cameras fill up with zeros.
+            // Some cameras pad with zeros.
             if run > 0 || bits.bytes_left().iter().any(|&byte| byte != 0) {
                 return Err("its data do not end where the picture is complete");
             }
@@ -180,7 +180,7 @@ impl Picture {
     }
 }
 
-/// The data up to the next marker that is no restart, in pieces between restarts and without stuffing; and what is behind.
+/// The data up to the next marker that is no restart, in pieces between restarts and without stuffing; and the rest.
 fn intervals(data: &[u8]) -> Result<(Vec<Vec<u8>>, &[u8]), Flaw> {
     let mut intervals = Vec::new();
     let mut current = Vec::new();
@@ -214,9 +214,9 @@ mod tests {
 
     /// Colours at half their size; coefficients bit by bit; a restart after every three units.
     const FILES: [&[u8]; 3] = [
-        include_bytes!("../../tests/pictures/baseline.jpg"),
-        include_bytes!("../../tests/pictures/progressive.jpg"),
-        include_bytes!("../../tests/pictures/restarts.jpg"),
+        include_bytes!("jpeg/baseline.jpg"),
+        include_bytes!("jpeg/progressive.jpg"),
+        include_bytes!("jpeg/restarts.jpg"),
     ];
 
     /// Where the codes of the first scan begin.

@@ -13,7 +13,7 @@ pub(crate) fn describe() -> MachineRecord {
     }
 }
 
-/// The memory in bytes, where the system tells it.
+/// The memory in bytes, where the system reports it.
 pub(crate) fn memory_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;

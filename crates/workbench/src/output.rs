@@ -4,11 +4,24 @@ use std::{
     fmt::Display,
     io::{ErrorKind, Write, stderr, stdout},
     process,
+    sync::OnceLock,
 };
+
+static PROGRAM: OnceLock<String> = OnceLock::new();
+
+/// Name of the program that users type, for messages.
+pub(crate) fn program() -> &'static str {
+    PROGRAM.get().map_or("kindling", String::as_str)
+}
+
+/// Names the program, once for the process.
+pub(crate) fn name_program(name: &str) {
+    let _ = PROGRAM.set(name.to_owned());
+}
 
 /// Prints a line. A reader that has read enough (`kindling runs | head`) is no error and loses nothing: the program
 /// continues, and its exit code is that of its work.
-pub(crate) fn print(line: impl Display) {
+pub fn print(line: impl Display) {
     match writeln!(stdout(), "{line}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             notice(format_args!("error: standard output cannot be written: {error}"));
@@ -19,11 +32,11 @@ pub(crate) fn print(line: impl Display) {
 }
 
 /// Prints a notice to standard error. Where it is closed, the program continues.
-pub(crate) fn notice(line: impl Display) {
+pub fn notice(line: impl Display) {
     let _ = writeln!(stderr(), "{line}");
 }
 
-/// An error with its causes, each said once: many messages contain their cause already.
+/// An error with its causes, each once: many messages contain their cause already.
 pub(crate) fn told(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain().map(ToString::to_string) {

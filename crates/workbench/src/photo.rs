@@ -1,4 +1,4 @@
-//! From a picture as people have it to one as the network was trained on.
+//! Turns a picture of any kind into one like the images that a network was trained on.
 //!
 //! The steps are those by which Fashion-MNIST was made from pictures in a shop (Xiao et al. 2017, section 2,
 //! <https://arxiv.org/abs/1708.07747>), without its sharpening, and with a better filter than leaving pixels out.
@@ -9,7 +9,7 @@ use image::{
     imageops::{self, FilterType},
 };
 
-/// How far from the background a pixel still belongs to it: 5 % of the range, as the authors have it.
+/// The largest difference from the background that still counts as background: 5 % of the range, as in the paper.
 const CLOSE: u8 = 12;
 
 /// The picture in grey on a background like `usual`, without edges that show background alone, as large as
@@ -173,7 +173,7 @@ mod tests {
         let is_inked = |x: u32, y: u32| (10..20).contains(&x) && (10..20).contains(&y);
         let glass = RgbaImage::from_fn(40, 40, |x, y| if is_inked(x, y) { ink } else { Rgba([0, 0, 0, 0]) });
         assert!(prepared(&glass.into(), MNIST, 0).is_err(), "white on what counts as white");
-        // Half of what shows is black, by 128 of 255.
+        // Black with an opacity of 128 of 255, on white.
         let half = RgbaImage::from_pixel(2, 2, Rgba([0, 0, 0, 128]));
         assert!(grey(&half.into()).pixels().all(|pixel| pixel.0 == [127]));
     }

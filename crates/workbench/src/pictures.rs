@@ -1,4 +1,4 @@
-//! Pictures: greyscale ones from the data set's bytes, files of any kind, and the terminal.
+//! Pictures: greyscale images from a data set's bytes, PNG and JPEG files, and drawing in the terminal.
 
 use std::{env, fs, io::Cursor, path::Path};
 
@@ -11,10 +11,10 @@ use kindling_data::ImageSet;
 
 use crate::jpeg;
 
-/// Columns between pictures beside one another.
+/// Columns between pictures that are side by side.
 pub(crate) const GAP: usize = 2;
 
-/// How a PNG file begins.
+/// The first bytes of a PNG file.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// Terminals with kitty's protocol and with sixel, by what their names in `TERM` contain.
@@ -49,7 +49,7 @@ pub(crate) fn png(image: &GrayImage) -> Result<Vec<u8>> {
     Ok(file.into_inner())
 }
 
-/// Reads a PNG or JPEG file, whatever its name, and turns it as its camera says it was held.
+/// Reads a PNG or JPEG file, whatever its name, and applies its orientation.
 ///
 /// # Errors
 /// When it cannot be read, is no such picture, takes more than 512 MiB, or is cut or damaged.
@@ -90,7 +90,7 @@ fn png_flaw(file: &[u8]) -> Option<&'static str> {
     Some("it ends before its last chunk")
 }
 
-/// How many images of a width in pixels fit beside one another into a number of columns: at least one.
+/// How many images of a width in pixels fit side by side into a number of columns: at least one.
 pub(crate) fn beside(width: usize, columns: usize) -> usize {
     ((columns + GAP) / (width + GAP)).max(1)
 }
@@ -104,7 +104,7 @@ pub(crate) fn show(images: &[GrayImage], columns: usize) -> Result<()> {
     let strip = strip(images);
     let width = strip.width().min(columns as u32).max(1);
     let height = strip.height() * width / strip.width().max(1);
-    // viuer asks terminals what they can do, and waits for their answer for ever: only those that answer are asked.
+    // viuer queries the terminal and waits for its answer without a limit: only terminals that answer are queried.
     let terminal = env::var("TERM").unwrap_or_default();
     let is_one_of = |names: &[&str]| names.iter().any(|name| terminal.contains(name));
     let config = viuer::Config {
@@ -166,7 +166,7 @@ mod tests {
             assert_eq!(pixel, ramp().get_pixel(x / 4, y / 4));
         }
         let place = tempfile::tempdir().unwrap();
-        // What counts is what the file holds, not how it is called.
+        // The content decides, not the name.
         let path = place.path().join("picture.jpg");
         fs::write(&path, png(&large).unwrap()).unwrap();
         assert_eq!(read(&path).unwrap().into_luma8(), large);
@@ -195,7 +195,7 @@ mod tests {
     fn a_picture_that_is_cut_anywhere_or_damaged_is_refused_by_name() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("picture");
-        let jpeg = include_bytes!("../../tests/pictures/baseline.jpg").to_vec();
+        let jpeg = include_bytes!("jpeg/baseline.jpg").to_vec();
         for whole in [png(&ramp()).unwrap(), jpeg] {
             fs::write(&path, [&whole[..], b"what some programs append"].concat()).unwrap();
             read(&path).unwrap();

@@ -19,24 +19,32 @@ use crate::{output::notice, terminal};
 
 /// A bar for the current epoch; hidden where standard error is no terminal with escape sequences.
 #[derive(Clone)]
-pub(crate) struct Progress {
+pub struct Progress {
     bar: ProgressBar,
     compiling: ProgressBar,
     epoch: usize,
     epochs: usize,
 }
 
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Progress {
-    pub(crate) fn new() -> Self {
+    /// A bar that is drawn as soon as there are samples.
+    #[must_use]
+    pub fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, terminal::bars());
-        let template = "{prefix} {bar:30} {human_pos} of {human_len} images, {per_sec}, {eta} left";
+        let template = "{prefix} {bar:30} {human_pos} of {human_len} samples, {per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         Self { bar, compiling: ProgressBar::with_draw_target(None, terminal::bars()), epoch: 0, epochs: 0 }
     }
 
-    /// Says that the backend compiles and autotunes its kernels.
+    /// Shows that the backend compiles and autotunes its kernels.
     pub(crate) fn start_compiling(&self) {
         notice("warming up: a few steps before the clock starts; a GPU's kernels are compiled and autotuned once");
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
@@ -46,17 +54,17 @@ impl Progress {
         self.compiling.enable_steady_tick(Duration::from_millis(100));
     }
 
-    /// Shows the step that it does so for: in a spinner, or in a line of its own.
-    pub(crate) fn warm_up(&self, model: &str, images: usize, training: bool) {
+    /// Shows the warm-up step at hand: in a spinner, or in a line of its own.
+    pub(crate) fn warm_up(&self, model: &str, samples: usize, training: bool) {
         let step = if training { "training" } else { "evaluation" };
-        let step = format!("warming up {model}: {step} step with {images} images");
+        let step = format!("warming up {model}: {step} step with {samples} samples");
         if self.compiling.is_hidden() {
             notice(format_args!("{step}, after {:.1} s", self.compiling.elapsed().as_secs_f64()));
         }
         self.compiling.set_message(step);
     }
 
-    /// Says that it has.
+    /// Shows that the kernels are ready.
     pub(crate) fn finish_compiling(&self, seconds: f64) {
         self.compiling.finish_and_clear();
         notice(format_args!("warm after {seconds:.1} s"));
@@ -84,7 +92,7 @@ pub(crate) struct SweepBar {
 impl SweepBar {
     const STEPS: f64 = 1_000_000.0;
 
-    /// For so much work, in any unit.
+    /// A bar for a sweep with this much work, in any unit.
     pub(crate) fn new(work: f64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(Self::STEPS as u64), terminal::bars());
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent} %, {eta} left; {msg}") {
@@ -94,7 +102,7 @@ impl SweepBar {
         Self { bar, run: 0..0, epochs: 1, title: String::new(), unit: work.max(f64::MIN_POSITIVE) / Self::STEPS }
     }
 
-    /// The same for a run of so much work that begins now.
+    /// The part of the bar of a run with this much work, which begins now.
     pub(crate) fn run(&self, title: &str, work: f64, epochs: usize) -> Self {
         self.bar.set_message(title.to_owned());
         let begin = self.bar.position();
@@ -103,8 +111,8 @@ impl SweepBar {
     }
 
     /// Shows that the backend compiles the run's kernels.
-    pub(crate) fn show_warm_up(&self, model: &str, images: usize) {
-        self.bar.set_message(format!("{}, warming up {model} with {images} images", self.title));
+    pub(crate) fn show_warm_up(&self, model: &str, samples: usize) {
+        self.bar.set_message(format!("{}, warming up {model} with {samples} samples", self.title));
     }
 
     /// Shows a finished epoch of the run.
@@ -119,7 +127,7 @@ impl SweepBar {
         self.bar.set_position(self.run.end);
     }
 
-    /// Says something that stays.
+    /// Prints a line above the bar.
     pub(crate) fn say(&self, line: &str) {
         self.bar.suspend(|| notice(line));
     }

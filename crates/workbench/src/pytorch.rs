@@ -1,40 +1,48 @@
 //! PyTorch as a peer: a Python program that is told what to time, and answers in lines of JSON.
 
 use std::{
+    cell::RefCell,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    rc::Rc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use kindling_training::Precision;
+use kindling_config::Choice;
+use kindling_models::{CnnConfig, MlpConfig, Preset, presets};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempPath;
 
-use crate::{
-    arguments::{Batches, Mode},
-    workload::{IMAGES, Task},
-};
+use crate::workload::{Batches, Case};
 
-/// The program, whose docstring describes what it does and how it is spoken to.
-const SCRIPT: &str = include_str!("../../assets/bench/pytorch_peer.py");
+/// The program; its docstring describes the protocol.
+const SCRIPT: &str = include_str!("pytorch_peer.py");
 
 /// A running peer.
 pub(crate) struct PyTorch {
+    peer: Rc<RefCell<Peer>>,
+    /// Versions, threads, device and variants, as it reports them.
+    pub(crate) about: Value,
+}
+
+/// A case that is set up in the peer; dropping it frees the peer's memory.
+pub(crate) struct Opened {
+    peer: Rc<RefCell<Peer>>,
+    id: u64,
+}
+
+/// The process.
+struct Peer {
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
-    /// What it says of itself: versions, threads, device, variants.
-    pub(crate) about: Value,
-    next_id: u64,
-    // Python reads it when something has to be compiled.
+    last_id: u64,
+    // Kept, since Python reads it again when something is compiled.
     _script: TempPath,
 }
-
-/// A task that the peer has ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Opened(u64);
 
 impl PyTorch {
     /// Starts the peer with the interpreter `python`.
@@ -52,50 +60,68 @@ impl PyTorch {
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("--pytorch: no pipes to {}", python.display());
         };
-        let mut peer =
-            Self { child, requests, answers: BufReader::new(answers), about: Value::Null, next_id: 0, _script: script };
-        peer.about = peer.answer().with_context(|| {
+        let mut peer = Peer { child, requests, answers: BufReader::new(answers), last_id: 0, _script: script };
+        let about = peer.answer().with_context(|| {
             format!("--pytorch: {} has no PyTorch for {device}; with pip: pip install torch", python.display())
         })?;
-        Ok(peer)
+        Ok(Self { peer: Rc::new(RefCell::new(peer)), about })
     }
 
-    /// Makes `task` ready; the error says why PyTorch cannot do it.
-    pub(crate) fn open(&mut self, task: &Task, variant: &str, precision: Precision) -> Result<Opened> {
-        use kindling_models::NetworkConfig::{Cnn, Mlp};
-        let (channels, hidden) = match task.model.config(task.hidden.as_deref())? {
-            Mlp(mlp) => (Vec::new(), mlp.hidden),
-            Cnn(cnn) => (cnn.channels.clone(), vec![cnn.hidden]),
-        };
-        self.next_id += 1;
-        self.ask(&json!({
+    /// Sets up `case`; the error says why PyTorch cannot.
+    pub(crate) fn open(&self, case: &Case, variant: &str) -> Result<Opened> {
+        let (channels, hidden) = widths(&case.config.network)?;
+        let mut peer = self.peer.borrow_mut();
+        peer.last_id += 1;
+        let id = peer.last_id;
+        peer.ask(&json!({
             "op": "open",
-            "id": self.next_id,
-            "model": task.model.to_string(),
+            "id": id,
+            "model": case.config.network.name,
             "hidden": hidden,
             "channels": channels,
-            "batch": task.batch,
-            "mode": match task.mode { Mode::Train => "train", Mode::Infer => "infer" },
+            "batch": case.batch_size(),
+            "mode": case.mode.as_str(),
             "variant": variant,
-            "data": match task.batches { Batches::Gather => "gather", Batches::Slice => "slice" },
-            "images": IMAGES.next_multiple_of(task.batch),
-            "precision": precision.to_string(),
+            "data": match case.batches { Batches::Gather => "gather", Batches::Slice => "slice" },
+            "images": case.images(),
+            "precision": case.config.training.precision,
         }))?;
-        Ok(Opened(self.next_id))
+        Ok(Opened { peer: Rc::clone(&self.peer), id })
     }
+}
 
-    /// Takes `steps` steps of a task and gives the time they took.
-    pub(crate) fn run(&mut self, task: Opened, steps: usize) -> Result<Duration> {
-        let answer = self.ask(&json!({"op": "run", "id": task.0, "steps": steps}))?;
+/// The channels of a preset's convolutions, and the widths of its hidden linear layers.
+fn widths(network: &Choice) -> Result<(Vec<usize>, Vec<usize>)> {
+    fn read<T: DeserializeOwned>(network: &Choice) -> Result<T> {
+        Ok(serde_json::from_value(Value::Object(network.keys.clone()))?)
+    }
+    match presets().into_iter().find(|(name, _)| *name == network.name) {
+        Some((_, Preset::Mlp(_))) => Ok((Vec::new(), read::<MlpConfig>(network)?.hidden)),
+        Some((_, Preset::Cnn(_))) => {
+            let CnnConfig { channels, hidden } = read(network)?;
+            Ok((channels, vec![hidden]))
+        }
+        None => bail!("PyTorch's program has the presets alone (got `{}`)", network.name),
+    }
+}
+
+impl Opened {
+    /// Takes `steps` steps and gives the time they took.
+    pub(crate) fn run(&self, steps: usize) -> Result<Duration> {
+        let answer = self.peer.borrow_mut().ask(&json!({"op": "run", "id": self.id, "steps": steps}))?;
         let seconds = answer["seconds"].as_f64().with_context(|| format!("PyTorch gave no time: {answer}"))?;
         Ok(Duration::from_secs_f64(seconds))
     }
+}
 
-    /// Gives the task's memory back.
-    pub(crate) fn close(&mut self, task: Opened) -> Result<()> {
-        self.ask(&json!({"op": "close", "id": task.0})).map(drop)
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // A program that does not answer has ended, and with it its memory.
+        let _ = self.peer.borrow_mut().ask(&json!({"op": "close", "id": self.id}));
     }
+}
 
+impl Peer {
     fn ask(&mut self, request: &Value) -> Result<Value> {
         writeln!(self.requests, "{request}").context("PyTorch no longer listens")?;
         self.requests.flush()?;
@@ -116,9 +142,9 @@ impl PyTorch {
     }
 }
 
-impl Drop for PyTorch {
+impl Drop for Peer {
     fn drop(&mut self) {
-        // Without requests it ends by itself; where it does not, it must not outlive this program.
+        // It ends when asked to; if it does not, it is killed, so that it does not outlive this program.
         let _ = writeln!(self.requests, "{}", json!({"op": "quit"}));
         let _ = self.requests.flush();
         std::thread::sleep(Duration::from_millis(100));

@@ -6,13 +6,13 @@ use std::{env, os::unix::process::CommandExt, process::Command};
 
 use anyhow::Result;
 
-/// Variables that a library takes at their word when they are empty; to Kindling an empty variable is an unset one.
+/// Variables that a library does not take for unset when they are empty; Kindling does.
 /// `CUDA_VISIBLE_DEVICES` is none of them: an empty one hides every GPU.
 const MAY_BE_EMPTY: [&str; 3] = ["BURN_DEVICE", "CUBECL_AUTOTUNE_LEVEL", "KINDLING_RUNS_DIR"];
 
 /// Starts the program again without those of [`MAY_BE_EMPTY`] that are empty, if there are any.
 ///
-/// To be called before the arguments are read.
+/// Call it before the arguments are read.
 pub(crate) fn without_empty_variables() -> Result<()> {
     let is_empty = |name: &&str| env::var_os(name).is_some_and(|value| value.is_empty());
     let empty: Vec<_> = MAY_BE_EMPTY.into_iter().filter(is_empty).collect();
@@ -28,7 +28,7 @@ pub(crate) fn without_empty_variables() -> Result<()> {
 
 /// Starts the program again with those of `variables` that are not set, if there are any.
 ///
-/// To be called before anything is done or said.
+/// Call it before anything else is done or printed.
 pub(crate) fn with(variables: &[(&str, String)]) -> Result<()> {
     let missing = variables.iter().filter(|(name, _)| env::var_os(name).is_none_or(|value| value.is_empty()));
     let missing: Vec<_> = missing.map(|(name, value)| (name, value)).collect();

@@ -3,16 +3,21 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use burn::train::Interrupter;
+use burn::{tensor::Device, train::Interrupter};
+use kindling_classification::check_data;
+use kindling_config::{Config, Data, Partial, Precision};
 use kindling_data::ImageData;
 use kindling_kernels::Kernels;
+use kindling_models::{ImageShape, LayerSummary};
 use kindling_record::{RunDirectory, RunRecord, RunStatus, Setup, list_runs};
-use kindling_report::{Run, duration, percent};
-use kindling_training::{DatasetName, Event, ExperimentConfig, Host, OnEvent, Precision, Settings, Silent, check_data};
+use kindling_report::{Run, duration};
+use kindling_training::{Event, Host, OnEvent, Silent};
 
 use crate::{
+    Workbench,
     arguments::PlaceArguments,
     backend::{self, Backend, Request},
+    commands::Outcome,
     data, log_file,
     output::{notice, told},
     progress::SweepBar,
@@ -21,25 +26,45 @@ use crate::{
 
 /// A run to make, or to find.
 #[derive(Clone, Debug)]
-pub(crate) struct Planned {
+pub struct Planned {
     /// What a new run is named.
-    pub(crate) name: String,
-    pub(crate) config: ExperimentConfig,
+    pub name: String,
+    /// Its config.
+    pub config: Config,
 }
 
-/// What came of a sweep.
+/// Result of a sweep.
 #[derive(Debug, Default)]
-pub(crate) struct Swept {
-    /// The run of each planned one, in their order; none where it failed before it had a record, or was not come to.
-    pub(crate) runs: Vec<Option<Run>>,
-    /// What went wrong with which.
-    pub(crate) failures: Vec<(String, String)>,
-    /// Whether its user ended it.
-    pub(crate) interrupted: bool,
+pub struct Swept {
+    /// The run of each planned one, in their order; none where it failed before it had a record, or was not reached.
+    pub runs: Vec<Option<Run>>,
+    /// Names of the planned runs that failed, each with its error.
+    pub failures: Vec<(String, String)>,
+    /// Whether the user interrupted it.
+    pub interrupted: bool,
 }
 
-/// The places that a sweep's runs take, opened when the first of them needs it.
+impl Swept {
+    /// Prints the failures and returns how the sweep ended: a diverged run is a result, a failed one is not.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        for (name, error) in &self.failures {
+            notice(format_args!("{name} failed: {error}"));
+        }
+        if self.interrupted {
+            notice("interrupted; the same command resumes it");
+            Outcome::Interrupted
+        } else if self.failures.is_empty() {
+            Outcome::Done
+        } else {
+            Outcome::Failed
+        }
+    }
+}
+
+/// Backends and data of a sweep, each opened when a run first needs it.
 struct Bench<'a> {
+    workbench: &'a Workbench,
     place: &'a PlaceArguments,
     request: Request,
     backends: Vec<(Precision, Backend)>,
@@ -48,32 +73,33 @@ struct Bench<'a> {
 
 /// Sets of images, each read when it is first needed.
 struct DataSets<'a> {
+    workbench: &'a Workbench,
     data_dir: Option<&'a Path>,
-    read: Vec<((DatasetName, bool), ImageData)>,
+    read: Vec<(Data, ImageData)>,
 }
 
 impl DataSets<'_> {
-    fn get(&mut self, config: &ExperimentConfig) -> Result<&ImageData> {
-        let key = (config.dataset, config.transpose);
-        let known = self.read.iter().position(|(known, _)| *known == key);
+    fn get(&mut self, wanted: &Data) -> Result<&ImageData> {
+        let is_same = |(known, _): &(Data, ImageData)| (&known.name, &known.keys) == (&wanted.name, &wanted.keys);
+        let known = self.read.iter().position(is_same);
         let index = known.unwrap_or(self.read.len());
         if known.is_none() {
-            self.read.push((key, data::load(config, self.data_dir)?));
+            self.read.push((wanted.clone(), data::load(self.workbench, wanted, self.data_dir)?));
         }
         Ok(&self.read[index].1)
     }
 }
 
-/// Makes the runs that are not there yet. One that fails or diverges does not stop the others.
+/// Trains the runs that are not there yet. One that fails or diverges does not stop the others.
 ///
-/// To be called before anything is done or said: the program may start itself again.
-pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
+/// Call it before anything else is done or printed: the program may start itself again.
+pub fn sweep(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     let request = request(place)?;
     signals::install()?;
-    let data = DataSets { data_dir: place.data_dir.as_deref(), read: Vec::new() };
-    let mut bench = Bench { place, request, backends: Vec::new(), data };
+    let data = DataSets { workbench, data_dir: place.data_dir.as_deref(), read: Vec::new() };
+    let mut bench = Bench { workbench, place, request, backends: Vec::new(), data };
     let mut known = known_runs(plan, &mut bench.data, place)?;
-    known.retain(|(config, run)| run.setups() == [bench.request.setup(config.precision)]);
+    known.retain(|(config, run)| run.setups() == [bench.request.setup(config.training.precision)]);
     let pending = plan.iter().filter(|planned| over(&known, &planned.config).is_none()).count();
     if pending < plan.len() {
         notice(format_args!("{} of {} runs are there already", plan.len() - pending, plan.len()));
@@ -81,7 +107,7 @@ pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     if pending > 0 {
         writable::check(&place.runs_dir.path)?;
     }
-    let costs: Vec<f64> = plan.iter().map(|planned| cost(&planned.config)).collect();
+    let costs: Vec<f64> = plan.iter().map(|planned| cost(workbench, &planned.config)).collect();
     let waiting = plan.iter().zip(&costs).filter(|(planned, _)| over(&known, &planned.config).is_none());
     let bar = SweepBar::new(waiting.map(|(_, cost)| cost).sum());
     let mut swept = Swept::default();
@@ -93,7 +119,7 @@ pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
         }
         let found = known.iter().find(|(config, _)| *config == planned.config).map(|(_, run)| run.directory.clone());
         let clock = Instant::now();
-        let progress = bar.run(&title, costs[index], planned.config.epochs);
+        let progress = bar.run(&title, costs[index], planned.config.training.epochs);
         let trained = bench.train(planned, found, &progress);
         progress.finish_run();
         match trained {
@@ -119,20 +145,20 @@ pub(crate) fn sweep(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     Ok(swept)
 }
 
-/// The runs of `plan` that are over; none is made. They may be from a processor with other instructions than this one's,
-/// but all from such with the same.
+/// Returns the runs of `plan` that are over and trains none. They may come from a processor with other instructions than
+/// this one's, but all from one with the same.
 ///
-/// To be called before anything is done or said: the program may start itself again.
+/// Call it before anything else is done or printed: the program may start itself again.
 ///
 /// # Errors
 ///
 /// Where none of them is there.
-pub(crate) fn find(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
+pub fn find(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     let request = request(place)?;
-    let mut data = DataSets { data_dir: place.data_dir.as_deref(), read: Vec::new() };
+    let mut data = DataSets { workbench, data_dir: place.data_dir.as_deref(), read: Vec::new() };
     let mut known = known_runs(plan, &mut data, place)?;
     if let Some(planned) = plan.first() {
-        keep_alike(&mut known, &request.setup(planned.config.precision));
+        keep_alike(&mut known, &request.setup(planned.config.training.precision));
     }
     let runs: Vec<Option<Run>> = plan.iter().map(|planned| over(&known, &planned.config).cloned()).collect();
     let missing = runs.iter().filter(|run| run.is_none()).count();
@@ -151,8 +177,8 @@ pub(crate) fn find(plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     Ok(Swept { runs, ..Swept::default() })
 }
 
-/// Keeps the runs of one setup like `wanted`: the one that most have; of several, `wanted` itself.
-fn keep_alike(known: &mut Vec<(ExperimentConfig, Run)>, wanted: &Setup) {
+/// Keeps the runs of one setup like `wanted`: the most frequent one; of several, `wanted` itself.
+fn keep_alike(known: &mut Vec<(Config, Run)>, wanted: &Setup) {
     let setups: Vec<Vec<Setup>> = known.iter().map(|(_, run)| run.setups()).collect();
     let count = |one: &&Vec<Setup>| (setups.iter().filter(|other| other == one).count(), **one == [wanted.clone()]);
     let alike = setups.iter().filter(|setups| matches!(&setups[..], [one] if one.is_like(wanted)));
@@ -164,7 +190,7 @@ fn keep_alike(known: &mut Vec<(ExperimentConfig, Run)>, wanted: &Setup) {
     }
 }
 
-/// Where the runs are made, or were; the program may start itself again.
+/// The backend that the arguments ask for; the program may start itself again.
 pub(crate) fn request(place: &PlaceArguments) -> Result<Request> {
     let request = place.device.request((backend::default_name(), None))?;
     relaunch::with(&request.environment().into_iter().chain(request.as_default()).collect::<Vec<_>>())?;
@@ -173,7 +199,7 @@ pub(crate) fn request(place: &PlaceArguments) -> Result<Request> {
 }
 
 /// The run of this config that is over.
-fn over<'a>(known: &'a [(ExperimentConfig, Run)], config: &ExperimentConfig) -> Option<&'a Run> {
+fn over<'a>(known: &'a [(Config, Run)], config: &Config) -> Option<&'a Run> {
     known.iter().find(|(other, run)| other == config && run.is_over()).map(|(_, run)| run)
 }
 
@@ -181,18 +207,19 @@ impl Bench<'_> {
     /// Trains `planned` in a new directory, or resumes it in the one where it was begun.
     fn train(&mut self, planned: &Planned, found: Option<RunDirectory>, progress: &SweepBar) -> Result<Run> {
         let config = &planned.config;
-        let data = self.data.get(config)?;
-        if !self.backends.iter().any(|(precision, _)| *precision == config.precision) {
-            let backend = self.request.open(config.precision)?;
+        let network = self.workbench.network_of(&config.network)?;
+        let data = self.data.get(&config.data)?;
+        if !self.backends.iter().any(|(precision, _)| *precision == config.training.precision) {
+            let backend = self.request.open(config.training.precision)?;
             notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
             if let Some(advice) = &backend.advice {
                 notice(advice);
             }
-            self.backends.push((config.precision, backend));
+            self.backends.push((config.training.precision, backend));
         }
-        let backend = self.backends.iter().find(|(precision, _)| *precision == config.precision);
+        let backend = self.backends.iter().find(|(precision, _)| *precision == config.training.precision);
         let (_, backend) = backend.context("what was just opened is gone")?;
-        kindling_training::check(config, data, &backend.devices, backend.memory())?;
+        network.check(config, data, &backend.place())?;
         let is_new = found.is_none();
         let directory = match found {
             Some(directory) => directory,
@@ -203,9 +230,9 @@ impl Bench<'_> {
         signals::stop_gently(&interrupter);
         let host = host(backend, interrupter, progress.clone());
         let outcome = if is_new {
-            kindling_training::train(config, data, &directory, host)
+            network.train(config, data, &directory, host)
         } else {
-            kindling_training::resume(data, &directory, host)
+            network.resume(config, data, &directory, host)
         };
         signals::leave_at_once(None);
         outcome.with_context(|| format!("run {}", directory.id()))?;
@@ -221,7 +248,7 @@ fn host(backend: &Backend, interrupter: Interrupter, progress: SweepBar) -> Host
             progress.say(&format!("{}: {message}; resuming from {}", path.display(), instead.display()));
         }
         Event::Compiling => signals::leave_at_once(None),
-        Event::WarmUp { model, images, .. } => progress.show_warm_up(model, images),
+        Event::WarmUp { model, samples, .. } => progress.show_warm_up(model, samples),
         Event::Compiled { .. } => signals::stop_gently(&stop),
         Event::Step { .. } => {}
     });
@@ -229,11 +256,8 @@ fn host(backend: &Backend, interrupter: Interrupter, progress: SweepBar) -> Host
 }
 
 /// The runs of the plan's configs that were made with the same data, in any setup.
-fn known_runs(
-    plan: &[Planned],
-    data: &mut DataSets<'_>,
-    place: &PlaceArguments,
-) -> Result<Vec<(ExperimentConfig, Run)>> {
+fn known_runs(plan: &[Planned], data: &mut DataSets<'_>, place: &PlaceArguments) -> Result<Vec<(Config, Run)>> {
+    let registry = data.workbench.registry();
     let mut known = Vec::new();
     for (directory, record) in list_runs(&place.runs_dir.path)? {
         let record = match record {
@@ -243,14 +267,15 @@ fn known_runs(
                 continue;
             }
         };
-        // A config of another version is none that could be asked for.
-        let Ok(config) = Settings::from_object(record.config.clone()).and_then(Settings::resolve) else { continue };
+        // One of another version, or of another program's networks, is none that could be asked for.
+        let read = Partial::from_object(record.config.clone()).and_then(|partial| partial.resolve(&registry));
+        let Ok(config) = read else { continue };
         if !plan.iter().any(|planned| planned.config == config) {
             continue;
         }
-        // Which directory such a set is in does not stand in the config.
-        let is_same = |data: &ImageData| check_data(&record, data).is_ok();
-        if config.dataset == DatasetName::Idx && !data.get(&config).is_ok_and(is_same) {
+        // Which directory a set is read from does not stand in the config; these are the same in any.
+        let is_fixed = matches!(config.data.name.as_str(), "fashion-mnist" | "synthetic");
+        if !is_fixed && !data.get(&config.data).is_ok_and(|data| check_data(&record, data).is_ok()) {
             continue;
         }
         let status = directory.status(&record);
@@ -260,21 +285,27 @@ fn known_runs(
 }
 
 /// How much work a run is, in any unit: multiplications of an image's way through the network, times epochs.
-fn cost(config: &ExperimentConfig) -> f64 {
-    let layers = config.network().ok().and_then(|network| network.layers(kindling_models::ImageShape::MNIST).ok());
-    let multiplications = |layer: &kindling_models::LayerSummary| {
-        let positions: usize = layer.output.iter().skip(1).product();
-        layer.parameters as f64 * positions.max(1) as f64
-    };
+fn cost(workbench: &Workbench, config: &Config) -> f64 {
+    let network = workbench.network_of(&config.network).ok();
+    let layers = network.and_then(|network| network.layers(&config.network.keys, ImageShape::MNIST, &Device::default()).ok());
+    // A kernel of a convolution is applied at many positions: about so many, where a pooling layer came before it.
+    let positions = |layer: &LayerSummary| if layer.shape.len() == 4 { 200.0 } else { 1.0 };
+    let multiplications = |layer: &LayerSummary| layer.parameters as f64 * positions(layer);
     let of_network: f64 = layers.unwrap_or_default().iter().map(multiplications).sum();
-    let images = config.limit_batches.map_or(60_000, |batches| batches.saturating_mul(config.batch_size).min(60_000));
-    of_network * images as f64 * config.epochs as f64
+    let training = &config.training;
+    let all = 60_000;
+    let images = training.limit_batches.map_or(all, |batches| batches.saturating_mul(training.batch_size).min(all));
+    // A network without a table counts as one multiplication.
+    of_network.max(1.0) * images as f64 * training.epochs as f64
 }
 
-/// What a run came to, in a few words.
+/// Result of a run, in a few words.
 fn outcome(record: &RunRecord) -> String {
     match (&record.test, &record.diverged) {
-        (Some(test), _) => format!("test accuracy {}", percent(test.accuracy)),
+        (Some(test), _) => {
+            let value = |(name, value): (&String, &f64)| format!("{} {value:.4}", name.replace('/', " "));
+            test.metrics.0.iter().map(value).collect::<Vec<_>>().join(", ")
+        }
         (None, Some(diverged)) => format!("diverged at step {}", diverged.step),
         (None, None) => record.status.to_string(),
     }
@@ -290,8 +321,9 @@ mod tests {
     #[test]
     fn runs_of_a_report_alone_may_be_from_another_processor_and_all_from_the_same() {
         let place = tempfile::tempdir().unwrap();
-        let settings = Settings { model: Some(kindling_models::ModelName::Mlp), ..Settings::default() };
-        let config = settings.resolve().unwrap();
+        let mut partial = Partial::default();
+        partial.set("network.name", "mlp".into());
+        let config = partial.resolve(&Workbench::new("kindling").registry()).unwrap();
         let by = |id: &str, parts: &[(&str, &str)]| {
             let parts: Vec<_> =
                 parts.iter().map(|(kernels, instructions)| fixtures::part("flex", kernels, instructions)).collect();
@@ -299,7 +331,7 @@ mod tests {
         };
         let (old, new, composed) = (("fused, AVX2", "AVX2"), ("fused, AVX-512", "AVX-512"), ("composed", "AVX2"));
         let runs = [by("a", &[old]), by("b", &[new]), by("c", &[old]), by("d", &[composed]), by("e", &[old, new])];
-        let kept = |runs: &[(ExperimentConfig, Run)], (kernels, instructions): (&str, &str)| {
+        let kept = |runs: &[(Config, Run)], (kernels, instructions): (&str, &str)| {
             let mut known = runs.to_vec();
             keep_alike(&mut known, &Setup::new("flex", kernels, 1, instructions));
             known.into_iter().map(|(_, run)| run.record.id).collect::<Vec<_>>()

@@ -1,14 +1,14 @@
-//! Whether results can be written, to be asked before the work that makes them.
+//! Checks that results can be written, before the work that makes them.
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
 
-/// Whether files can be made in `directory`, or in what will hold it once it is made. Leaves nothing behind.
+/// Checks that files can be created in `directory`, or where it would be created. Leaves nothing behind.
 ///
 /// # Errors
 /// When it is a file, or nothing can be made in it.
-pub(crate) fn check(directory: &Path) -> Result<()> {
+pub fn check(directory: &Path) -> Result<()> {
     let shown = directory.display();
     let nearest = directory.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(Path::new("."));
     if !nearest.is_dir() {

@@ -1,42 +1,38 @@
-use std::path::PathBuf;
+//! The command `reproduce`.
+
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
-use kindling_report::{
-    Pictures, Run,
-    reproduction::{Question, Reference, Reproduction, Row, document, main_table},
-    table, write,
-};
-use kindling_training::Settings;
-
-use crate::{
-    arguments::{PlaceArguments, command_line},
-    commands::{
-        Misuse, Outcome,
-        evaluate::keep_evaluation,
-        samples::{pick, sheet},
-        sweep::outcome_of,
-    },
-    data,
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use kindling_report::{Pictures, table, write};
+use kindling_workbench::{
+    Misuse, Outcome, Workbench,
+    arguments::PlaceArguments,
+    data, keep_evaluation,
     output::{notice, print},
-    reproduction::{Experiment, QUESTIONS, experiments},
-    sweep::{Planned, Swept, find, sweep},
+    pick, sheet,
+    sweep::{Planned, find, sweep},
     terminal, writable,
 };
 
-/// The reference's figures, with their source.
-const REFERENCE: &str = include_str!("../../../assets/assignment/reference.json");
+use super::{
+    configs::config,
+    measured::{Reproduction, Row},
+    reference::{Question, Reference},
+    report::document,
+    tables::main_table,
+};
 
-/// Arguments of `kindling reproduce`.
+/// Arguments of `reproduce`.
 #[derive(Args)]
-pub(crate) struct ReproduceArguments {
+struct ReproduceArguments {
     /// Train every experiment with each of the seeds 1 to N
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Only these questions: 1.1 (the first run), 1.2, 1.3, 1.4 (1.2 and 1.3), 1.5, 1.6, 1.7, suggestions [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     only: Vec<String>,
-    /// See a ninth of the data, to try the whole in minutes; the report is marked as quick, and its figures say nothing
+    /// See a ninth of the data, to try the whole in minutes; the report is marked as quick, and judges nothing
     #[arg(long)]
     quick: bool,
     /// Train nothing: write the report from the runs that are there
@@ -52,46 +48,44 @@ pub(crate) struct ReproduceArguments {
     json: bool,
 }
 
-/// `kindling reproduce`
-pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Result<Outcome> {
-    let wanted = questions(&arguments.only)?;
-    let experiments: Vec<Experiment> =
-        experiments().into_iter().filter(|experiment| wanted.contains(&experiment.question)).collect();
+/// How the command is typed.
+pub(crate) fn command() -> Command {
+    let about = "Regenerate the assignment: every table and curve, beside the reference's";
+    ReproduceArguments::augment_args(Command::new("reproduce").about(about))
+}
+
+/// Trains the assignment's runs, or finds them, and writes the report on them.
+pub(crate) fn reproduce(workbench: &Workbench, matches: &ArgMatches) -> Result<Outcome> {
+    let arguments = ReproduceArguments::from_arg_matches(matches)?;
+    let (wanted, place, registry) = (rows(&arguments.only)?, &arguments.place, workbench.registry());
     let mut plan = Vec::new();
-    for experiment in &experiments {
+    for &(question, row) in &wanted {
         for seed in 1..=arguments.seeds {
-            let config = experiment.config(seed, arguments.quick)?;
-            plan.push(Planned { name: format!("{}-seed-{seed}", experiment.name()), config });
+            let name = format!("{}-{}-seed-{seed}", question.number(), row.replace(' ', "-"));
+            plan.push(Planned { name, config: config((question, row), seed, arguments.quick, &registry)? });
         }
     }
-    let reference = Reference::from_json(REFERENCE)?;
+    let reference = Reference::read()?;
     writable::check(&arguments.output)?;
-    let swept = if arguments.report_only { find(&plan, &arguments.place)? } else { sweep(&plan, &arguments.place)? };
-    let outcome = outcome_of(&swept);
+    let make = if arguments.report_only { find } else { sweep };
+    let swept = make(workbench, &plan, place)?;
+    let outcome = swept.outcome();
     if swept.interrupted {
         return Ok(outcome);
     }
-    let rows = rows(&experiments, &swept, arguments.seeds as usize);
-    evaluate_what_the_report_shows(&rows, &arguments.place)?;
-    let reproduction = Reproduction {
-        reference,
-        command: command_line(),
-        quick: arguments.quick,
-        samples: Some(samples(&arguments.place)?),
-        rows,
-    };
-    let document = document(&reproduction)?;
-    let written = write(&document, &arguments.output);
+    let runs = swept.runs.chunks(arguments.seeds as usize).map(|runs| runs.iter().flatten().cloned().collect());
+    let rows: Vec<Row> =
+        wanted.iter().zip(runs).map(|(&(question, name), runs)| Row { question, name, runs }).collect();
+    evaluate_what_the_report_shows(workbench, &rows, place)?;
+    let (command, quick) = (workbench.command_line(), arguments.quick);
+    let reproduction = Reproduction { reference, command, quick, samples: Some(samples(workbench, place)?), rows };
+    let written = write(&document(&reproduction)?, &arguments.output);
     let main = main_table(&reproduction);
+    let header: Vec<&str> = main.header.iter().map(String::as_str).collect();
     if arguments.json {
-        let rows: Vec<_> = main
-            .rows
-            .iter()
-            .map(|row| main.header.iter().zip(row).collect::<std::collections::BTreeMap<_, _>>())
-            .collect();
-        print(serde_json::to_string_pretty(&rows)?);
+        let rows = main.rows.iter().map(|row| header.iter().zip(row).collect::<BTreeMap<_, _>>());
+        print(serde_json::to_string_pretty(&rows.collect::<Vec<_>>())?);
     } else {
-        let header: Vec<&str> = main.header.iter().map(String::as_str).collect();
         print(table(&header, &main.right, terminal::width(), main.rows));
     }
     written.with_context(|| format!("the report in {} cannot be written", arguments.output.display()))?;
@@ -101,51 +95,41 @@ pub(crate) fn reproduce(arguments: &ReproduceArguments) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The questions that `--only` names: all where it names none.
-fn questions(only: &[String]) -> Result<Vec<Question>> {
-    let mut wanted = Vec::new();
+/// The rows of the questions that `--only` names: of all where it names none.
+fn rows(only: &[String]) -> Result<Vec<(Question, &'static str)>> {
     for name in only {
-        if name == "1.4" {
-            // It compares these two.
-            wanted.extend([Question::LearningRates, Question::Convergence]);
-            continue;
-        }
-        let Some((_, question)) = QUESTIONS.iter().find(|(known, _)| known == name) else {
-            let names: Vec<_> = QUESTIONS.iter().map(|(known, _)| *known).collect();
+        let names = Question::ALL.map(Question::number);
+        if name != "1.4" && !names.contains(&name.as_str()) {
             bail!(Misuse(format!("--only: expected some of {}, 1.4, found `{name}`", names.join(", "))));
-        };
-        wanted.push(*question);
+        }
     }
-    Ok(if only.is_empty() { QUESTIONS.map(|(_, question)| question).to_vec() } else { wanted })
-}
-
-/// The experiments' rows with the runs that were made or found, `seeds` for each.
-fn rows(experiments: &[Experiment], swept: &Swept, seeds: usize) -> Vec<Row> {
-    let runs = swept.runs.chunks(seeds);
-    let row = |(experiment, runs): (&Experiment, &[Option<Run>])| Row {
-        question: experiment.question,
-        name: experiment.row.to_owned(),
-        runs: runs.iter().flatten().cloned().collect(),
+    let is_named = |wanted: &str| only.iter().any(|name| name == wanted);
+    let is_wanted = |question: &Question| match question {
+        _ if only.is_empty() || is_named(question.number()) => true,
+        // It compares these two.
+        Question::LearningRates | Question::Convergence => is_named("1.4"),
+        _ => false,
     };
-    experiments.iter().zip(runs).map(row).collect()
+    let questions = Question::ALL.into_iter().filter(is_wanted);
+    Ok(questions.flat_map(|question| question.rows().iter().map(move |&row| (question, row))).collect())
 }
 
-/// Looks closer at the weights of one base network and one CNN, where that has not been done.
-fn evaluate_what_the_report_shows(rows: &[Row], place: &PlaceArguments) -> Result<()> {
+/// Evaluates the weights of one base network and of one CNN, where that has not been done.
+fn evaluate_what_the_report_shows(workbench: &Workbench, rows: &[Row], place: &PlaceArguments) -> Result<()> {
     for (question, name) in [(Question::Structures, "base"), (Question::Cnn, "cnn")] {
         let row = rows.iter().find(|row| row.question == question && row.name == name);
         let Some(run) = row.and_then(|row| row.runs.first()) else { continue };
         if run.record.test.is_some() && run.directory.read_evaluation()?.is_none() {
             notice(format_args!("evaluating {}", run.record.id));
-            keep_evaluation(&run.directory, place)?;
+            keep_evaluation(workbench, &run.directory, place)?;
         }
     }
     Ok(())
 }
 
 /// An image of each class.
-fn samples(place: &PlaceArguments) -> Result<Pictures> {
-    let settings = Settings { model: Some(kindling_models::ModelName::Mlp), ..Settings::default() };
-    let data = data::load(&settings.resolve()?, place.data_dir.as_deref())?;
+fn samples(workbench: &Workbench, place: &PlaceArguments) -> Result<Pictures> {
+    let config = config((Question::FirstRun, "mlp"), 1, false, &workbench.registry())?;
+    let data = data::load(workbench, &config.data, place.data_dir.as_deref())?;
     Ok(sheet(&data, &pick(&data, 1, 1)))
 }

@@ -1,126 +1,98 @@
-//! The assignment's experiments: which runs each of its tables is made from.
+//! The config of each row of the assignment's tables.
 
-use kindling_models::ModelName;
-use kindling_report::reproduction::Question;
-use kindling_training::{
-    AugmentationName, DatasetName, ExperimentConfig, Protocol, ScheduleName, Settings, StoppingMetric,
-};
+use kindling_config::{Config, ConfigError, Partial, Registry};
+use serde_json::{Map, Value, json};
+
+use super::reference::Question;
 
 /// Batches of every split in a quick reproduction: a ninth of the data.
 const QUICK_BATCHES: usize = 100;
 
-/// One row of one table: a name for it, and the config that its runs have, but for their seeds.
-#[derive(Clone, Debug)]
-pub(crate) struct Experiment {
-    pub(crate) question: Question,
-    /// As in [`Question`].
-    pub(crate) row: &'static str,
-    settings: Settings,
-}
-
-/// How the program names the questions, as in `--only 1.3`.
-pub(crate) const QUESTIONS: [(&str, Question); 7] = [
-    ("1.1", Question::FirstRun),
-    ("1.2", Question::LearningRates),
-    ("1.3", Question::Convergence),
-    ("1.5", Question::Structures),
-    ("1.6", Question::Gradients),
-    ("1.7", Question::Cnn),
-    ("suggestions", Question::Suggestions),
-];
-
-/// All rows of all tables.
-pub(crate) fn experiments() -> Vec<Experiment> {
-    let mut all = vec![row(Question::FirstRun, "mlp", ModelName::Mlp, 0.001, 5)];
-    let rates = [("1", 1.0), ("0.1", 0.1), ("0.01", 0.01), ("0.001", 0.001)];
-    all.extend(rates.map(|(name, rate)| row(Question::LearningRates, name, ModelName::Mlp, rate, 10)));
-    all.extend(rates.map(|(name, rate)| {
-        let experiment = row(Question::Convergence, name, ModelName::Mlp, rate, 50);
-        let settings = Settings {
-            early_stopping: Some(3),
-            early_stopping_metric: Some(StoppingMetric::TestLoss),
-            ..experiment.settings
-        };
-        Experiment { settings, ..experiment }
-    }));
-    let structures = [("base", ModelName::Mlp), ("deeper", ModelName::MlpDeep), ("wider", ModelName::MlpWide)];
-    all.extend(structures.map(|(name, model)| row(Question::Structures, name, model, 0.1, 10)));
-    all.extend(ModelName::REFERENCE.map(|model| {
-        let experiment = row(Question::Gradients, model.as_str(), model, 0.1, 1);
-        let settings = Settings { gradient_steps: Some(100), limit_batches: Some(100), ..experiment.settings };
-        Experiment { settings, ..experiment }
-    }));
-    all.push(cnn(Question::Cnn, "cnn", Settings::default()));
-    let more_layers = Settings { model: Some(ModelName::CnnDeep), ..Settings::default() };
-    let falling = Settings { schedule: Some(ScheduleName::Cosine), ..Settings::default() };
-    let augmentation = vec![AugmentationName::Shift, AugmentationName::Flip, AugmentationName::Erase];
-    let augmented = Settings { augment: Some(augmentation), ..Settings::default() };
-    let everything = more_layers.clone().or(falling.clone()).or(augmented.clone());
-    all.push(cnn(Question::Suggestions, "cnn", Settings::default()));
-    all.push(cnn(Question::Suggestions, "more layers", more_layers));
-    all.push(cnn(Question::Suggestions, "falling learning rate", falling));
-    all.push(cnn(Question::Suggestions, "augmentation", augmented));
-    all.push(cnn(Question::Suggestions, "all", everything));
-    all
-}
-
-impl Experiment {
-    /// The config for one seed; a quick one sees a part of the data alone.
-    pub(crate) fn config(&self, seed: u64, quick: bool) -> anyhow::Result<ExperimentConfig> {
-        let limit = self.settings.limit_batches.or(quick.then_some(QUICK_BATCHES));
-        Ok(Settings { seed: Some(seed), limit_batches: limit, ..self.settings.clone() }.resolve()?)
-    }
-
-    /// What its runs' names begin with.
-    pub(crate) fn name(&self) -> String {
-        let (number, _) = QUESTIONS.iter().find(|(_, question)| *question == self.question).unwrap_or(&QUESTIONS[0]);
-        format!("{number}-{}", self.row.replace(' ', "-"))
-    }
-}
-
-/// The reference's protocol: all of train in the order of the file, batches of 64, plain SGD.
-fn row(question: Question, row: &'static str, model: ModelName, learning_rate: f64, epochs: usize) -> Experiment {
-    let settings = Settings {
-        model: Some(model),
-        dataset: Some(DatasetName::FashionMnist),
-        protocol: Some(Protocol::Assignment),
-        batch_size: Some(64),
-        learning_rate: Some(learning_rate),
-        epochs: Some(epochs),
-        ..Settings::default()
+/// The config of a row's run with this seed. All follow the reference's protocol: all of train in the order of the file,
+/// batches of 64, plain SGD. A quick one sees a part of the data alone.
+pub(crate) fn config(
+    (question, row): (Question, &str),
+    seed: u64,
+    quick: bool,
+    registry: &Registry,
+) -> Result<Config, ConfigError> {
+    let is_suggested = |name: &str| question == Question::Suggestions && (row == name || row == "all");
+    let network = match row {
+        "deeper" | "mlp-deep" => "mlp-deep",
+        "wider" | "mlp-wide" => "mlp-wide",
+        _ if is_suggested("more layers") => "cnn-deep",
+        _ if question == Question::Suggestions || row == "cnn" => "cnn",
+        _ => "mlp",
     };
-    Experiment { question, row, settings }
-}
-
-/// The reference's CNN with what `changes` says otherwise.
-fn cnn(question: Question, name: &'static str, changes: Settings) -> Experiment {
-    let experiment = row(question, name, ModelName::Cnn, 0.1, 13);
-    Experiment { settings: changes.or(experiment.settings), ..experiment }
+    // Rows of 1.2 and 1.3 are learning rates.
+    let learning_rate = if question == Question::FirstRun { 0.001 } else { row.parse().unwrap_or(0.1) };
+    let epochs = match question {
+        Question::FirstRun => 5,
+        Question::LearningRates | Question::Structures => 10,
+        Question::Convergence => 50,
+        Question::Gradients => 1,
+        Question::Cnn | Question::Suggestions => 13,
+    };
+    let gradient_steps = (question == Question::Gradients).then_some(100);
+    let augment: &[&str] = if is_suggested("augmentation") { &["shift", "flip", "erase"] } else { &[] };
+    let sections = [
+        ("network", json!(network)),
+        ("data", json!({ "name": "fashion-mnist", "augment": augment })),
+        ("optimizer", json!({ "name": "sgd", "learning_rate": learning_rate })),
+        ("schedule", json!(if is_suggested("falling learning rate") { "cosine" } else { "constant" })),
+        ("protocol", json!({ "name": "assignment", "monitor": "test/loss" })),
+        (
+            "training",
+            json!({
+                "epochs": epochs,
+                "batch_size": 64,
+                "seed": seed,
+                "early_stopping": (question == Question::Convergence).then_some(3),
+                "gradient_steps": gradient_steps,
+                "limit_batches": gradient_steps.or(quick.then_some(QUICK_BATCHES)),
+            }),
+        ),
+    ];
+    let object: Map<String, Value> = sections.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Partial::from_object(object)?.resolve(registry)
 }
 
 #[cfg(test)]
 mod tests {
+    use kindling_config::Order;
+    use kindling_workbench::Workbench;
+
     use super::*;
 
     #[test]
-    fn the_runs_that_two_questions_share_are_the_same() {
-        let configs: Vec<_> = experiments().iter().map(|e| (e.name(), e.config(1, false).unwrap())).collect();
-        let of = |name: &str| &configs.iter().find(|(known, _)| known == name).unwrap().1;
-        assert_eq!(of("1.2-0.1"), of("1.5-base"));
-        assert_eq!(of("1.7-cnn"), of("suggestions-cnn"));
-        assert_ne!(of("1.2-0.1"), of("1.3-0.1"));
-    }
-
-    #[test]
-    fn every_experiment_makes_sense_and_follows_the_references_protocol() {
-        for experiment in experiments() {
-            for quick in [false, true] {
-                let config = experiment.config(3, quick).unwrap();
-                assert_eq!((config.protocol, config.batch_size, config.seed), (Protocol::Assignment, 64, 3));
-                assert_eq!(config.order, kindling_training::OrderName::File);
-                let is_limited = quick || experiment.question == Question::Gradients;
-                assert_eq!(config.limit_batches.is_some(), is_limited, "{}", experiment.name());
+    fn every_row_has_its_config_and_follows_the_references_protocol() {
+        let registry = Workbench::new("kindling").registry();
+        let mut shown = Vec::new();
+        for question in Question::ALL {
+            for &row in question.rows() {
+                let of = |quick| config((question, row), 3, quick, &registry).unwrap();
+                let (whole, quick) = (of(false), of(true));
+                let (protocol, training) = (&whole.protocol, &whole.training);
+                let order = (protocol.name(), protocol.order(), protocol.monitor());
+                assert_eq!(order, ("assignment", Order::File, "test/loss"));
+                assert_eq!((whole.optimizer.name(), training.batch_size, training.seed), ("sgd", 64, 3));
+                let is_limited = question == Question::Gradients;
+                assert_eq!((training.limit_batches.is_some(), quick.training.limit_batches), (is_limited, Some(100)));
+                let rate = whole.optimizer.learning_rate();
+                let (network, schedule) = (&whole.network.name, whole.schedule.name());
+                let [augment, stopping] = [whole.data.augment.len(), training.early_stopping.unwrap_or(0)];
+                shown.push(format!("{network} {rate} {} {schedule} {augment} {stopping}", training.epochs));
             }
         }
+        // 1.2 and 1.5, and 1.7 and the suggestions, share a run.
+        let expected = "mlp 0.001 5 constant 0 0, mlp 1 10 constant 0 0, mlp 0.1 10 constant 0 0, \
+                        mlp 0.01 10 constant 0 0, mlp 0.001 10 constant 0 0, mlp 1 50 constant 0 3, \
+                        mlp 0.1 50 constant 0 3, mlp 0.01 50 constant 0 3, mlp 0.001 50 constant 0 3, \
+                        mlp 0.1 10 constant 0 0, mlp-deep 0.1 10 constant 0 0, mlp-wide 0.1 10 constant 0 0, \
+                        mlp 0.1 1 constant 0 0, mlp-deep 0.1 1 constant 0 0, mlp-wide 0.1 1 constant 0 0, \
+                        cnn 0.1 1 constant 0 0, cnn 0.1 13 constant 0 0, cnn 0.1 13 constant 0 0, \
+                        cnn-deep 0.1 13 constant 0 0, cnn 0.1 13 cosine 0 0, cnn 0.1 13 constant 3 0, \
+                        cnn-deep 0.1 13 cosine 3 0";
+        assert_eq!(shown.join(", "), expected);
     }
 }

@@ -1,21 +1,20 @@
-//! What people should check before a long training: Karpathy, "A Recipe for Training Neural Networks",
+//! What to check before a long training: Karpathy, "A Recipe for Training Neural Networks",
 //! <http://karpathy.github.io/2019/04/25/recipe/>.
 
 mod dead;
 mod slopes;
 
-use std::iter;
-
-use burn::{data::dataloader::DataLoader, optim::GradientsParams, tensor::Device, train::TrainStep};
-use kindling_data::{BatchLoader, ImageBatch, ImageData, ImageSet, LabelProblem, Order};
+use burn::tensor::Device;
+use kindling_config::{Config, Precision};
+use kindling_data::{ImageBatch, ImageData, ImageSource, LabelProblem};
+use kindling_models::NetworkConfig;
+use kindling_training::{Order, Step, Totals, batches, epoch_order, training_step};
 use serde::Serialize;
 
 use crate::{
-    BatchFigures, Classifier, ExperimentConfig, LearningRates, Precision, TrainingError,
-    clip::clipped,
-    init_optimizer,
-    predict::contained,
-    splits::{loader, shape, splits, train_loader},
+    ClassificationError, Classifier, init_optimizer, learning_rates,
+    run::{clipped, fresh, seeded},
+    splits::{source, splits, train_order, train_source},
 };
 
 /// Images in the batch that most checks look at.
@@ -53,7 +52,7 @@ pub struct CheckDevice<'a> {
     pub repeats_bits: bool,
 }
 
-type Check = fn(&Bench<'_>) -> Result<CheckResult, TrainingError>;
+type Check<C> = fn(&Bench<'_, C>) -> Result<CheckResult, ClassificationError>;
 
 /// Checks `config` on `data`; each result is told as it is found.
 ///
@@ -62,82 +61,100 @@ type Check = fn(&Bench<'_>) -> Result<CheckResult, TrainingError>;
 ///
 /// # Errors
 /// When the network cannot take the images, or the device fails.
-pub fn sanity_checks(
-    config: &ExperimentConfig,
+pub(crate) fn sanity_checks<C: NetworkConfig>(
+    network: &C,
+    config: &Config,
     data: &ImageData,
     device: CheckDevice<'_>,
     on_check: &mut dyn FnMut(&CheckResult),
-) -> Result<Vec<CheckResult>, TrainingError> {
-    contained(|| {
-        let problems = data.label_problems();
-        let result = labels(data, &problems);
+) -> Result<Vec<CheckResult>, ClassificationError> {
+    let problems = data.label_problems();
+    let result = labels(data, &problems);
+    on_check(&result);
+    let mut results = vec![result];
+    if problems.iter().any(LabelProblem::prevents_learning) {
+        return Ok(results);
+    }
+    let bench = Bench::new(network, config, data, device)?;
+    let mut checks: Vec<Check<C>> = vec![initial_loss];
+    if config.training.precision == Precision::F32 {
+        checks.push(slopes::gradients_are_right);
+    }
+    checks.extend([dead::no_dead_layers as Check<C>, overfits_one_batch, same_result_twice]);
+    for check in checks {
+        let result = check(&bench)?;
         on_check(&result);
-        let mut results = vec![result];
-        if problems.iter().any(LabelProblem::prevents_learning) {
-            return Ok(results);
-        }
-        let bench = Bench::new(config, data, device)?;
-        let mut checks: Vec<Check> = vec![initial_loss];
-        if config.precision == Precision::F32 {
-            checks.push(slopes::gradients_are_right);
-        }
-        checks.extend([dead::no_dead_layers as Check, overfits_one_batch, same_result_twice]);
-        for check in checks {
-            let result = check(&bench)?;
-            on_check(&result);
-            results.push(result);
-        }
-        Ok(results)
-    })
+        results.push(result);
+    }
+    Ok(results)
 }
 
 /// What the checks share.
-struct Bench<'a> {
-    config: ExperimentConfig,
+struct Bench<'a, C> {
+    network: &'a C,
+    /// Without label smoothing, so that the loss of a uniform prediction is known.
+    config: Config,
     data: &'a ImageData,
     device: Device,
-    largest: Option<u64>,
     repeats_bits: bool,
-    /// The first images of an epoch in shuffled order.
-    images: ImageSet,
+    /// The first images of an epoch in shuffled order, as they are and as training sees them.
+    plain: ImageSource,
+    augmented: ImageSource,
 }
 
-impl<'a> Bench<'a> {
-    fn new(config: &ExperimentConfig, data: &'a ImageData, place: CheckDevice<'_>) -> Result<Self, TrainingError> {
+impl<'a, C: NetworkConfig> Bench<'a, C> {
+    fn new(
+        network: &'a C,
+        config: &Config,
+        data: &'a ImageData,
+        place: CheckDevice<'_>,
+    ) -> Result<Self, ClassificationError> {
         let train = splits(config, data)?.train;
-        let order = kindling_data::epoch_order(Order::Shuffled { seed: config.seed }, 1, train.count());
+        let order = epoch_order(Order::Shuffled { seed: config.training.seed }, 1, train.count());
         let first: Vec<usize> = order.into_iter().take(BATCH).collect();
-        // One batch, of all the images there are.
-        let config = ExperimentConfig { batch_size: BATCH, limit_batches: None, ..config.clone() };
+        let images = train.select(&first);
+        let mut config = config.clone();
+        config.training.label_smoothing = 0.0;
         let CheckDevice { device, largest, repeats_bits } = place;
-        let device = device.clone().autodiff();
-        Ok(Self { config, data, device, largest, repeats_bits, images: train.select(&first) })
+        Ok(Self {
+            network,
+            data,
+            device: device.clone().autodiff(),
+            repeats_bits,
+            plain: source(&config, data, images.clone(), "train", largest),
+            augmented: train_source(&config, data, images, largest),
+            config,
+        })
     }
 
-    fn model(&self) -> Result<Classifier, TrainingError> {
-        let network = self.config.network()?.init(shape(self.data), self.config.seed, &self.device)?;
-        Ok(Classifier::new(network, 0.0))
+    fn model(&self) -> Result<Classifier<C::Network>, ClassificationError> {
+        fresh(self.network, &self.config, self.data, &self.device)
     }
 
     /// All the images, as they are.
-    fn batch(&self) -> Result<ImageBatch, TrainingError> {
-        first_batch(&loader(&self.config, &self.images, Order::File, (&self.device, self.largest)))
+    fn batch(&self) -> Result<ImageBatch, ClassificationError> {
+        first_batch(&self.plain, Order::File, 0, &self.device)
+    }
+
+    /// The gradients of a batch, where a network that draws at random draws the same each time.
+    fn step(&self, model: &Classifier<C::Network>, batch: ImageBatch) -> Result<Step, ClassificationError> {
+        Ok(seeded(&self.device, self.config.training.seed, || training_step(model, batch))?)
     }
 
     /// Trains on `batches`, until `is_enough` or a loss that is not finite, and gives the losses.
     fn train(
         &self,
-        batches: impl Iterator<Item = Result<ImageBatch, TrainingError>>,
-        mut is_enough: impl FnMut(&BatchFigures) -> bool,
-    ) -> Result<Vec<f64>, TrainingError> {
+        batches: impl Iterator<Item = Result<ImageBatch, ClassificationError>>,
+        mut is_enough: impl FnMut(&Totals) -> bool,
+    ) -> Result<Vec<f64>, ClassificationError> {
         let mut model = self.model()?;
-        let mut optimizer = init_optimizer(&self.config, &model);
-        let rates = LearningRates::new(&self.config, &model);
+        let mut optimizer = init_optimizer(&self.config.optimizer, &model);
+        let rates = learning_rates(&self.config.optimizer, &model);
         let mut losses = Vec::new();
         for batch in batches {
-            let (gradients, figures) = step(&model, batch?)?;
-            losses.push(figures.loss());
-            if is_enough(&figures) || !figures.loss_sum.is_finite() {
+            let Step { gradients, totals } = training_step(&model, batch?)?;
+            losses.push(totals.loss());
+            if is_enough(&totals) || !totals.loss().is_finite() {
                 break;
             }
             let gradients = clipped(&self.config, &model, gradients);
@@ -152,16 +169,15 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The gradients of a step, and its figures.
-fn step(model: &Classifier, batch: ImageBatch) -> Result<(GradientsParams, BatchFigures), TrainingError> {
-    let output = TrainStep::step(model, batch);
-    Ok((output.grads, output.item.read().map_err(TrainingError::backend)?))
-}
-
-/// The first batch of the loader's next epoch.
-fn first_batch(loader: &BatchLoader) -> Result<ImageBatch, TrainingError> {
-    let first = loader.iter().next().transpose().map_err(TrainingError::backend)?;
-    first.ok_or_else(|| TrainingError::backend("expected images to train on, found none"))
+/// The first batch of an epoch, of all the images there are.
+fn first_batch(
+    source: &ImageSource,
+    order: Order,
+    epoch: usize,
+    device: &Device,
+) -> Result<ImageBatch, ClassificationError> {
+    let first = batches(source, BATCH, None, order, epoch, device).next().transpose()?;
+    first.ok_or_else(|| ClassificationError::backend("expected images to train on, found none"))
 }
 
 /// Whether the labels can be learned from; `problems` are theirs.
@@ -180,9 +196,9 @@ fn labels(data: &ImageData, problems: &[LabelProblem]) -> CheckResult {
     }
 }
 
-fn initial_loss(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
-    let (_, figures) = step(&bench.model()?, bench.batch()?)?;
-    let (loss, wanted) = (figures.loss(), bench.chance_loss());
+fn initial_loss<C: NetworkConfig>(bench: &Bench<'_, C>) -> Result<CheckResult, ClassificationError> {
+    let totals = bench.step(&bench.model()?, bench.batch()?)?.totals;
+    let (loss, wanted) = (totals.loss(), bench.chance_loss());
     Ok(CheckResult {
         name: "loss before training",
         // PyTorch's initial weights give logits with a standard deviation of up to 0.6 behind batch norm, which adds half its
@@ -190,34 +206,38 @@ fn initial_loss(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
         passed: (loss - wanted).abs() < 0.25 * wanted,
         wanted: format!("near ln {} = {wanted:.3}, the loss of a uniform prediction", bench.data.classes.len()),
         found: format!("{loss:.3}"),
-        advice: "the last layer's initial weights, or pixels far from [0, 1] (pixel_mean, pixel_deviation)",
+        advice: "the last layer's initial weights, or pixels far from [0, 1] (data.pixel_mean, data.pixel_std)",
     })
 }
 
-fn overfits_one_batch(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
+fn overfits_one_batch<C: NetworkConfig>(bench: &Bench<'_, C>) -> Result<CheckResult, ClassificationError> {
     let enough = 0.05 * bench.chance_loss();
-    let is_enough = |figures: &BatchFigures| figures.loss() < enough && figures.correct == figures.images;
-    let mut learnt = false;
+    let images = bench.plain.set().count();
+    let mut is_overfitted = false;
     let batch = bench.batch()?;
-    let losses = bench.train(iter::repeat_with(|| Ok(batch.clone())).take(STEPS), |figures| {
-        learnt = is_enough(figures);
-        learnt
+    let losses = bench.train(std::iter::repeat_with(|| Ok(batch.clone())).take(STEPS), |totals| {
+        is_overfitted = totals.loss() < enough && totals.sums[1] as usize == images;
+        is_overfitted
     })?;
     let last = losses.last().copied().unwrap_or(f64::NAN);
     Ok(CheckResult {
         name: "overfits one batch",
-        passed: learnt,
-        wanted: format!("a loss below {enough:.3} and all {} images right within {STEPS} steps", bench.images.count()),
-        found: format!("a loss of {last:.3} after {} steps{}", losses.len(), if learnt { ", all right" } else { "" }),
+        passed: is_overfitted,
+        wanted: format!("a loss below {enough:.3} and all {images} images right within {STEPS} steps"),
+        found: format!(
+            "a loss of {last:.3} after {} steps{}",
+            losses.len(),
+            if is_overfitted { ", all right" } else { "" }
+        ),
         advice: "a learning rate that is too high or too low (kindling lr-find), or a network that is too small",
     })
 }
 
-fn same_result_twice(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
+fn same_result_twice<C: NetworkConfig>(bench: &Bench<'_, C>) -> Result<CheckResult, ClassificationError> {
     let losses = || {
         // As a training has them: in its order, with its augmentations.
-        let loader = train_loader(&bench.config, &bench.images, (&bench.device, bench.largest));
-        bench.train(iter::repeat_with(|| first_batch(&loader)).take(REPEATED), |_| false)
+        let order = train_order(&bench.config);
+        bench.train((1..=REPEATED).map(|epoch| first_batch(&bench.augmented, order, epoch, &bench.device)), |_| false)
     };
     Ok(compare(&losses()?, &losses()?, bench.repeats_bits))
 }
@@ -254,49 +274,53 @@ fn compare(first: &[f64], second: &[f64], to_the_bit: bool) -> CheckResult {
 mod tests {
     use std::sync::LazyLock;
 
+    use burn::tensor::Device;
     use kindling_data::synthetic;
+    use kindling_models::{CnnConfig, MlpConfig};
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::Settings;
+    use crate::fixtures;
 
     static SHAPES: LazyLock<ImageData> = LazyLock::new(synthetic::draw);
 
-    fn failures(config: &str) -> Vec<&'static str> {
-        let config = Settings::from_json(config).and_then(Settings::resolve).unwrap();
+    fn failures(network: &impl NetworkConfig, config: Value) -> Vec<&'static str> {
         let device = CheckDevice { device: &Device::flex(), largest: None, repeats_bits: true };
-        let results = sanity_checks(&config, &SHAPES, device, &mut |_| {}).unwrap();
+        let results = sanity_checks(network, &fixtures::config(config), &SHAPES, device, &mut |_| {}).unwrap();
         assert_eq!(results.len(), 6);
         results.into_iter().filter(|result| !result.passed).map(|result| result.name).collect()
     }
 
     #[test]
     fn networks_with_their_defaults_pass() {
-        for model in ["mlp", "cnn"] {
-            assert_eq!(failures(&format!(r#"{{"model": "{model}", "dataset": "synthetic"}}"#)), [""; 0], "{model}");
-        }
+        let mlp = MlpConfig { hidden: vec![512; 2] };
+        assert_eq!(failures(&mlp, json!({ "network": "mlp" })), [""; 0]);
+        let cnn = CnnConfig { channels: vec![32, 64], hidden: 128 };
+        assert_eq!(failures(&cnn, json!({ "network": "cnn" })), [""; 0]);
     }
 
     #[test]
     fn configs_that_cannot_learn_fail_where_it_shows() {
-        let still = r#"{"model": "mlp", "dataset": "synthetic", "learning_rate": 0}"#;
-        assert_eq!(failures(still), ["overfits one batch"]);
-        let wild = r#"{"model": "mlp", "dataset": "synthetic", "learning_rate": 1e6}"#;
-        assert!(failures(wild).contains(&"overfits one batch"));
-        let bright = r#"{"model": "mlp", "dataset": "synthetic", "pixel_deviation": 0.001}"#;
-        assert!(failures(bright).contains(&"loss before training"));
+        let mlp = MlpConfig { hidden: vec![512; 2] };
+        let still = json!({ "network": "mlp", "optimizer": { "name": "sgd", "learning_rate": 0.0 } });
+        assert_eq!(failures(&mlp, still), ["overfits one batch"]);
+        let wild = json!({ "network": "mlp", "optimizer": { "name": "sgd", "learning_rate": 1e6 } });
+        assert!(failures(&mlp, wild).contains(&"overfits one batch"));
+        let bright = json!({ "network": "mlp", "data": { "name": "synthetic", "pixel_std": 0.001 } });
+        assert!(failures(&mlp, bright).contains(&"loss before training"));
     }
 
     #[test]
     fn data_of_one_class_is_the_only_failure_and_a_class_without_training_images_is_told() {
-        let config = Settings::from_json(r#"{"model": "mlp", "hidden": [8], "dataset": "synthetic"}"#);
-        let config = config.and_then(Settings::resolve).unwrap();
+        let config = fixtures::config(json!({ "network": { "name": "mlp", "hidden": [8] } }));
         let of = |is_wanted: &dyn Fn(u8) -> bool| {
             let train = &SHAPES.train;
             let wanted: Vec<usize> = (0..train.count()).filter(|&index| is_wanted(train.labels()[index])).collect();
             let data = ImageData { train: train.select(&wanted), ..SHAPES.clone() };
             let device = CheckDevice { device: &Device::flex(), largest: None, repeats_bits: true };
             let mut told = 0;
-            let results = sanity_checks(&config, &data, device, &mut |_| told += 1).unwrap();
+            let mlp = MlpConfig { hidden: vec![8] };
+            let results = sanity_checks(&mlp, &config, &data, device, &mut |_| told += 1).unwrap();
             assert_eq!(told, results.len());
             results
         };

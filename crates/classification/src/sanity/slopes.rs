@@ -6,9 +6,11 @@ use burn::{
     tensor::{Tensor, TensorData},
 };
 use kindling_data::ImageBatch;
+use kindling_models::{Network, NetworkConfig};
+use kindling_training::{TrainingError, named_parameters};
 
-use super::{Bench, CheckResult, step};
-use crate::{Classifier, TrainingError, cross_entropy};
+use super::{Bench, CheckResult};
+use crate::{ClassificationError, Classifier, cross_entropy, run::seeded};
 
 /// How far the weights are moved to either side, at first: by so much, or as far as the loss needs to change clearly.
 ///
@@ -50,24 +52,36 @@ impl Slope {
 }
 
 /// The gradient of one tensor, on the host.
-struct Gradient {
+pub(super) struct Gradient {
     id: ParamId,
-    name: String,
-    values: Vec<f64>,
+    /// As in the weights file, in Burn's words: `bn1.gamma`.
+    pub(super) name: String,
+    /// The module that holds the tensor, and its type.
+    pub(super) layer: String,
+    pub(super) kind: String,
+    pub(super) values: Vec<f64>,
 }
 
 /// The derivative along a direction is the gradient's product with it.
-pub(super) fn gradients_are_right(bench: &Bench<'_>) -> Result<CheckResult, TrainingError> {
-    let model = bench.model()?;
-    let batch = bench.batch()?;
-    let (computed, _) = step(&model, batch.clone())?;
-    Ok(judge(&slopes(&model, &batch, gradients(&model, &computed)?)?))
+pub(super) fn gradients_are_right<C: NetworkConfig>(bench: &Bench<'_, C>) -> Result<CheckResult, ClassificationError> {
+    let (model, batch) = (bench.model()?, bench.batch()?);
+    let computed = bench.step(&model, batch.clone())?.gradients;
+    Ok(judge(&slopes(bench, &model, &batch, gradients(&model.network, &computed)?)?))
 }
 
 /// Two slopes for each tensor: along its gradient, which a wrong factor or sign changes, and along a direction in which
 /// every entry takes part, which shows those that a gradient lacks.
-fn slopes(model: &Classifier, batch: &ImageBatch, gradients: Vec<Gradient>) -> Result<Vec<Slope>, TrainingError> {
-    let start = loss(model, batch)?;
+fn slopes<C: NetworkConfig>(
+    bench: &Bench<'_, C>,
+    model: &Classifier<C::Network>,
+    batch: &ImageBatch,
+    gradients: Vec<Gradient>,
+) -> Result<Vec<Slope>, ClassificationError> {
+    let loss = |model: &Classifier<C::Network>| {
+        // A network that draws at random draws the same each time.
+        seeded(&bench.device, bench.config.training.seed, || loss(&model.network, batch))
+    };
+    let start = loss(model)?;
     let mut slopes = Vec::new();
     for gradient in gradients {
         let norm = product(&gradient.values, &gradient.values).sqrt();
@@ -88,7 +102,7 @@ fn slopes(model: &Classifier, batch: &ImageBatch, gradients: Vec<Gradient>) -> R
             let mut shift = Shift { id: gradient.id, direction: &direction, by: 0.0 };
             let measured = measure(start, computed, |by| {
                 shift.by = by;
-                loss(&model.clone().map(&mut shift), batch)
+                loss(&model.clone().map(&mut shift))
             })?;
             slopes.push(Slope { name: gradient.name.clone(), computed, measured });
         }
@@ -147,11 +161,12 @@ fn judge(slopes: &[Slope]) -> CheckResult {
 }
 
 /// The mean loss over `batch` in training mode, summed on the host in f64: a sum in f32 would cost a digit.
-fn loss(model: &Classifier, batch: &ImageBatch) -> Result<f64, TrainingError> {
-    let logits = model.network.forward(batch.images.clone()); // [batch, classes]
+fn loss<N: Network>(network: &N, batch: &ImageBatch) -> Result<f64, TrainingError> {
+    let logits = network.forward(batch.images.clone()); // [batch, classes]
     let losses = cross_entropy(logits, batch.targets.clone(), 0.0).inner(); // [batch]
+    let images = losses.dims()[0] as f64;
     let losses = losses.try_into_data().map_err(TrainingError::backend)?;
-    Ok(losses.iter::<f64>().sum::<f64>() / batch.whole as f64)
+    Ok(losses.iter::<f64>().sum::<f64>() / images)
 }
 
 fn product(a: &[f64], b: &[f64]) -> f64 {
@@ -173,42 +188,36 @@ fn signs(draw: u64, count: usize) -> Vec<f64> {
 }
 
 /// All gradients, in the network's order.
-fn gradients(model: &Classifier, gradients: &GradientsParams) -> Result<Vec<Gradient>, TrainingError> {
-    let mut visitor = Visitor { path: Vec::new(), gradients, found: Vec::new(), error: None };
-    model.visit(&mut visitor);
-    match visitor.error {
-        Some(error) => Err(error),
-        None => Ok(visitor.found),
-    }
+pub(super) fn gradients<M: Module>(
+    network: &M,
+    gradients: &GradientsParams,
+) -> Result<Vec<Gradient>, ClassificationError> {
+    let mut found = Values { gradients, found: Vec::new() };
+    network.visit(&mut found);
+    let parameters = named_parameters(network);
+    let named = |(id, values): (ParamId, Result<_, String>)| {
+        let parameter = parameters.iter().find(|parameter| parameter.id == id)?.clone();
+        Some(values.map_err(ClassificationError::backend).map(|values| Gradient {
+            id,
+            name: parameter.path,
+            layer: parameter.layer,
+            kind: parameter.kind,
+            values,
+        }))
+    };
+    found.found.into_iter().filter_map(named).collect()
 }
 
-struct Visitor<'a> {
-    path: Vec<String>,
+struct Values<'a> {
     gradients: &'a GradientsParams,
-    found: Vec<Gradient>,
-    error: Option<TrainingError>,
+    found: Vec<(ParamId, Result<Vec<f64>, String>)>,
 }
 
-impl ModuleVisitor for Visitor<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
+impl ModuleVisitor for Values<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(gradient) = self.gradients.get::<D>(param.id) else { return };
-        match gradient.try_into_data() {
-            Ok(values) => {
-                // `network.Mlp.layers.0.weight`: the first two are the wrapper's, not the network's.
-                let name = self.path.get(2..).unwrap_or_default().join(".");
-                self.found.push(Gradient { id: param.id, name, values: values.iter::<f64>().collect() });
-            }
-            Err(error) => {
-                self.error.get_or_insert(TrainingError::backend(error));
-            }
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            let values = gradient.try_into_data().map(|values| values.iter::<f64>().collect());
+            self.found.push((param.id, values.map_err(|error| error.to_string())));
         }
     }
 }
@@ -238,9 +247,11 @@ impl ModuleMapper for Shift<'_> {
 mod tests {
     use burn::tensor::Device;
     use kindling_data::{ImageData, ImageSet};
+    use kindling_models::MlpConfig;
+    use serde_json::json;
 
     use super::*;
-    use crate::{Settings, sanity::CheckDevice};
+    use crate::{fixtures, sanity::CheckDevice};
 
     /// Dark bars on a light ground, one height for each of four classes: all pixels push a layer's units the same way, so
     /// that many of them change sides at once.
@@ -256,26 +267,27 @@ mod tests {
             ImageSet::new(pixels, labels, 28, 28).unwrap()
         };
         let classes = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
-        let (train, test) = (set(400), set(40));
-        ImageData { name: "idx", source: None, classes, unused: Vec::new(), sha256: String::new(), train, test }
+        ImageData::new("idx", classes, set(400), set(40)).unwrap()
     }
 
     /// The slopes of an mlp, after `change` has gone over its gradients.
-    fn measured(data: &ImageData, hidden: &str, seed: u64, change: impl Fn(&mut Gradient)) -> Vec<Slope> {
-        let settings = format!(r#"{{"model": "mlp", "hidden": {hidden}, "seed": {seed}}}"#);
-        let config = Settings::from_json(&settings).and_then(Settings::resolve).unwrap();
+    fn measured(data: &ImageData, hidden: &[usize], seed: u64, change: impl Fn(&mut Gradient)) -> Vec<Slope> {
+        let config = fixtures::config(json!({
+            "network": { "name": "mlp", "hidden": hidden }, "training": { "seed": seed },
+        }));
+        let network = MlpConfig { hidden: hidden.to_vec() };
         let device = CheckDevice { device: &Device::flex(), largest: None, repeats_bits: true };
-        let bench = Bench::new(&config, data, device).unwrap();
+        let bench = Bench::new(&network, &config, data, device).unwrap();
         let (model, batch) = (bench.model().unwrap(), bench.batch().unwrap());
-        let (computed, _) = step(&model, batch.clone()).unwrap();
-        let mut gradients = gradients(&model, &computed).unwrap();
+        let computed = bench.step(&model, batch.clone()).unwrap().gradients;
+        let mut gradients = gradients(&model.network, &computed).unwrap();
         gradients.iter_mut().for_each(change);
-        slopes(&model, &batch, gradients).unwrap()
+        slopes(&bench, &model, &batch, gradients).unwrap()
     }
 
     /// What is found where `change` has gone over one tensor's values.
     fn wrong(seed: u64, tensor: &str, change: impl Fn(&mut [f64])) -> CheckResult {
-        judge(&measured(&light_bars(), "[16, 16]", seed, |gradient| {
+        judge(&measured(&light_bars(), &[16, 16], seed, |gradient| {
             if gradient.name == tensor {
                 change(&mut gradient.values);
             }
@@ -285,13 +297,13 @@ mod tests {
     #[test]
     fn right_gradients_pass_where_the_loss_bends_as_well() {
         let data = light_bars();
-        for hidden in ["[]", "[16]", "[4]", "[16, 16, 16]"] {
+        for hidden in [&[][..], &[16], &[4], &[16, 16, 16]] {
             for seed in [1, 2, 3, 4, 5, 42] {
                 let slopes = measured(&data, hidden, seed, |_| {});
-                assert!(judge(&slopes).passed, "{hidden}, seed {seed}: {slopes:?}");
+                assert!(judge(&slopes).passed, "{hidden:?}, seed {seed}: {slopes:?}");
                 let kept = slopes.iter().filter(|slope| slope.measured.is_some()).count();
                 // One of hundreds cannot be measured; a check of nothing would pass as well.
-                assert!(kept * 2 > slopes.len(), "{hidden}, seed {seed}: {slopes:?}");
+                assert!(kept * 2 > slopes.len(), "{hidden:?}, seed {seed}: {slopes:?}");
             }
         }
     }

@@ -1,24 +1,15 @@
-//! What curves show, of which images, and along what.
+//! Which samples curves are of, and along what.
 
 use std::fmt;
 
-/// What a curve shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantity {
-    /// Mean cross entropy over images, in nats; for train the objective, with label smoothing.
-    Loss,
-    /// Fraction of images that are classified correctly.
-    Accuracy,
-}
-
-/// The images it was measured on.
+/// The samples it was measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// The training images, each batch before its update: a mean over an epoch in which the weights change.
+    /// The training samples, each batch before its update: a mean over an epoch in which the weights change.
     Train,
-    /// The validation images, after the epoch (protocol `validated`).
+    /// The validation samples, after the epoch.
     Valid,
-    /// The test images, after the epoch (protocol `assignment`).
+    /// The test samples, after the epoch.
     Test,
 }
 
@@ -31,28 +22,6 @@ pub enum Against {
     Step,
     /// Seconds of training steps so far.
     Seconds,
-}
-
-impl Quantity {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Loss, Self::Accuracy];
-
-    /// Its name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Loss => "loss",
-            Self::Accuracy => "accuracy",
-        }
-    }
-
-    /// Its unit.
-    pub(crate) fn unit(self) -> &'static str {
-        match self {
-            Self::Loss => "nats",
-            Self::Accuracy => "fraction",
-        }
-    }
 }
 
 impl Split {
@@ -91,12 +60,6 @@ impl Against {
             Self::Step => "training step",
             Self::Seconds => "training time (s)",
         }
-    }
-}
-
-impl fmt::Display for Quantity {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(self.as_str())
     }
 }
 

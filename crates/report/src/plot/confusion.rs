@@ -5,12 +5,19 @@ use kuva::render::{
     render::{Primitive, Scene, TextAnchor},
 };
 
-use super::{Confusion, Ink, Plot, WIDTH, png, svg};
+use super::{Confusion, Ink, Plot, escaped, png, svg, text_width};
 use crate::ReportError;
 
-/// Where the cells begin: room for the classes' names.
-const LEFT: f64 = 130.0;
-const TOP: f64 = 100.0;
+/// Side of all cells together, where they need no more.
+const SIDE: f64 = 440.0;
+/// Cells are at least so large.
+const CELL: f64 = 30.0;
+/// Size of the letters of names.
+const NAMES: u32 = 12;
+/// Room for the name of an axis.
+const AXIS: f64 = 32.0;
+/// Cosine and sine of the 35 degrees by which the names of columns rise.
+const RISE: (f64, f64) = (0.819, 0.574);
 /// Ink within the cells, which are light on every page.
 const CELL_INK: &str = "#1a1a1a";
 
@@ -32,8 +39,15 @@ impl Confusion {
     fn scene(&self, ink: Ink) -> Scene {
         let theme = ink.theme();
         let classes = self.classes.len().max(1);
-        let cell = (WIDTH - LEFT - 20.0) / classes as f64;
-        let mut scene = Scene::new(WIDTH, TOP + cell * classes as f64 + 20.0);
+        let cell = (SIDE / classes as f64).max(CELL);
+        let side = cell * classes as f64;
+        let widths: Vec<f64> = self.classes.iter().map(|name| text_width(name, NAMES)).collect();
+        let widest = widths.iter().copied().fold(0.0, f64::max);
+        // As much room as the names need, none of which is cut.
+        let (left, top) = (AXIS + widest + 8.0, AXIS + widest * RISE.1 + 12.0);
+        let ends = widths.iter().enumerate().map(|(index, width)| (index as f64 + 0.5) * cell + width * RISE.0);
+        let right = ends.fold(side, f64::max);
+        let mut scene = Scene::new((left + right + 12.0).ceil(), (top + side + 12.0).ceil());
         scene.background_color = Some(theme.background.clone());
         scene.text_color = Some(theme.text_color.clone());
         scene.font_family = Some("DejaVu Sans, Verdana, Arial, sans-serif".to_owned());
@@ -42,7 +56,7 @@ impl Confusion {
                 scene.add(Primitive::Text {
                     x,
                     y,
-                    content: text.to_owned(),
+                    content: escaped(text),
                     size,
                     anchor,
                     rotate,
@@ -51,17 +65,17 @@ impl Confusion {
                 });
             };
         let ink = theme.text_color.as_str();
-        write(LEFT + cell * classes as f64 / 2.0, 18.0, "predicted class", 14, TextAnchor::Middle, None, ink);
-        write(18.0, TOP + cell * classes as f64 / 2.0, "true class", 14, TextAnchor::Middle, Some(-90.0), ink);
+        write(left + side / 2.0, 18.0, "predicted class", 14, TextAnchor::Middle, None, ink);
+        write(18.0, top + side / 2.0, "true class", 14, TextAnchor::Middle, Some(-90.0), ink);
         for (index, name) in self.classes.iter().enumerate() {
             let middle = (index as f64 + 0.5) * cell;
-            write(LEFT + middle - 4.0, TOP - 8.0, name, 12, TextAnchor::Start, Some(-35.0), ink);
-            write(LEFT - 8.0, TOP + middle + 4.0, name, 12, TextAnchor::End, None, ink);
+            write(left + middle - 4.0, top - 8.0, name, NAMES, TextAnchor::Start, Some(-35.0), ink);
+            write(left - 8.0, top + middle + 4.0, name, NAMES, TextAnchor::End, None, ink);
         }
         for (target, counts) in self.counts.iter().enumerate() {
             let whole = counts.iter().sum::<usize>().max(1) as f64;
             for (predicted, &count) in counts.iter().enumerate() {
-                let (x, y) = (LEFT + predicted as f64 * cell, TOP + target as f64 * cell);
+                let (x, y) = (left + predicted as f64 * cell, top + target as f64 * cell);
                 scene.add(Primitive::Rect {
                     x,
                     y,

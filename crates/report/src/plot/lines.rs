@@ -2,10 +2,7 @@
 
 use kuva::{
     TerminalBackend, TickFormat,
-    plot::{
-        LegendEntry, LegendPosition, LegendShape, LinePlot, LineStyle, MarkerShape, ScatterPlot,
-        annotations::ReferenceLine,
-    },
+    plot::{LinePlot, LineStyle, MarkerShape, ScatterPlot, annotations::ReferenceLine},
     render::{
         layout::Layout,
         plots::Plot as Kuva,
@@ -13,9 +10,18 @@ use kuva::{
     },
 };
 
-use super::{Axis, COLORS, Ink, LineChart, Plot, Point, Series, Style, WIDTH, png, svg};
+use super::{
+    Axis, COLORS, Ink, LineChart, Plot, Point, Series, Style, escaped,
+    legend::{Entry, Legend},
+    png, svg,
+};
 use crate::ReportError;
 
+/// Width and height of the axes with their labels. Two or three stand side by side on a wide page, and the letters are
+/// still large enough on a phone.
+const SIZE: (f64, f64) = (480.0, 300.0);
+/// The same for a terminal, where letters have a size of their own.
+const TERMINAL_SIZE: (f64, f64) = (720.0, 350.0);
 /// Up to so many points a curve shows each of them.
 const MARKED: usize = 60;
 /// More points than this are thinned: of each of half as many stretches of the axis the lowest and the highest stay.
@@ -24,6 +30,8 @@ const MOST: usize = 1200;
 const DASHES: [&str; 4] = ["", "9 3", "9 3 2 3", "4 3"];
 /// Dashes of references.
 const REFERENCE: &str = "1.5 3";
+/// Colour of curves that are too many to tell apart.
+const CONTEXT: &str = "#9a9fa4";
 
 impl Plot for LineChart {
     fn svg(&self) -> String {
@@ -48,23 +56,35 @@ impl LineChart {
         let drawn = TerminalBackend::new(usize::from(columns), usize::from(rows)).render_scene(&scene);
         let lines: Vec<&str> =
             drawn.lines().map(str::trim_end).filter(|line| !without_colors(line).trim().is_empty()).collect();
-        let legend = self.series.iter().map(|series| {
+        let legend = self.legend().into_iter().map(|(series, label)| {
             let [red, green, blue] = rgb(color(series));
             let sign = match series.style {
-                Style::Measured => "━━",
+                Style::Measured | Style::Context => "━━",
                 Style::Reference => "┄┄",
                 Style::Mark => "┃",
             };
-            format!("  \u{1b}[38;2;{red};{green};{blue}m{sign}\u{1b}[0m {}", series.label)
+            format!("  \u{1b}[38;2;{red};{green};{blue}m{sign}\u{1b}[0m {label}")
         });
         let legend: Vec<String> = legend.collect();
         let text = format!("{}\n{}\n{}", self.y.label, lines.join("\n"), legend.join("\n"));
         if colored { text } else { without_colors(&text) }
     }
 
+    /// The curves that the legend shows with their labels, and one entry for all that are too many to tell apart.
+    fn legend(&self) -> Vec<(&Series, String)> {
+        let (context, own): (Vec<&Series>, Vec<&Series>) =
+            self.series.iter().partition(|series| series.style == Style::Context);
+        let mut legend: Vec<_> = own.into_iter().map(|series| (series, series.label.clone())).collect();
+        legend.extend(context.first().map(|first| (*first, format!("{} others", context.len()))));
+        legend
+    }
+
     fn scene(&self, ink: Ink) -> Scene {
         let mut plots: Vec<Kuva> = Vec::new();
-        for series in self.series.iter().filter(|series| series.style != Style::Mark) {
+        // What stands out is drawn last, over the others.
+        let context = self.series.iter().filter(|series| series.style == Style::Context);
+        let own = self.series.iter().filter(|series| !matches!(series.style, Style::Context | Style::Mark));
+        for series in context.chain(own) {
             for piece in pieces(series, &self.x, &self.y) {
                 plots.extend(draw(series, &piece, ink));
             }
@@ -74,9 +94,10 @@ impl LineChart {
             // Kuva needs something to lay out.
             plots.push(ScatterPlot::new().with_data([(0.0, 0.0), (1.0, 1.0)]).with_size(0.0).with_color("none").into());
         }
+        let (width, height) = if ink == Ink::Terminal { TERMINAL_SIZE } else { SIZE };
         let mut layout = Layout::auto_from_plots(&plots)
-            .with_width(WIDTH)
-            .with_height(self.height(ink))
+            .with_width(width)
+            .with_height(height)
             .with_theme(ink.theme())
             .with_x_label(escaped(&self.x.label))
             .with_y_label(if ink == Ink::Terminal { String::new() } else { escaped(&self.y.label) })
@@ -93,28 +114,19 @@ impl LineChart {
                 layout = layout.with_reference_line(line);
             }
         }
-        if ink == Ink::Terminal {
-            layout = layout.with_legend_entries(Vec::new());
-        } else {
-            layout = layout
-                .with_legend_position(LegendPosition::OutsideBottomColumns)
-                .with_legend_entries(self.series.iter().map(entry).collect())
-                .with_legend_box(false);
-        }
         if is_empty {
             let note = kuva::plot::annotations::TextAnnotation::new("no data", 0.5, 0.5);
             layout = layout.with_annotation(note);
         }
-        render_multiple(plots, layout)
-    }
-
-    /// Room for the curves, and for a legend of as many lines as it needs.
-    fn height(&self, ink: Ink) -> f64 {
-        let longest = self.series.iter().map(|series| series.label.chars().count()).max().unwrap_or(0);
-        // About what kuva sets its columns by.
-        let columns = (WIDTH / (60.0 + 7.5 * longest as f64)).floor().max(1.0);
-        let lines = if ink == Ink::Terminal { 0.0 } else { (self.series.len() as f64 / columns).ceil() };
-        350.0 + 21.0 * lines
+        let mut scene = render_multiple(plots, layout);
+        if ink != Ink::Terminal {
+            let entry = |(series, label)| Entry { label, color: color(series), dashes: dash(series), width: width_of(series) };
+            let legend = Legend::new(self.legend().into_iter().map(entry).collect(), scene.width);
+            let top = scene.height;
+            scene.height += legend.height();
+            legend.draw(&mut scene, top, &ink.theme().text_color);
+        }
+        scene
     }
 
     /// The distance of ticks on an axis of whole numbers, of which there are at most ten.
@@ -204,41 +216,44 @@ fn draw(series: &Series, points: &[Point], ink: Ink) -> Vec<Kuva> {
     let mut line = LinePlot::new()
         .with_data(data.clone())
         .with_color(color(series))
-        .with_stroke_width(if is_reference { 1.4 } else { 2.0 })
+        .with_stroke_width(width_of(series))
         .with_line_style(LineStyle::Custom(dash(series).to_owned()));
-    let has_band = points.iter().any(|point| point.deviation.is_some()) && points.len() > 1 && ink != Ink::Terminal;
+    let is_context = series.style == Style::Context;
+    let has_std = points.iter().any(|point| point.std.is_some());
+    let has_band = has_std && points.len() > 1 && ink != Ink::Terminal && !is_context;
     if has_band {
-        let end = |sign: f64| points.iter().map(move |point| point.y + sign * point.deviation.unwrap_or(0.0));
+        let end = |sign: f64| points.iter().map(move |point| point.y + sign * point.std.unwrap_or(0.0));
         line = line.with_band(end(-1.0), end(1.0));
     }
     if dash(series).is_empty() {
         line = line.with_line_style(LineStyle::Solid);
     }
     let mut plots = vec![line.into()];
-    if points.len() == 1 || (series.points.len() <= MARKED && ink != Ink::Terminal) {
+    if points.len() == 1 || (series.points.len() <= MARKED && ink != Ink::Terminal && !is_context) {
         let marks = ScatterPlot::new().with_data(data).with_color(color(series)).with_marker(marker(series));
         plots.push(marks.with_size(if is_reference { 2.5 } else { 3.0 }).into());
     }
     plots
 }
 
-fn entry(series: &Series) -> LegendEntry {
-    LegendEntry {
-        label: escaped(&series.label),
-        color: color(series).to_owned(),
-        shape: LegendShape::Line,
-        dasharray: Some(dash(series).to_owned()).filter(|dash| !dash.is_empty()),
-    }
+fn color(series: &Series) -> &'static str {
+    if series.style == Style::Context { CONTEXT } else { COLORS[series.color % COLORS.len()] }
 }
 
-fn color(series: &Series) -> &'static str {
-    COLORS[series.color % COLORS.len()]
+fn width_of(series: &Series) -> f64 {
+    match series.style {
+        Style::Reference => 1.4,
+        Style::Context => 0.8,
+        Style::Measured | Style::Mark => 2.0,
+    }
 }
 
 fn dash(series: &Series) -> &'static str {
     match series.style {
-        Style::Measured => DASHES[series.color % DASHES.len()],
+        // Colours that come again have other dashes.
+        Style::Measured => DASHES[(series.color + series.color / COLORS.len()) % DASHES.len()],
         Style::Reference => REFERENCE,
+        Style::Context => "",
         Style::Mark => "2 2",
     }
 }
@@ -250,11 +265,6 @@ fn marker(series: &Series) -> MarkerShape {
         2 => MarkerShape::Triangle,
         _ => MarkerShape::Diamond,
     }
-}
-
-/// Kuva takes what stands between dollars for mathematics.
-fn escaped(text: &str) -> String {
-    text.replace('$', "\\$")
 }
 
 fn rgb(color: &str) -> [u8; 3] {
@@ -278,7 +288,7 @@ mod tests {
     use super::*;
 
     fn point(x: f64, y: f64) -> Point {
-        Point { x, y, deviation: Some(0.1) }
+        Point { x, y, std: Some(0.1) }
     }
 
     fn chart(points: Vec<Point>) -> LineChart {
@@ -352,7 +362,7 @@ mod tests {
             points in prop::collection::vec((any::<f64>(), any::<f64>(), prop::option::of(any::<f64>())), 0..20),
             scale in prop::sample::select(vec![(false, false), (true, false), (false, true)]),
         ) {
-            let points = points.into_iter().map(|(x, y, deviation)| Point { x, y, deviation }).collect();
+            let points = points.into_iter().map(|(x, y, std)| Point { x, y, std }).collect();
             let mut chart = chart(points);
             (chart.x.logarithmic, chart.y.logarithmic) = scale;
             prop_assert!(chart.svg().ends_with("</svg>") || chart.svg().ends_with("</svg>\n"));

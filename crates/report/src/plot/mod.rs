@@ -1,6 +1,7 @@
 //! Plots: curves, confusion matrices, sheets of images; as SVG, PNG, and in a terminal.
 
 mod confusion;
+mod legend;
 mod lines;
 mod pictures;
 
@@ -67,7 +68,7 @@ pub struct Point {
     /// On the vertical axis.
     pub y: f64,
     /// Half the height of the band around the curve here: a standard deviation.
-    pub deviation: Option<f64>,
+    pub std: Option<f64>,
 }
 
 /// What a curve looks like.
@@ -77,6 +78,8 @@ pub enum Style {
     Measured,
     /// From elsewhere, to compare with: a broken line.
     Reference,
+    /// One of too many to tell apart: a thin grey line; all of them have one entry in the legend.
+    Context,
     /// A vertical line at the first point's x: something that happened there.
     Mark,
 }
@@ -110,14 +113,16 @@ pub struct Picture {
     pub pixels: Vec<u8>,
 }
 
-/// Width of a plot, in its own units.
+/// Width of a sheet of images, in its own units.
 const WIDTH: f64 = 720.0;
-/// Pixels of a PNG for each of them.
-const SCALE: f32 = 960.0 / 720.0;
+/// Pixels in a row of a PNG.
+const PNG_WIDTH: f64 = 960.0;
 
 /// Colours that read on white and on black, and for those who see fewer of them: Okabe and Ito's, a little darker where
 /// theirs are pale (<https://jfly.uni-koeln.de/color/>).
-const COLORS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#b0579a", "#a8820a", "#3a8fc4", "#7f7f7f", "#8c5a3c"];
+const COLORS: [&str; 10] = [
+    "#0072b2", "#d55e00", "#009e73", "#b0579a", "#a8820a", "#3a8fc4", "#7f7f7f", "#8c5a3c", "#7b61c9", "#5f9b2e",
+];
 
 /// Which ink a plot is drawn in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,5 +186,22 @@ fn renamed(svg: &str) -> String {
 
 fn png(plot: &str, scene: &Scene) -> Result<Vec<u8>, ReportError> {
     let failed = |message| ReportError::Plot { plot: plot.to_owned(), message };
-    kuva::PngBackend::new().with_scale(SCALE).render_scene(scene).map_err(failed)
+    kuva::PngBackend::new().with_scale((PNG_WIDTH / scene.width) as f32).render_scene(scene).map_err(failed)
+}
+
+/// Kuva takes what stands between dollars for mathematics.
+fn escaped(text: &str) -> String {
+    text.replace('$', "\\$")
+}
+
+/// At most as wide a text is in DejaVu Sans, the widest of the fonts that plots ask for, in letters of this size.
+fn text_width(text: &str, size: u32) -> f64 {
+    let em = |letter: char| match letter {
+        'i' | 'j' | 'l' | 'I' | 'f' | 't' | '.' | ',' | ':' | ' ' | '-' | '(' | ')' | '\'' | '|' => 0.42,
+        'm' | 'w' | 'M' | 'W' | '%' | '@' => 1.0,
+        'A'..='Z' | '+' | '=' | '<' | '>' | '±' | '_' => 0.84,
+        letter if letter.is_ascii() => 0.66,
+        _ => 1.0,
+    };
+    f64::from(size) * text.chars().map(em).sum::<f64>()
 }

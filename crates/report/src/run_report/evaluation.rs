@@ -6,11 +6,11 @@ use image::ImageFormat;
 use kindling_record::{CalibrationRecord, EvaluationRecord, RunRecord};
 
 use crate::{
+    differences::NONE,
     document::{Block, Figure, TableBlock},
     error::ReportError,
     groups::Run,
     plot::{Axis, Confusion, LineChart, Picture, Pictures, Point, Series, Style},
-    run_report::summary::NONE,
     table::{grouped, percent},
     write::file_name,
 };
@@ -18,36 +18,45 @@ use crate::{
 /// Pictures beside one another in a sheet of mistakes.
 const COLUMNS: usize = 6;
 
-/// Confusion matrix, figures of each class, calibration, and mistakes of `run`, as far as they are known; the names of
+/// Confusion matrix, metrics of each class, calibration, and mistakes of `run`, as far as they are known; the names of
 /// the figures start with `prefix`.
 ///
 /// # Errors
 /// When the run was evaluated and its `evaluation.json`, or one of its pictures, cannot be read.
-pub(crate) fn evaluation_blocks(run: &Run, prefix: &str) -> Result<Vec<Block>, ReportError> {
-    let evaluation = run.directory.read_evaluation()?;
-    let record = &run.record;
-    let id = &record.id;
-    let tested = record.test.as_ref().map(|test| &test.confusion);
-    let Some(counts) = evaluation.as_ref().map(|evaluation| &evaluation.confusion).or(tested) else {
-        return Ok(vec![Block::Paragraph(format!("Run `{id}` has no test figures: it is {}.", run.status))]);
+pub fn evaluation_blocks(run: &Run, prefix: &str) -> Result<Vec<Block>, ReportError> {
+    let Some(confusion) = confusion_block(run, prefix)? else {
+        let text = format!("Run `{}` has no confusion matrix: it is {}.", run.record.id, run.status);
+        return Ok(vec![Block::Paragraph(text)]);
     };
-    let name = |what: &str| file_name(&format!("{prefix} {what}"));
+    let mut blocks = vec![confusion];
+    blocks.extend(class_blocks(run, prefix)?);
+    Ok(blocks)
+}
+
+/// The run's confusion matrix, if it is one of a classifier that was tested.
+pub(crate) fn confusion_block(run: &Run, prefix: &str) -> Result<Option<Block>, ReportError> {
+    let evaluation = run.directory.read_evaluation()?;
+    let tested = run.record.test.as_ref().and_then(|test| test.confusion.clone());
+    let Some(counts) = evaluation.map(|evaluation| evaluation.confusion).or(tested) else { return Ok(None) };
     let images: usize = counts.iter().flatten().sum();
-    let mut blocks = vec![Block::Confusion(Figure {
-        name: name("confusion"),
+    Ok(Some(Block::Confusion(Figure {
+        name: file_name(&format!("{prefix} confusion")),
         caption: format!(
-            "Confusion matrix of run `{id}`: {} test images by their class and by the class they were taken for.",
+            "Confusion matrix of run `{}`: {} test images by their class and by the class they were taken for.",
+            run.record.id,
             grouped(images)
         ),
-        plot: Confusion { classes: record.dataset.classes.clone(), counts: counts.clone() },
-    })];
-    let Some(evaluation) = evaluation else {
-        blocks.push(Block::Paragraph(format!(
-            "`kindling evaluate {id}` adds precision and recall of each class, calibration, and pictures of mistakes."
-        )));
-        return Ok(blocks);
-    };
-    blocks.push(Block::Table(class_table(id, &evaluation)));
+        plot: Confusion { classes: run.record.dataset.classes().to_vec(), counts },
+    })))
+}
+
+/// Metrics of each class, calibration, and mistakes of a run that was evaluated.
+pub(crate) fn class_blocks(run: &Run, prefix: &str) -> Result<Vec<Block>, ReportError> {
+    let record = &run.record;
+    let id = &record.id;
+    let Some(evaluation) = run.directory.read_evaluation()? else { return Ok(Vec::new()) };
+    let name = |what: &str| file_name(&format!("{prefix} {what}"));
+    let mut blocks = vec![Block::Table(class_table(id, &evaluation))];
     blocks.push(Block::Chart(Figure {
         name: name("calibration"),
         caption: format!(
@@ -97,7 +106,7 @@ fn class_table(id: &str, evaluation: &EvaluationRecord) -> TableBlock {
 }
 
 fn calibration_chart(calibration: &CalibrationRecord) -> LineChart {
-    let point = |x: f64, y: f64| Point { x, y, deviation: None };
+    let point = |x: f64, y: f64| Point { x, y, std: None };
     let measured = calibration.bins.iter().filter_map(|bin| Some(point(bin.confidence?, bin.accuracy?)));
     let axis = |label: &str| Axis { label: label.to_owned(), logarithmic: false, range: Some((0.0, 1.0)) };
     LineChart {
@@ -135,7 +144,7 @@ fn confused_table(record: &RunRecord, evaluation: &EvaluationRecord) -> TableBlo
 }
 
 fn class_name(record: &RunRecord, label: usize) -> String {
-    record.dataset.classes.get(label).cloned().unwrap_or_else(|| label.to_string())
+    record.dataset.classes().get(label).cloned().unwrap_or_else(|| label.to_string())
 }
 
 /// The pictures of the mistakes that are still there, in the size they have in the data set.
@@ -150,7 +159,7 @@ fn mistakes(run: &Run, evaluation: &EvaluationRecord) -> Result<Vec<Picture>, Re
             Err(source) => return Err(ReportError::Io { path, source }),
         };
         let decoded = image::load_from_memory_with_format(&bytes, ImageFormat::Png).map_err(|error| {
-            let message = format!("expected a PNG, found something else ({error}); `kindling evaluate` makes it anew");
+            let message = format!("expected a PNG, found something else ({error}); evaluate the run again");
             ReportError::Plot { plot: path.display().to_string(), message }
         })?;
         let image = decoded.into_luma8();
@@ -263,7 +272,7 @@ mod tests {
         assert_eq!(classes.rows[0], ["Coat", "2", "75.00 %", "50.00 %", NONE]);
         assert_eq!(confused.rows[0], ["Bag", "Coat", "1", "50.00 %"]);
         // A bin without images is no point.
-        assert_eq!(calibration.plot.series[0].points, [Point { x: 0.8, y: 0.75, deviation: None }]);
+        assert_eq!(calibration.plot.series[0].points, [Point { x: 0.8, y: 0.75, std: None }]);
         assert_eq!(calibration.plot.series[1].style, Style::Reference);
         let [picture] = &pictures.plot.pictures[..] else { panic!("{:?}", pictures.plot) };
         assert_eq!((picture.caption.as_str(), picture.size), ("Bag as Coat, 0.988", [2, 2]));
@@ -271,15 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_only_tested_shows_its_confusion_and_how_to_see_more() {
+    fn a_run_that_was_only_tested_shows_its_confusion_alone() {
         let place = tempfile::tempdir().unwrap();
         let blocks = evaluation_blocks(&run(place.path(), "mlp-1", json!({})), "a").unwrap();
-        assert!(
-            matches!(&blocks[..], [Block::Confusion(_), Block::Paragraph(text)] if text.contains("kindling evaluate"))
-        );
+        assert!(matches!(&blocks[..], [Block::Confusion(_)]));
         let untested = run(place.path(), "mlp-2", json!({ "status": "failed", "test": null }));
         let blocks = evaluation_blocks(&untested, "a").unwrap();
-        assert!(matches!(&blocks[..], [Block::Paragraph(text)] if text.contains("it is failed")));
+        assert!(matches!(&blocks[..], [Block::Paragraph(text)] if text.contains("no confusion matrix: it is failed")));
     }
 
     #[test]

@@ -16,15 +16,11 @@ pub(crate) fn run(place: &Path, id: &str, changes: Value) -> Run {
         "started": "2026-01-02T03:04:05Z",
         "parts": [part("flex", "fused, AVX2", 1, "AVX2")],
         "config": {
-            "model": "mlp",
-            "dataset": "fashion-mnist",
-            "protocol": "assignment",
-            "batch_size": 32,
-            "epochs": 3,
-            "learning_rate": 0.1,
-            "limit_batches": null,
-            "gradient_steps": null,
-            "seed": 1,
+            "network": { "name": "mlp", "hidden": [512, 512] },
+            "data": { "name": "fashion-mnist" },
+            "optimizer": { "name": "sgd", "learning_rate": 0.1 },
+            "protocol": { "name": "assignment" },
+            "training": { "batch_size": 32, "epochs": 3, "limit_batches": null, "gradient_steps": null, "seed": 1 },
         },
         "backend": "flex",
         "device": "a processor, 2 threads",
@@ -45,12 +41,17 @@ pub(crate) fn run(place: &Path, id: &str, changes: Value) -> Run {
         },
         "model": "mlp",
         "parameters": 669_706,
+        "metrics": [
+            { "name": "loss", "higher_is_better": false, "unit": "nats" },
+            { "name": "accuracy", "higher_is_better": true, "unit": null },
+        ],
+        "monitor": "test/loss",
         "epochs": [epoch(1, 0.5, 10.0)],
         "best_epoch": 1,
         "stopped_early": null,
-        "test": { "loss": 0.5, "accuracy": 0.75, "confusion": [[2, 0], [1, 1]] },
+        "test": { "metrics": { "test/loss": 0.5, "test/accuracy": 0.75 }, "confusion": [[2, 0], [1, 1]] },
         "seconds": 40.0,
-        "images_per_second": 1234.0,
+        "samples_per_second": 1234.0,
         "timings": {
             "start_up_seconds": 1.0,
             "compilation_seconds": 0.0,
@@ -84,13 +85,15 @@ pub(crate) fn part(backend: &str, kernels: &str, devices: usize, instructions: &
 pub(crate) fn epoch(number: usize, test_loss: f64, seconds: f64) -> Value {
     json!({
         "epoch": number,
-        "train_loss": test_loss + 0.1,
-        "train_accuracy": 0.8,
-        "test_loss": test_loss,
-        "test_accuracy": 0.75,
+        "metrics": {
+            "train/loss": test_loss + 0.1,
+            "train/accuracy": 0.8,
+            "test/loss": test_loss,
+            "test/accuracy": 0.75,
+        },
         "learning_rate": 0.1,
         "seconds": seconds,
-        "images_per_second": 100.0 / seconds,
+        "samples_per_second": 100.0 / seconds,
         "evaluation_seconds": 1.0,
     })
 }
@@ -106,7 +109,7 @@ pub(crate) fn steps(run: &Run, changes: &[Value]) {
 }
 
 /// Objects are merged key by key; everything else is replaced.
-fn lay_over(value: &mut Value, changes: Value) {
+pub(super) fn lay_over(value: &mut Value, changes: Value) {
     match (value, changes) {
         (Value::Object(object), Value::Object(changes)) => {
             for (key, change) in changes {

@@ -1,15 +1,15 @@
 //! The gradients of the first steps, where runs were asked to keep them.
 
 use kindling_record::{GradientRecord, StepRecord, read_steps};
-use serde_json::Value;
 
 use crate::{
     curves::over_steps,
+    differences::key,
     document::{Block, Figure},
     error::ReportError,
     groups::{Group, Run, counted},
     plot::{Axis, LineChart, Series, Style},
-    run_report::summary::marked_label,
+    ranking::prominent,
     write::file_name,
 };
 
@@ -19,7 +19,7 @@ struct Statistic {
     label: &'static str,
     caption: &'static str,
     logarithmic: bool,
-    figure: fn(&GradientRecord) -> f64,
+    value: fn(&GradientRecord) -> f64,
 }
 
 const STATISTICS: [Statistic; 3] = [
@@ -28,55 +28,57 @@ const STATISTICS: [Statistic; 3] = [
         label: "mean gradient",
         caption: "The mean of all gradients, with their signs",
         logarithmic: false,
-        figure: |gradient| gradient.mean,
+        value: |gradient| gradient.mean,
     },
     Statistic {
         name: "absolute",
         label: "mean absolute gradient",
         caption: "The mean of the absolute values of all gradients",
         logarithmic: true,
-        figure: |gradient| gradient.mean_abs,
+        value: |gradient| gradient.mean_abs,
     },
     Statistic {
         name: "norm",
         label: "norm of the gradients",
         caption: "The norm of all gradients, taken as one vector",
         logarithmic: true,
-        figure: |gradient| gradient.norm,
+        value: |gradient| gradient.norm,
     },
 ];
 
-/// Curves of the gradients of those groups that have them: of the whole network over all groups, and of each group's
-/// layers; the names of the figures start with `prefix`. Nothing where no run has gradients.
+/// Curves of the gradients of those groups that have them: of the whole network over all groups, and of the layers of
+/// each group that charts show in colour; the names of the figures start with `prefix`. Nothing where no run has
+/// gradients.
 ///
 /// # Errors
 /// When a step log cannot be read.
-pub(crate) fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Block>, ReportError> {
+pub fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Block>, ReportError> {
+    let prominent = prominent(groups);
     let mut measured = Vec::new();
-    for group in groups {
+    for (index, group) in groups.iter().enumerate() {
         let mut steps = group.runs.iter().map(steps_with_gradients).collect::<Result<Vec<_>, _>>()?;
         steps.retain(|steps| !steps.is_empty());
         if !steps.is_empty() {
-            measured.push((marked_label(group), steps));
+            let color = prominent.iter().position(|&one| one == index);
+            measured.push((group.marked_label(), color, steps));
         }
     }
     if measured.is_empty() {
         return Ok(Vec::new());
     }
-    let mut blocks = Vec::new();
+    let mut blocks = vec![Block::Paragraph(format!(
+        "Gradients are those of the loss before each step, before any clipping; curves are means and bands standard \
+         deviations over the runs ({}). Those of a layer are of its weights and biases together.",
+        counted(measured.iter().map(|(_, _, steps)| steps.len()))
+    ))];
     for statistic in &STATISTICS {
-        let series = measured
-            .iter()
-            .enumerate()
-            .map(|(color, (label, steps))| curve(label, color, steps, |gradient| Some((statistic.figure)(gradient))));
+        let series = measured.iter().map(|(label, color, steps)| {
+            let one = curve(label, color.unwrap_or(0), steps, |gradient| Some((statistic.value)(gradient)));
+            Series { style: if color.is_some() { Style::Measured } else { Style::Context }, ..one }
+        });
         blocks.push(Block::Chart(Figure {
             name: file_name(&format!("{prefix} gradient {}", statistic.name)),
-            caption: format!(
-                "{}. They are those of the loss before each step, before any clipping; curves are means and bands \
-                 standard deviations over the runs ({}).",
-                statistic.caption,
-                counted(measured.iter().map(|(_, steps)| steps.len()))
-            ),
+            caption: format!("{}.", statistic.caption),
             plot: LineChart {
                 x: axis("training step", false),
                 y: axis(statistic.label, statistic.logarithmic),
@@ -84,7 +86,10 @@ pub(crate) fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Bloc
             },
         }));
     }
-    for (index, (label, steps)) in measured.iter().enumerate() {
+    for (index, (label, color, steps)) in measured.iter().enumerate() {
+        if color.is_none() {
+            continue;
+        }
         let series = layers(steps).into_iter().enumerate().map(|(color, layer)| {
             curve(&layer, color, steps, |gradient| {
                 gradient.layers.iter().find(|one| one.layer == layer).map(|one| one.mean_abs)
@@ -92,11 +97,7 @@ pub(crate) fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Bloc
         });
         blocks.push(Block::Chart(Figure {
             name: file_name(&format!("{prefix} gradient layers {}", index + 1)),
-            caption: format!(
-                "{label}: the mean of the absolute values of each layer's gradients, weights and biases together \
-                 (n = {}).",
-                steps.len()
-            ),
+            caption: format!("{label}: the mean of the absolute values of each layer's gradients."),
             plot: LineChart {
                 x: axis("training step", false),
                 y: axis("mean absolute gradient", true),
@@ -109,8 +110,9 @@ pub(crate) fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Bloc
 
 /// The steps of a run whose gradients were kept.
 fn steps_with_gradients(run: &Run) -> Result<Vec<StepRecord>, ReportError> {
-    // A config that has the key without a number asked for none.
-    let was_asked = run.record.config.get("gradient_steps").is_none_or(|steps: &Value| !steps.is_null());
+    let config = run.record.config.get("training");
+    // A config that has the key without a number asked for none; one of another program may have asked.
+    let was_asked = config.is_none_or(|_| key(&run.record, "training.gradient_steps").is_some());
     let path = run.directory.steps();
     if !was_asked || !path.exists() {
         return Ok(Vec::new());
@@ -130,9 +132,9 @@ fn curve(
     label: &str,
     color: usize,
     steps: &[Vec<StepRecord>],
-    figure: impl Fn(&GradientRecord) -> Option<f64>,
+    value: impl Fn(&GradientRecord) -> Option<f64>,
 ) -> Series {
-    let points = over_steps(steps, |step| figure(step.gradient.as_ref()?));
+    let points = over_steps(steps, |step| value(step.gradient.as_ref()?));
     Series { label: label.to_owned(), points, color, style: Style::Measured }
 }
 
@@ -142,7 +144,7 @@ fn axis(label: &str, logarithmic: bool) -> Axis {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{
@@ -161,8 +163,8 @@ mod tests {
     fn gradients_are_drawn_for_the_whole_network_and_for_each_layer() {
         let place = tempfile::tempdir().unwrap();
         let runs = vec![
-            run(place.path(), "mlp-1", json!({ "config": { "gradient_steps": 2 } })),
-            run(place.path(), "mlp-2", json!({ "config": { "gradient_steps": 2, "seed": 2 } })),
+            run(place.path(), "mlp-1", json!({ "config": { "training": { "gradient_steps": 2 } } })),
+            run(place.path(), "mlp-2", json!({ "config": { "training": { "gradient_steps": 2, "seed": 2 } } })),
         ];
         // The third step's gradients were not asked for.
         steps(&runs[0], &[gradient(1.0), gradient(0.5), json!({})]);
@@ -179,8 +181,9 @@ mod tests {
         assert_eq!(names, ["all-gradient-mean", "all-gradient-absolute", "all-gradient-norm", "all-gradient-layers-1"]);
         let absolute = &charts[1].plot.series[0].points;
         assert_eq!(absolute.iter().map(|point| (point.x, point.y)).collect::<Vec<_>>(), [(1.0, 2.0), (2.0, 0.5)]);
-        assert_eq!(absolute[0].deviation, Some(std::f64::consts::SQRT_2));
-        assert!(charts[1].caption.contains("n = 2") && charts[1].plot.y.logarithmic && !charts[0].plot.y.logarithmic);
+        assert_eq!(absolute[0].std, Some(std::f64::consts::SQRT_2));
+        assert!(matches!(&blocks[0], Block::Paragraph(text) if text.contains("n = 2")));
+        assert!(charts[1].plot.y.logarithmic && !charts[0].plot.y.logarithmic);
         let layers: Vec<&str> = charts[3].plot.series.iter().map(|series| series.label.as_str()).collect();
         assert_eq!(layers, ["fc1", "fc2"]);
     }

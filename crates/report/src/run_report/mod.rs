@@ -1,25 +1,41 @@
-//! A report on any runs: what they came to, how they got there, and how they were made.
+//! A report on any runs: their results, their curves, and how they were made.
 
 mod evaluation;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod gradients;
+#[cfg(test)]
+mod pages;
 mod provenance;
 mod summary;
 
 use std::iter;
 
-pub use self::summary::comparison_table;
-pub(crate) use self::{
-    evaluation::evaluation_blocks, gradients::gradient_charts, provenance::how_it_was_run, summary::marked_label,
+use self::evaluation::{class_blocks, confusion_block};
+pub(crate) use self::summary::{BEST, runs_text, with_count};
+pub use self::{
+    evaluation::evaluation_blocks,
+    gradients::gradient_charts,
+    provenance::{configurations, how_it_was_run},
+    summary::comparison_table,
 };
 use crate::{
-    curves::{Against, Quantity, Split, chart, evaluated_splits, figure},
+    curves::{Against, Split, chart, evaluated_splits, measured},
+    differences::keys,
     document::{Block, Document, Figure, Section},
     error::ReportError,
     groups::{Group, Run, counted, with_repeats},
+    metrics::metrics,
+    ranking::prominent,
+    table::grouped,
     write::file_name,
 };
+
+/// So many warnings stand in the open; more are folded away.
+const WARNINGS: usize = 8;
+
+/// So many keys that differ are columns of the summary; more have a table of their own.
+const KEYS_BESIDE: usize = 4;
 
 /// The report on `groups` that `command` made.
 ///
@@ -27,23 +43,21 @@ use crate::{
 /// When what lies beside a run's record is there and cannot be read.
 pub fn run_report(groups: &[Group], command: &str) -> Result<Document, ReportError> {
     let mut lead = vec![Block::Paragraph(scope(groups)), Block::Code(command.to_owned())];
-    lead.extend(warning(groups).map(Block::Paragraph));
+    lead.extend(warnings(groups));
+    let program = command.split_whitespace().next().unwrap_or("kindling");
+    let keys = keys(groups);
+    // A few keys stand beside the results, so that nobody has to look from one long table to another.
+    let (beside, own) = keys.different.split_at(if keys.different.len() > KEYS_BESIDE { 0 } else { keys.different.len() });
+    let configs = provenance::key_blocks(groups, own, &keys.common);
     let mut sections = vec![
-        section("summary", "Summary", vec![Block::Table(summary::summary_table(groups))]),
+        section("summary", "Summary", vec![Block::Table(summary::summary_table(groups, beside))]),
+        section("configurations", if groups.len() > 1 { "Configurations" } else { "Config" }, configs),
         section("curves", "Curves", curves(groups)?),
+        section("test", "Test set", tests(groups, program)?),
+        section("gradients", "Gradients", gradient_charts(groups, "all")?),
+        section("runs", "How each was run", how_it_was_run(groups, program)),
     ];
-    for (index, group) in groups.iter().enumerate() {
-        if let Some(run) = shown_run(group) {
-            let name = format!("test-{}", index + 1);
-            let blocks = evaluation_blocks(run, &name)?;
-            sections.push(section(&name, &format!("Test set: {}", marked_label(group)), blocks));
-        }
-    }
-    let gradients = gradient_charts(groups, "all")?;
-    if !gradients.is_empty() {
-        sections.push(section("gradients", "Gradients", gradients));
-    }
-    sections.push(section("runs", "How each was run", how_it_was_run(groups)));
+    sections.retain(|section| !section.blocks.is_empty());
     Ok(Document { title: title(groups), lead, sections })
 }
 
@@ -54,7 +68,7 @@ fn section(name: &str, title: &str, blocks: Vec<Block>) -> Section {
 fn title(groups: &[Group]) -> String {
     match groups {
         [group] if group.runs.len() == 1 => format!("Run `{}`", group.runs[0].record.id),
-        [group] => format!("{}: {} runs", marked_label(group), group.runs.len()),
+        [group] => format!("{}: {} runs", group.marked_label(), group.runs.len()),
         _ => format!("{} configurations compared", groups.len()),
     }
 }
@@ -67,80 +81,136 @@ fn scope(groups: &[Group]) -> String {
         _ => format!("{count} {what}s"),
     });
     let text = format!(
-        "{runs} of {configurations}. Runs that differ by their seed alone are taken together: figures are then means \
-         and standard deviations over n runs, and with n = 1 they say nothing about spread."
+        "{runs} of {configurations}. Runs that differ by their seed alone are taken together: their metrics are means \
+         and standard deviations over n runs; a single run (n = 1) says nothing about spread."
     );
     with_repeats(&text, groups) + " Made by:"
 }
 
 /// What must not be overlooked.
-fn warning(groups: &[Group]) -> Option<String> {
-    let marked: Vec<String> = groups
-        .iter()
-        .map(|group| (marked_label(group), summary::remarks(group)))
-        .filter(|(_, remarks)| !remarks.is_empty())
-        .map(|(label, remarks)| format!("{label}: {remarks}"))
-        .collect();
-    (!marked.is_empty()).then(|| format!("To be read with care. {}.", marked.join(". ")))
+fn warnings(groups: &[Group]) -> Vec<Block> {
+    let remarks: Vec<Vec<String>> = groups.iter().map(summary::remarks).collect();
+    // What is true of all is said once.
+    let is_common = |remark: &String| groups.len() > 1 && remarks.iter().all(|all| all.contains(remark));
+    let mut lines: Vec<String> = remarks[..groups.len().min(1)].concat().into_iter().filter(is_common).collect();
+    for line in &mut lines {
+        *line = format!("All configurations: {line}.");
+    }
+    for (group, remarks) in groups.iter().zip(&remarks) {
+        let own: Vec<&str> = remarks.iter().filter(|remark| !is_common(remark)).map(String::as_str).collect();
+        lines.extend((!own.is_empty()).then(|| format!("{}: {}.", group.label, own.join("; "))));
+    }
+    match lines.len() {
+        0 => Vec::new(),
+        1..=WARNINGS => vec![Block::Paragraph("To be read with care:".to_owned()), Block::List(lines)],
+        count => vec![Block::Details(format!("To be read with care: {count} remarks"), vec![Block::List(lines)])],
+    }
+}
+
+/// Confusion matrices side by side, and what is known of those that were evaluated; of the configurations that charts
+/// show in colour.
+fn tests(groups: &[Group], program: &str) -> Result<Vec<Block>, ReportError> {
+    let prominent = prominent(groups);
+    let shown = prominent.iter().filter_map(|&index| Some((index, shown_run(&groups[index])?)));
+    let shown: Vec<(usize, &Run)> = shown.collect();
+    let mut blocks = Vec::new();
+    for &(index, run) in &shown {
+        if let Some(Block::Confusion(mut figure)) = confusion_block(run, &format!("test-{}", index + 1))? {
+            let images: usize = figure.plot.counts.iter().flatten().sum();
+            let label = groups[index].marked_label();
+            figure.caption = format!("{label}: run `{}`, {} test images.", run.record.id, grouped(images));
+            blocks.push(Block::Confusion(figure));
+        }
+    }
+    if blocks.is_empty() {
+        return Ok(blocks);
+    }
+    let mut text = "Test images by their class (rows) and by the class they were taken for (columns).".to_owned();
+    if prominent.len() < groups.len() {
+        text += " These are the configurations that the curves show in colour; a report on a run shows its own.";
+    }
+    let mut evaluated = false;
+    for (index, run) in &shown {
+        let more = class_blocks(run, &format!("test-{}", index + 1))?;
+        evaluated |= !more.is_empty();
+        if groups.len() == 1 {
+            blocks.extend(more);
+        } else if !more.is_empty() {
+            blocks.push(Block::Details(format!("Each class: {}", groups[*index].marked_label()), more));
+        }
+    }
+    if !evaluated {
+        text += &format!(
+            " `{program} evaluate RUN` adds precision and recall of each class, calibration, and pictures of mistakes."
+        );
+    }
+    blocks.insert(0, Block::Paragraph(text));
+    Ok(blocks)
 }
 
 /// The run whose confusion matrix stands for the group's: the first that was evaluated, or else tested.
 fn shown_run(group: &Group) -> Option<&Run> {
     let evaluated = group.runs.iter().find(|run| run.directory.evaluation().exists());
-    evaluated.or_else(|| group.runs.iter().find(|run| run.record.test.is_some()))
+    let has_matrix = |run: &&Run| run.record.test.as_ref().is_some_and(|test| test.confusion.is_some());
+    evaluated.or_else(|| group.runs.iter().find(has_matrix))
 }
 
-/// Loss and accuracy over epochs, and over time on the images that were not trained on.
+/// Every metric over epochs, and the loss on the samples that were not trained on over time.
 fn curves(groups: &[Group]) -> Result<Vec<Block>, ReportError> {
     if groups.iter().flat_map(|group| &group.runs).all(|run| run.record.epochs.is_empty()) {
         return Ok(vec![Block::Paragraph("No run has finished an epoch.".to_owned())]);
     }
     let evaluated = evaluated_splits(groups);
     // The two curves of one group are easier to compare in one chart; those of several would crowd it.
-    let sheets: Vec<(&str, Vec<Split>)> = match groups {
-        [_] => vec![("", iter::once(Split::Train).chain(evaluated.iter().copied()).collect())],
-        _ => vec![(" train", vec![Split::Train]), (" evaluation", evaluated.clone())],
+    let sheets: Vec<(String, Vec<Split>)> = match groups {
+        [_] => vec![(String::new(), iter::once(Split::Train).chain(evaluated.iter().copied()).collect())],
+        _ => iter::once(&Split::Train).chain(&evaluated).map(|split| (format!(" {split}"), vec![*split])).collect(),
     };
-    let mut blocks = Vec::new();
-    for quantity in Quantity::ALL {
-        for (suffix, splits) in sheets.iter().filter(|(_, splits)| !splits.is_empty()) {
-            blocks.push(curve_block(groups, &format!("{quantity}{suffix}"), quantity, splits, Against::Epoch)?);
+    let mut text = "Curves are means and bands standard deviations over the runs that got so far. Train metrics are \
+                    means over an epoch in which the weights change, each batch before its update; the others are those \
+                    of the weights after the epoch."
+        .to_owned();
+    if prominent(groups).len() < groups.len() {
+        text += " The configurations that are best by the metric they monitor are in colour, the others in grey.";
+    }
+    let mut blocks = vec![Block::Paragraph(text)];
+    for metric in metrics(groups) {
+        for (suffix, splits) in &sheets {
+            let name = format!("{}{suffix}", metric.name);
+            blocks.extend(curve_block(groups, &name, &metric.name, splits, Against::Epoch)?);
         }
     }
-    if !evaluated.is_empty() {
-        blocks.push(curve_block(groups, "loss seconds", Quantity::Loss, &evaluated, Against::Seconds)?);
+    for split in evaluated.iter().take(1) {
+        blocks.extend(curve_block(groups, "loss seconds", "loss", &[*split], Against::Seconds)?);
     }
     Ok(blocks)
 }
 
+/// A chart with its caption; nothing where the metric was not measured.
 fn curve_block(
     groups: &[Group],
     name: &str,
-    quantity: Quantity,
+    metric: &str,
     splits: &[Split],
     against: Against,
-) -> Result<Block, ReportError> {
-    let over = match against {
-        Against::Epoch => "each epoch",
-        Against::Step => "each step",
-        Against::Seconds => "each epoch, over the seconds of training steps until then",
-    };
-    let count = |group: &Group| group.count(|epoch| splits.iter().find_map(|&split| figure(epoch, quantity, split)));
-    let names: Vec<&str> = splits.iter().map(|split| split.as_str()).collect();
-    let mut caption = format!(
-        "{} {quantity} of {over}: means and, as bands, standard deviations over the runs that got so far ({}).",
-        names.join(" and "),
-        counted(groups.iter().map(count))
-    );
-    if splits.contains(&Split::Train) {
-        caption += " Train figures are means over an epoch in which the weights change, each batch before its update; \
-                    the others are those of the weights after the epoch.";
+) -> Result<Option<Block>, ReportError> {
+    let plot = chart(groups, metric, splits, against)?;
+    if plot.series.is_empty() {
+        return Ok(None);
     }
+    let over = match against {
+        Against::Epoch => "epochs",
+        Against::Step => "steps",
+        Against::Seconds => "the seconds of training steps",
+    };
+    let count = |group: &Group| group.count(|epoch| splits.iter().find_map(|&split| measured(epoch, metric, split)));
+    let names: Vec<&str> = splits.iter().map(|split| split.as_str()).collect();
+    let mut caption =
+        format!("{} {metric} over {over} ({}).", names.join(" and "), counted(groups.iter().map(count)));
     if let Some(first) = caption.get(..1).map(str::to_uppercase) {
         caption.replace_range(..1, &first);
     }
-    let plot = chart(groups, quantity, splits, against)?;
-    Ok(Block::Chart(Figure { name: file_name(&format!("curves {name}")), caption, plot }))
+    Ok(Some(Block::Chart(Figure { name: file_name(&format!("curves {name}")), caption, plot })))
 }
 
 #[cfg(test)]
@@ -167,14 +237,14 @@ mod tests {
         assert_eq!(names(&report), ["curves-loss", "curves-accuracy", "curves-loss-seconds", "test-1-confusion"]);
         assert!(matches!(&report.lead[1], Block::Code(command) if command == "kindling report mlp-1"));
         let sections: Vec<&str> = report.sections.iter().map(|section| section.name.as_str()).collect();
-        assert_eq!(sections, ["summary", "curves", "test-1", "runs"]);
+        assert_eq!(sections, ["summary", "configurations", "curves", "test", "runs"]);
     }
 
     #[test]
     fn several_configurations_share_their_charts_and_a_diverged_one_is_said_to_be() {
         let place = tempfile::tempdir().unwrap();
         let diverged = json!({
-            "config": { "learning_rate": 10.0 },
+            "config": { "optimizer": { "learning_rate": 10.0 } },
             "status": "diverged",
             "test": null,
             "epochs": [],
@@ -186,17 +256,15 @@ mod tests {
         let report = run_report(&groups, "kindling report mlp-1 mlp-2").unwrap();
         let expected = [
             "curves-loss-train",
-            "curves-loss-evaluation",
+            "curves-loss-test",
             "curves-accuracy-train",
-            "curves-accuracy-evaluation",
+            "curves-accuracy-test",
             "curves-loss-seconds",
             "test-1-confusion",
         ];
         assert_eq!(names(&report), expected);
-        let warned = report.lead.iter().any(
-            |block| matches!(block, Block::Paragraph(text) if text.contains("learning rate 10: diverged at step 3")),
-        );
-        assert!(warned, "{:?}", report.lead);
+        let said = crate::markdown::markdown_document(&report);
+        assert!(said.contains("- learning rate 10: diverged at step 3 (loss)."), "{said}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How runs were made, so that they can be made again.
+//! What configurations are, and how their runs were made, so that they can be made again.
 
 use std::collections::BTreeSet;
 
@@ -6,23 +6,78 @@ use kindling_record::{PartRecord, RunRecord};
 use serde_json::Value;
 
 use crate::{
+    differences::{Key, NONE, SEED, flat, keys},
     document::{Block, TableBlock},
-    groups::{Group, Run, plain, with_repeats},
-    run_report::summary::{NONE, marked_label, seed},
-    table::{duration, grouped},
+    groups::{Group, Run, with_repeats},
+    run_report::summary::seed,
+    table::{duration, grouped, samples},
 };
 
-/// The groups' runs with backend, device, date and time; what their configs differ in; machines, versions and data;
-/// and for each group the command and the config that train it again.
-pub(crate) fn how_it_was_run(groups: &[Group]) -> Vec<Block> {
+/// What tells the groups apart, in one table with the label of each, and below it what they have in common.
+#[must_use]
+pub fn configurations(groups: &[Group]) -> Vec<Block> {
+    let keys = keys(groups);
+    key_blocks(groups, &keys.different, &keys.common)
+}
+
+/// A table of the keys that differ, and a list of the common ones by their sections.
+pub(crate) fn key_blocks(groups: &[Group], different: &[Key], common: &[Key]) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    if !different.is_empty() {
+        blocks.push(Block::Table(key_table(groups, different)));
+    }
+    let mut sections: Vec<(&str, Vec<String>)> = Vec::new();
+    for key in common {
+        let (section, name) = key.path.split_once('.').unwrap_or(("run", &key.path));
+        let line = format!("{name} `{}`", key.values.first().and_then(Option::as_deref).unwrap_or(NONE));
+        match sections.iter_mut().find(|(known, _)| *known == section) {
+            Some((_, lines)) => lines.push(line),
+            None => sections.push((section, vec![line])),
+        }
+    }
+    if !sections.is_empty() {
+        blocks.extend((groups.len() > 1).then(|| Block::Paragraph("All have in common:".to_owned())));
+        let lines = sections.into_iter().map(|(section, lines)| format!("{section}: {}", lines.join(", ")));
+        blocks.push(Block::List(lines.collect()));
+    }
+    blocks
+}
+
+/// Configurations by keys, or keys by configurations where there are more of them: a page is higher than wide.
+fn key_table(groups: &[Group], different: &[Key]) -> TableBlock {
+    let labels = groups.iter().map(Group::marked_label);
+    let paths = different.iter().map(|key| format!("`{}`", key.path));
+    let cell = |key: &Key, group: usize| key.values[group].clone().unwrap_or_else(|| NONE.to_owned());
+    let (first, header, rows): (_, Vec<String>, Vec<Vec<String>>) = if different.len() > groups.len() {
+        let rows = different.iter().zip(paths).map(|(key, path)| {
+            std::iter::once(path).chain((0..groups.len()).map(|group| cell(key, group))).collect()
+        });
+        ("key", labels.collect(), rows.collect())
+    } else {
+        let rows = labels.enumerate().map(|(group, label)| {
+            std::iter::once(label).chain(different.iter().map(|key| cell(key, group))).collect()
+        });
+        let rows = rows.collect();
+        ("configuration", paths.collect(), rows)
+    };
+    TableBlock {
+        caption: "What the configurations differ in, the seeds aside.".to_owned(),
+        header: std::iter::once(first.to_owned()).chain(header).collect(),
+        right: Vec::new(),
+        rows,
+    }
+}
+
+/// The groups' runs with seed, date and time; machines, versions and data; and the config and the commands that train
+/// them again with `program`.
+#[must_use]
+pub fn how_it_was_run(groups: &[Group], program: &str) -> Vec<Block> {
     let runs: Vec<&Run> = groups.iter().flat_map(|group| &group.runs).collect();
     if runs.is_empty() {
         return Vec::new();
     }
-    let mut blocks = vec![Block::Table(runs_block(groups))];
-    blocks.extend(differences(groups).map(Block::Table));
-    blocks.push(Block::List(circumstances(&runs)));
-    blocks.extend(groups.iter().filter_map(again));
+    let mut blocks = vec![Block::Table(runs_block(groups)), Block::List(circumstances(&runs))];
+    blocks.extend(again(groups, program));
     blocks
 }
 
@@ -30,15 +85,33 @@ fn runs_block(groups: &[Group]) -> TableBlock {
     let header = ["run", "configuration", "seed", "status", "backend", "kernels", "device", "started", "time"];
     let mut rows = Vec::new();
     for group in groups {
-        rows.extend(group.runs.iter().chain(&group.repeats).map(|run| run_row(&marked_label(group), run)));
+        rows.extend(group.runs.iter().chain(&group.repeats).map(|run| run_row(&group.label, run)));
     }
-    let caption = "Every run of this report. Starts are in UTC; times are whole runs, over all their parts.";
-    TableBlock {
-        caption: with_repeats(caption, groups),
+    let mut table = TableBlock {
+        caption: String::new(),
         header: header.map(str::to_owned).to_vec(),
-        right: vec![2, 8],
+        right: vec![2, header.len() - 1],
         rows,
+    };
+    // What all runs have is said once.
+    let mut common = Vec::new();
+    for column in (3..7).rev() {
+        if let [first, others @ ..] = &table.rows[..]
+            && others.iter().all(|row| row[column] == first[column])
+        {
+            common.push(format!("{} {}", table.header[column], first[column]));
+            table.header.remove(column);
+            for row in &mut table.rows {
+                row.remove(column);
+            }
+        }
     }
+    common.reverse();
+    let common = if common.is_empty() { String::new() } else { format!(" All have {}.", common.join(", ")) };
+    let caption = format!("Every run of this report.{common} Starts are in UTC; times are whole runs, over all their parts.");
+    table.right[1] = table.header.len() - 1;
+    table.caption = with_repeats(&caption, groups);
+    table
 }
 
 fn run_row(label: &str, run: &Run) -> Vec<String> {
@@ -52,7 +125,7 @@ fn run_row(label: &str, run: &Run) -> Vec<String> {
     vec![
         format!("`{}`", record.id),
         label.to_owned(),
-        seed(record),
+        seed(run),
         run.status.to_string(),
         parts(|part| part.backend.clone()),
         parts(|part| part.kernels.clone()),
@@ -63,29 +136,6 @@ fn run_row(label: &str, run: &Run) -> Vec<String> {
         record.started.clone(),
         duration(record.seconds),
     ]
-}
-
-/// The keys of the configs, without the seed, whose values are not the same in all groups.
-fn differences(groups: &[Group]) -> Option<TableBlock> {
-    let configs: Vec<_> =
-        groups.iter().filter_map(|group| Some((marked_label(group), &group.runs.first()?.record.config))).collect();
-    let keys: BTreeSet<&String> = configs.iter().flat_map(|(_, config)| config.keys()).collect();
-    let (_, first) = configs.first()?;
-    let differs = |key: &str| key != "seed" && configs.iter().any(|(_, config)| config.get(key) != first.get(key));
-    let keys: Vec<&String> = keys.into_iter().filter(|key| differs(key)).collect();
-    if keys.is_empty() {
-        return None;
-    }
-    let value = |value: Option<&Value>| value.filter(|value| !value.is_null()).map_or_else(|| NONE.to_owned(), plain);
-    let rows = configs.iter().map(|(label, config)| {
-        std::iter::once(label.clone()).chain(keys.iter().map(|key| value(config.get(key.as_str())))).collect::<Vec<_>>()
-    });
-    Some(TableBlock {
-        caption: "What the configs differ in, the seeds aside.".to_owned(),
-        header: std::iter::once("configuration".to_owned()).chain(keys.iter().map(|key| format!("`{key}`"))).collect(),
-        right: Vec::new(),
-        rows: rows.collect(),
-    })
 }
 
 /// Machines, versions, data and time, each said once.
@@ -107,34 +157,70 @@ fn circumstances(runs: &[&Run]) -> Vec<String> {
         distinct("Data", |record| {
             let data = &record.dataset;
             let [train, valid, test] = [data.train, data.valid, data.test].map(grouped);
+            let protocol = data.images.as_ref().map(|images| format!(", protocol `{}`", images.protocol));
             format!(
-                "{}, protocol `{}`, {train} images to train, {valid} to validate, {test} to test; SHA-256 `{}`",
-                data.name, data.protocol, data.sha256
+                "{}{}, {train} {} to train, {valid} to validate, {test} to test; SHA-256 `{}`",
+                data.name,
+                protocol.unwrap_or_default(),
+                samples(record),
+                data.sha256
             )
         }),
         format!("Time of the runs that count: {}", duration(seconds)),
     ]
 }
 
-/// How to train a group again: the command, and the config that it reads.
-fn again(group: &Group) -> Option<Block> {
+/// How to train the groups again: the config of the first, and a command for each with what it has of its own.
+fn again(groups: &[Group], program: &str) -> Option<Block> {
+    let first = &groups.iter().find_map(|group| group.runs.first())?.record;
+    let config = format!("{:#}", Value::Object(first.config.clone()));
+    // Only image classifiers are trained by a command.
+    let mut blocks = Vec::new();
+    if first.dataset.images.is_some() {
+        let commands = groups.iter().filter_map(|group| command(group, first, program));
+        blocks.push(Block::Code(commands.collect::<Vec<_>>().join("\n")));
+        blocks.push(Block::Paragraph("With this as `config.json`:".to_owned()));
+    }
+    blocks.push(Block::Code(config));
+    Some(Block::Details("How to train them again".to_owned(), blocks))
+}
+
+/// The command that trains a group's first run, and above it the seeds of all.
+fn command(group: &Group, base: &RunRecord, program: &str) -> Option<String> {
     let record = &group.runs.first()?.record;
-    let mut words = vec![format!("kindling train --config config.json --backend {}", record.backend)];
+    let mut words = vec![format!("{program} train --config config.json --backend {}", record.backend)];
     if let Some(part) = record.parts.last() {
         words.extend((part.devices > 1).then(|| format!("--devices {}", part.devices)));
         words.extend((part.kernels == "composed").then(|| "--kernels composed".to_owned()));
     }
     words.extend((record.backend == "remote").then(|| "--remote URL".to_owned()));
     words.extend((record.dataset.name == "idx").then(|| "--data-dir DIR".to_owned()));
-    let others: Vec<String> = group.runs.iter().skip(1).map(|run| format!("`--seed {}`", seed(&run.record))).collect();
-    let text = if others.is_empty() {
-        "With this as `config.json`:".to_owned()
-    } else {
-        format!("The other runs with {}. With this as `config.json`:", others.join(", "))
+    let (base, own) = (flat(&base.config), flat(&record.config));
+    // Another variant of a section leaves nothing of the config's own.
+    let is_other_variant = |path: &str| {
+        let name = path.rsplit_once('.').map(|(section, _)| format!("{section}.name"));
+        name.is_some_and(|name| base.get(&name) != own.get(&name))
     };
-    let config = format!("{:#}", Value::Object(record.config.clone()));
-    let title = format!("How to train {} again", marked_label(group));
-    Some(Block::Details(title, vec![Block::Code(words.join(" ")), Block::Paragraph(text), Block::Code(config)]))
+    let mut sets: Vec<(&String, &Value)> =
+        own.iter().filter(|(path, value)| base.get(*path) != Some(value) || is_other_variant(path)).collect();
+    sets.sort_by_key(|(path, _)| !path.ends_with(".name"));
+    words.extend(sets.into_iter().filter(|(path, _)| *path != SEED).map(|(path, value)| set(path, value)));
+    let seeds: Vec<String> = group.runs.iter().map(seed).collect();
+    words.push(format!("--seed {}", seeds[0]));
+    let all = if seeds.len() > 1 { format!(", seeds {}", seeds.join(", ")) } else { String::new() };
+    Some(format!("# {}{all}\n{}", group.label, words.join(" ")))
+}
+
+/// A flag that gives a key a value, for a shell.
+fn set(path: &str, value: &Value) -> String {
+    let text = match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let is_safe = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./+".contains(c)) && !text.is_empty();
+    let text = if is_safe { text } else { format!("'{}'", text.replace('\'', r"'\''")) };
+    format!("--set {path}={text}")
 }
 
 #[cfg(test)]
@@ -151,47 +237,64 @@ mod tests {
     fn every_run_is_listed_with_what_it_takes_to_make_it_again() {
         let place = tempfile::tempdir().unwrap();
         let moved = json!({
-            "config": { "learning_rate": 0.01 },
+            "config": { "optimizer": { "name": "adam", "learning_rate": 0.1, "beta_1": 0.9 }, "training": { "clip_norm": 1.5 } },
             "backend": "ndarray",
             "parts": [part("flex", "fused, AVX2", 1, "AVX2"), part("ndarray", "composed", 1, "AVX2")],
         });
         let groups = group(vec![
             run(place.path(), "mlp-1", json!({})),
-            run(place.path(), "mlp-2", json!({ "config": { "seed": 2 } })),
+            run(place.path(), "mlp-2", json!({ "config": { "training": { "seed": 2 } } })),
             run(place.path(), "mlp-3", moved),
         ]);
-        let blocks = how_it_was_run(&groups);
-        let [
-            Block::Table(runs),
-            Block::Table(differences),
-            Block::List(lines),
-            Block::Details(_, first),
-            Block::Details(_, second),
-        ] = &blocks[..]
-        else {
+        let blocks = how_it_was_run(&groups, "birds");
+        let [Block::Table(runs), Block::List(lines), Block::Details(_, again)] = &blocks[..] else {
             panic!("{blocks:?}")
         };
-        assert_eq!(runs.rows.len(), 3);
-        assert!(runs.rows.iter().all(|row| row.len() == runs.header.len()));
-        assert_eq!(runs.rows[2][4..6], ["flex, then ndarray", "fused, AVX2, then composed"]);
-        assert_eq!(differences.header, ["configuration", "`learning_rate`"]);
-        assert_eq!((differences.rows[0][1].as_str(), differences.rows[1][1].as_str()), ("0.1", "0.01"));
+        // The status and the device are the same for all.
+        assert_eq!(runs.header, ["run", "configuration", "seed", "backend", "kernels", "started", "time"]);
+        assert!(runs.caption.contains("All have status finished, device a processor, 2 threads."), "{}", runs.caption);
+        assert_eq!((runs.rows.len(), runs.right.as_slice()), (3, &[2, 6][..]));
+        assert_eq!(runs.rows[2][3..5], ["flex, then ndarray", "fused, AVX2, then composed"]);
         assert!(lines[0].contains("a processor, 2 threads") && lines[1].contains("burn 0.22.1, kindling 0.1.0"));
         assert_eq!(lines[3], "Time of the runs that count: 2 min 00 s");
-        let [Block::Code(command), Block::Paragraph(others), Block::Code(config)] = &first[..] else {
-            panic!("{first:?}")
+        let [Block::Code(commands), Block::Paragraph(_), Block::Code(config)] = &again[..] else {
+            panic!("{again:?}")
         };
-        assert_eq!(command, "kindling train --config config.json --backend flex");
-        assert!(others.contains("`--seed 2`"), "{others}");
-        assert_eq!(serde_json::from_str::<Value>(config).unwrap()["learning_rate"], json!(0.1));
-        assert!(
-            matches!(&second[0], Block::Code(command) if command.ends_with("--backend ndarray --kernels composed"))
-        );
+        let lines: Vec<&str> = commands.lines().collect();
+        assert!(lines[0].starts_with("# ") && lines[0].ends_with(", seeds 1, 2"), "{commands}");
+        assert_eq!(lines[1], "birds train --config config.json --backend flex --seed 1");
+        // Of another optimizer nothing is taken from the first config, the equal learning rate included.
+        let expected = "birds train --config config.json --backend ndarray --kernels composed \
+                        --set optimizer.name=adam --set optimizer.beta_1=0.9 --set optimizer.learning_rate=0.1 \
+                        --set training.clip_norm=1.5 --seed 1";
+        assert_eq!(lines[3], expected);
+        assert_eq!(serde_json::from_str::<Value>(config).unwrap()["optimizer"]["learning_rate"], json!(0.1));
+    }
+
+    #[test]
+    fn what_differs_is_in_one_table_and_what_is_common_is_said_once() {
+        let place = tempfile::tempdir().unwrap();
+        let rate = |id: &str, rate: f64| run(place.path(), id, json!({ "config": { "optimizer": { "learning_rate": rate } } }));
+        let groups = group(vec![rate("a", 0.1), rate("b", 0.01), rate("c", 0.001)]);
+        let blocks = configurations(&groups);
+        let [Block::Table(table), Block::Paragraph(title), Block::List(common)] = &blocks[..] else {
+            panic!("{blocks:?}")
+        };
+        assert_eq!((table.header[1].as_str(), title.as_str()), ("`optimizer.learning_rate`", "All have in common:"));
+        assert_eq!(table.rows[1], ["learning rate 0.01", "0.01"]);
+        assert_eq!(common[0], "network: name `mlp`, hidden `512+512`");
+        assert!(!common.concat().contains("learning_rate") && !common.concat().contains("seed"), "{common:?}");
+        // More keys than configurations: they are the rows.
+        let unlike = json!({ "model": "cnn", "config": { "network": { "name": "cnn", "hidden": 128 }, "training": { "epochs": 9 } } });
+        let two = group(vec![rate("d", 0.1), run(place.path(), "e", unlike)]);
+        let Block::Table(table) = &configurations(&two)[0] else { panic!() };
+        assert_eq!(table.header, ["key", "mlp", "cnn"]);
+        assert_eq!(table.rows[0], ["`network.name`", "mlp", "cnn"]);
     }
 
     #[test]
     fn no_runs_have_nothing_to_say() {
         let empty = Group { label: "mlp".to_owned(), ..Group::default() };
-        assert!(how_it_was_run(&[]).is_empty() && how_it_was_run(&[empty]).is_empty());
+        assert!(how_it_was_run(&[], "kindling").is_empty() && how_it_was_run(&[empty], "").is_empty());
     }
 }

@@ -1,138 +1,210 @@
-//! What groups of runs came to, in tables.
+//! The results of groups of runs, in tables.
 
-use kindling_record::{RunRecord, RunStatus};
-use serde_json::Value;
+use kindling_record::{MetricRecord, RunRecord, RunStatus};
 
 use crate::{
-    curves::{Quantity, Split, figure},
+    curves::{Split, evaluated_splits, measured},
+    differences::{Key, NONE, key, marks},
     document::TableBlock,
     groups::{Group, Run, with_repeats},
+    metrics::{best, metric, metrics, sample_text, titled},
     statistics::Sample,
-    table::{duration, grouped},
+    table::{duration, grouped, samples},
 };
 
-/// What stands where there is no figure.
-pub(crate) const NONE: &str = "–";
+/// Ends the best value of a column: a page and Markdown set such a cell in bold instead.
+pub(crate) const BEST: &str = " *";
 
-/// The groups side by side: one table for one quantity.
+/// A table that is made column by column: a row for each group.
+struct Columns<'a> {
+    groups: &'a [Group],
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+    /// How many columns of text stand before the numbers.
+    text: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// With the groups' labels, their values of the keys in `different`, and the number of their runs.
+    fn new(groups: &'a [Group], different: &[Key]) -> Self {
+        let header = std::iter::once("configuration".to_owned());
+        let header: Vec<String> = header.chain(different.iter().map(|key| format!("`{}`", key.path))).collect();
+        let rows = groups.iter().enumerate().map(|(index, group)| {
+            let values = different.iter().map(|key| key.values[index].clone().unwrap_or_else(|| NONE.to_owned()));
+            std::iter::once(group.marked_label()).chain(values).collect()
+        });
+        let mut columns = Self { groups, text: header.len(), header, rows: rows.collect() };
+        columns.text("runs", runs_text);
+        columns
+    }
+
+    fn text(&mut self, title: &str, cell: impl Fn(&Group) -> String) {
+        self.header.push(title.to_owned());
+        for (row, group) in self.rows.iter_mut().zip(self.groups) {
+            row.push(cell(group));
+        }
+    }
+
+    /// Means and standard deviations of a metric, the best of them marked; nothing where no group has any.
+    fn metric(&mut self, title: &str, metric: &MetricRecord, value: impl Fn(&Run) -> Option<f64>) {
+        let samples: Vec<Option<Sample>> = self.groups.iter().map(|group| group.sample(&value)).collect();
+        if samples.iter().all(Option::is_none) {
+            return;
+        }
+        self.header.push(titled(title, metric));
+        let best = best(metric, &samples);
+        for (index, (row, sample)) in self.rows.iter_mut().zip(&samples).enumerate() {
+            let mark = if best.contains(&index) { BEST } else { "" };
+            row.push(sample.as_ref().map_or_else(
+                || NONE.to_owned(),
+                |sample| {
+                    let text = sample_text(metric, sample);
+                    with_count(text, sample.n, self.groups[index].runs.len()) + mark
+                },
+            ));
+        }
+    }
+
+    /// Takes out the columns of `titles` that have the same for all groups, and says in a sentence what that is.
+    fn common(&mut self, titles: &[&str]) -> Option<String> {
+        let mut common = Vec::new();
+        for title in titles {
+            let Some(column) = self.header.iter().position(|one| one == title) else { continue };
+            let [first, others @ ..] = &self.rows[..] else { continue };
+            if others.is_empty() || others.iter().any(|row| row[column] != first[column]) {
+                continue;
+            }
+            common.push(format!("{title} {}", first[column]));
+            self.header.remove(column);
+            for row in &mut self.rows {
+                row.remove(column);
+            }
+        }
+        (!common.is_empty()).then(|| format!("The same for all: {}.", common.join(", ")))
+    }
+
+    fn table(self, caption: &str) -> TableBlock {
+        let right = (self.text..self.header.len()).collect();
+        let best = if self.groups.len() > 1 { " The best mean of a column is marked." } else { "" };
+        let caption = with_repeats(&format!("{caption}{best}"), self.groups);
+        TableBlock { caption, header: self.header, right, rows: self.rows }
+    }
+}
+
+/// The groups side by side: one table for one metric.
 ///
-/// The figures of the last epoch and of the best on each of `splits`, and those of the final test where it is another.
+/// Its values on each of `splits` at the last epoch and the best of all epochs, and those of the final test where it is
+/// another split. The caption says what a reader has to know about single runs.
 #[must_use]
-pub fn comparison_table(groups: &[Group], quantity: Quantity, splits: &[Split]) -> TableBlock {
-    let mut header = vec!["configuration".to_owned()];
-    for split in splits {
-        header.push(format!("{split} {quantity}, last epoch"));
-        header.push("best epoch".to_owned());
+pub fn comparison_table(groups: &[Group], metric: &str, splits: &[Split]) -> TableBlock {
+    let metric = self::metric(groups, metric);
+    let name = &metric.name;
+    let mut columns = Columns::new(groups, &[]);
+    for &split in splits {
+        let value = |run: &Run| run.last(|epoch| measured(epoch, name, split));
+        columns.metric(&format!("{split} {name}, last epoch"), &metric, value);
+        columns.metric(&format!("{split} {name}, best of all epochs"), &metric, |run| best_of_epochs(run, &metric, split));
     }
-    let is_tested = groups.iter().flat_map(|group| &group.runs).any(|run| run.record.test.is_some());
-    let shows_test = is_tested && !splits.contains(&Split::Test);
-    if shows_test {
-        header.push(format!("test {quantity}, reported weights"));
+    if !splits.contains(&Split::Test) {
+        columns.metric(&format!("test {name}"), &metric, |run| tested(run, name));
     }
-    let right = (1..header.len()).collect();
-    header.push("remarks".to_owned());
-    let rows = groups.iter().map(|group| {
-        let mut row = vec![marked_label(group)];
-        for &split in splits {
-            let last = group.sample(|run| run.last(|epoch| figure(epoch, quantity, split)));
-            row.push(shown(last, quantity));
-            row.push(shown(group.sample(|run| best(run, quantity, split)), quantity));
+    let mut caption = "Mean ± standard deviation over a configuration's runs.".to_owned();
+    for group in groups {
+        let remarks = remarks(group);
+        if !remarks.is_empty() {
+            caption += &format!(" {}: {}.", group.label, remarks.join("; "));
         }
-        if shows_test {
-            row.push(shown(group.sample(|run| tested(run, quantity)), quantity));
-        }
-        row.push(remarks(group));
-        row
-    });
-    let unit = match quantity {
-        Quantity::Loss => "Losses in nats",
-        Quantity::Accuracy => "Accuracies",
-    };
-    let caption = format!("{unit}: mean ± standard deviation over the n runs of a configuration.");
-    TableBlock { caption: with_repeats(&caption, groups), header, right, rows: rows.collect() }
+    }
+    columns.table(&caption)
 }
 
-/// All that is known of the groups, a row for each.
-pub(crate) fn summary_table(groups: &[Group]) -> TableBlock {
-    let header = [
-        "configuration",
-        "parameters",
-        "epochs",
-        "accuracy, last epoch",
-        "test accuracy",
-        "test loss (nats)",
-        "best epoch",
-        "images/s",
-        "time per run",
-        "remarks",
-    ];
-    let rows = groups.iter().map(|group| {
-        let last = group.sample(|run| run.last(|epoch| epoch.valid_accuracy.or(epoch.test_accuracy)));
-        let planned = group.runs.first().and_then(|run| run.record.config.get("epochs"));
+/// The results of the groups, a row for each, with the values that they have of the keys in `different`.
+pub(crate) fn summary_table(groups: &[Group], different: &[Key]) -> TableBlock {
+    let mut columns = Columns::new(groups, different);
+    columns.text("parameters", |group| each(group, |record| Some(record.parameters)));
+    columns.text("epochs", |group| {
+        let planned = group.runs.first().and_then(|run| key(&run.record, "training.epochs"));
         let epochs = each(group, |record| Some(record.epochs.len()));
-        let time = group.sample(|run| Some(run.record.seconds));
-        vec![
-            marked_label(group),
-            each(group, |record| Some(record.parameters)),
-            planned.map_or_else(|| epochs.clone(), |planned| format!("{epochs} of {planned}")),
-            shown(last, Quantity::Accuracy),
-            shown(group.sample(|run| tested(run, Quantity::Accuracy)), Quantity::Accuracy),
-            shown(group.sample(|run| tested(run, Quantity::Loss)), Quantity::Loss),
-            each(group, |record| record.best_epoch),
-            group.sample(|run| run.record.images_per_second).map_or_else(|| NONE.to_owned(), speed),
-            time.map_or_else(|| NONE.to_owned(), |time| duration(time.mean)),
-            remarks(group),
-        ]
+        planned.map_or_else(|| epochs.clone(), |planned| format!("{epochs} of {planned}"))
     });
-    let caption = "Mean ± standard deviation over the n runs of a configuration. The last epoch's accuracy is that on \
-                   the validation images (protocol `validated`) or the test images (`assignment`); the test figures are \
-                   those of the reported weights: the best epoch's (`validated`) or the last (`assignment`). Images per \
-                   second are those of training steps, times are whole runs with evaluation and checkpoints.";
-    TableBlock {
-        caption: with_repeats(caption, groups),
-        header: header.map(str::to_owned).to_vec(),
-        right: (1..=8).collect(),
-        rows: rows.collect(),
+    columns.text("best epoch", |group| each(group, |record| record.best_epoch));
+    let is_tested = groups.iter().flat_map(|group| &group.runs).any(|run| run.record.test.is_some());
+    let evaluated = evaluated_splits(groups);
+    for metric in &metrics(groups) {
+        let name = &metric.name;
+        for &split in evaluated.iter().filter(|&&split| split == Split::Valid || !is_tested) {
+            columns.metric(&format!("{split} {name}"), metric, |run| {
+                let best = run.record.epochs.iter().find(|epoch| Some(epoch.epoch) == run.record.best_epoch);
+                measured(best?, name, split)
+            });
+        }
+        columns.metric(&format!("test {name}"), metric, |run| tested(run, name));
     }
+    let mut runs = groups.iter().flat_map(|group| &group.runs).map(|run| samples(&run.record));
+    let all_images = runs.all(|samples| samples == "images");
+    columns.text(if all_images { "images/s" } else { "samples/s" }, |group| {
+        group.sample(|run| run.record.samples_per_second).map_or_else(|| NONE.to_owned(), throughput)
+    });
+    columns.text("time per run", |group| {
+        group.sample(|run| Some(run.record.seconds)).map_or_else(|| NONE.to_owned(), |time| duration(time.mean))
+    });
+    let valid = if evaluated.contains(&Split::Valid) { " Valid metrics are those of the best epoch." } else { "" };
+    let common = columns.common(&["runs", "parameters", "epochs", "best epoch"]);
+    let common = common.map_or_else(String::new, |common| format!(" {common}"));
+    columns.table(&format!(
+        "Mean ± standard deviation over a configuration's runs.{valid} Test metrics are those of the reported weights: \
+         the best epoch's, or the last where the protocol is `assignment`. Throughput is that of training steps, times \
+         are whole runs with evaluation and checkpoints.{common}"
+    ))
 }
 
-/// The group's label, with a mark where its figures are not those of the whole Fashion-MNIST.
-pub(crate) fn marked_label(group: &Group) -> String {
-    let Some(first) = group.runs.first() else { return group.label.clone() };
-    let name = first.record.dataset.name.as_str();
-    let is_usual = name == "fashion-mnist" || group.label.contains(name);
-    let data = if is_usual { String::new() } else { format!(" on {name}") };
-    let limited = if limit(&first.record).is_some() { " (limited)" } else { "" };
-    format!("{}{data}{limited}", group.label)
-}
-
-/// What a reader has to know about the group's figures: data that is not whole or not real, runs that ended early.
-pub(crate) fn remarks(group: &Group) -> String {
+/// What a reader has to know about the group's metrics: data that is not whole or not real, runs that ended early.
+pub(crate) fn remarks(group: &Group) -> Vec<String> {
     let mut remarks = Vec::new();
     if let Some(first) = group.runs.first() {
-        if first.record.dataset.name == "synthetic" {
+        if marks(first).contains(&"synthetic") {
             remarks.push("synthetic data".to_owned());
         }
-        remarks.extend(limit(&first.record).map(|limit| format!("limited to {limit} batches of each split")));
+        let limit = key(&first.record, "training.limit_batches");
+        remarks.extend(limit.map(|limit| format!("limited to {limit} batches of each split")));
     }
     for run in &group.runs {
-        let whose = if group.runs.len() > 1 { format!("seed {} ", seed(&run.record)) } else { String::new() };
+        let whose = if group.runs.len() > 1 { format!("seed {} ", seed(run)) } else { String::new() };
         remarks.extend(ending(run).map(|ending| format!("{whose}{ending}")));
     }
-    remarks.join("; ")
+    remarks
 }
 
-/// The seed of a run as its config has it.
-pub(crate) fn seed(record: &RunRecord) -> String {
-    record.config.get("seed").map_or_else(|| NONE.to_owned(), Value::to_string)
+/// The seed of a run as tables show it.
+pub(crate) fn seed(run: &Run) -> String {
+    run.seed().map_or_else(|| NONE.to_owned(), |seed| seed.to_string())
 }
 
-/// How a run ended, unless it went through all its epochs.
+/// How many runs there are, and how those ended that were not finished: `3`, `3 (1 diverged)`.
+pub(crate) fn runs_text(group: &Group) -> String {
+    let mut ended: Vec<(RunStatus, usize)> = Vec::new();
+    for run in group.runs.iter().filter(|run| run.status != RunStatus::Finished) {
+        match ended.iter_mut().find(|(status, _)| *status == run.status) {
+            Some((_, count)) => *count += 1,
+            None => ended.push((run.status, 1)),
+        }
+    }
+    let ended: Vec<String> = ended.into_iter().map(|(status, count)| format!("{count} {status}")).collect();
+    let n = group.runs.len();
+    if ended.is_empty() { n.to_string() } else { format!("{n} ({})", ended.join(", ")) }
+}
+
+/// The text, and of how many of `runs` runs it is where it is not of all.
+pub(crate) fn with_count(text: String, n: usize, runs: usize) -> String {
+    if n == runs { text } else { format!("{text} (n = {n})") }
+}
+
+/// How a run ended, unless it went through all its epochs or stopped early.
 fn ending(run: &Run) -> Option<String> {
     let record = &run.record;
     let epochs = record.epochs.len();
     match run.status {
-        RunStatus::Finished => record.stopped_early.as_ref().map(|_| format!("stopped early after epoch {epochs}")),
+        RunStatus::Finished => None,
         RunStatus::Interrupted if epochs == 1 => Some("interrupted after 1 epoch".to_owned()),
         RunStatus::Interrupted => Some(format!("interrupted after {epochs} epochs")),
         RunStatus::Running => Some(format!("still running, epoch {}", epochs + 1)),
@@ -149,52 +221,34 @@ fn ending(run: &Run) -> Option<String> {
     }
 }
 
-/// The number of batches that every split is limited to.
-fn limit(record: &RunRecord) -> Option<&Value> {
-    record.config.get("limit_batches").filter(|limit| !limit.is_null())
+fn tested(run: &Run, metric: &str) -> Option<f64> {
+    run.record.test.as_ref()?.get(metric)
 }
 
-fn tested(run: &Run, quantity: Quantity) -> Option<f64> {
-    run.record.test.as_ref().map(|test| match quantity {
-        Quantity::Loss => test.loss,
-        Quantity::Accuracy => test.accuracy,
-    })
+/// The best value of all epochs.
+fn best_of_epochs(run: &Run, metric: &MetricRecord, split: Split) -> Option<f64> {
+    let values = run.record.epochs.iter().filter_map(|epoch| measured(epoch, &metric.name, split));
+    values.filter(|value| !value.is_nan()).reduce(if metric.higher_is_better { f64::max } else { f64::min })
 }
 
-/// The best figure of all epochs.
-fn best(run: &Run, quantity: Quantity, split: Split) -> Option<f64> {
-    let figures = run.record.epochs.iter().filter_map(|epoch| figure(epoch, quantity, split));
-    match quantity {
-        Quantity::Loss => figures.filter(|loss| !loss.is_nan()).reduce(f64::min),
-        Quantity::Accuracy => figures.reduce(f64::max),
+fn throughput(sample: Sample) -> String {
+    // Whole numbers of samples, well below 2^53.
+    let whole = |throughput: f64| grouped(throughput.round() as usize);
+    match sample.std {
+        Some(std) => format!("{} ± {}", whole(sample.mean), whole(std)),
+        None => whole(sample.mean),
     }
 }
 
-fn shown(sample: Option<Sample>, quantity: Quantity) -> String {
-    match (sample, quantity) {
-        (None, _) => NONE.to_owned(),
-        (Some(sample), Quantity::Loss) => sample.fixed(4),
-        (Some(sample), Quantity::Accuracy) => sample.percent(),
-    }
-}
-
-fn speed(sample: Sample) -> String {
-    // Speeds are whole numbers of images well below 2^53.
-    let whole = |speed: f64| grouped(speed.round() as usize);
-    match sample.deviation {
-        Some(deviation) => format!("{} ± {} (n = {})", whole(sample.mean), whole(deviation), sample.n),
-        None => format!("{} (n = 1)", whole(sample.mean)),
-    }
-}
-
-/// The runs' counts: one where they agree, else each, in the order of the seeds.
+/// The runs' counts: one where they agree, else from the smallest to the largest.
 fn each(group: &Group, count: impl Fn(&RunRecord) -> Option<usize>) -> String {
-    let mut counts: Vec<String> =
-        group.runs.iter().map(|run| count(&run.record).map_or_else(|| NONE.to_owned(), grouped)).collect();
-    if counts.windows(2).all(|pair| pair[0] == pair[1]) {
-        counts.truncate(1);
+    let mut counts: Vec<usize> = group.runs.iter().filter_map(|run| count(&run.record)).collect();
+    counts.sort_unstable();
+    match (counts.first(), counts.last()) {
+        (Some(first), Some(last)) if first == last => grouped(*first),
+        (Some(first), Some(last)) => format!("{} to {}", grouped(*first), grouped(*last)),
+        _ => NONE.to_owned(),
     }
-    counts.join("; ")
 }
 
 #[cfg(test)]
@@ -211,14 +265,14 @@ mod tests {
         let epochs = json!([epoch(1, 0.5, 10.0), epoch(2, 0.25, 10.0), epoch(3, 0.75, 10.0)]);
         let diverged = json!({
             "status": "diverged",
-            "config": { "seed": 2 },
+            "config": { "training": { "seed": 2 } },
             "test": null,
             "epochs": [],
             "best_epoch": null,
             "diverged": { "step": 7, "layer": "fc1", "quantity": "weight" },
         });
         let limited = json!({
-            "config": { "limit_batches": 5, "dataset": "synthetic" },
+            "config": { "training": { "limit_batches": 5 }, "data": { "name": "synthetic" } },
             "dataset": { "name": "synthetic", "sha256": "11" },
             "status": "running",
         });
@@ -230,29 +284,70 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_has_a_row_for_each_configuration_and_says_what_is_amiss() {
+    fn a_summary_has_a_row_for_each_configuration_and_remarks_say_what_is_amiss() {
         let place = tempfile::tempdir().unwrap();
-        let table = summary_table(&groups(place.path()));
-        assert_eq!(table.rows.len(), 2);
-        assert!(table.rows.iter().all(|row| row.len() == table.header.len()));
-        let first = &table.rows[0];
-        assert_eq!(first[1..5], ["669,706", "3; 0 of 3", "75.00 % (n = 1)", "75.00 % (n = 1)"]);
-        assert_eq!(first[9], "seed 2 diverged at step 7 (weight in fc1)");
-        let second = &table.rows[1];
-        assert!(second[0].contains("synthetic") && second[0].ends_with(" (limited)"), "{}", second[0]);
+        let groups = groups(place.path());
+        let table = summary_table(&groups, &[]);
+        let header = [
+            "configuration",
+            "runs",
+            "epochs",
+            "test loss (nats)",
+            "test accuracy",
+            "images/s",
+            "time per run",
+        ];
+        assert_eq!((table.header.as_slice(), table.rows.len()), (&header.map(str::to_owned)[..], 2));
+        assert!(table.rows.iter().all(|row| row.len() == header.len()));
+        assert_eq!(table.rows[0][1..4], ["2 (1 diverged)", "0 to 3 of 3", "0.5000 (n = 1)"]);
+        assert!(table.caption.contains("The same for all: parameters 669,706, best epoch 1."), "{}", table.caption);
+        assert_eq!(table.rows[1][0], "B (synthetic, limited)");
+        assert_eq!(remarks(&groups[0]), ["seed 2 diverged at step 7 (weight in fc1)"]);
         // Nobody holds the run's lock.
-        assert_eq!(second[9], "synthetic data; limited to 5 batches of each split; interrupted after 1 epoch");
+        let expected = ["synthetic data", "limited to 5 batches of each split", "interrupted after 1 epoch"];
+        assert_eq!(remarks(&groups[1]), expected);
     }
 
     #[test]
-    fn a_comparison_has_the_last_epoch_and_the_best() {
+    fn a_comparison_has_the_last_epoch_and_the_best_and_marks_the_best_of_all() {
         let place = tempfile::tempdir().unwrap();
         let groups = groups(place.path());
-        let loss = comparison_table(&groups, Quantity::Loss, &[Split::Test]);
-        assert_eq!(loss.header, ["configuration", "test loss, last epoch", "best epoch", "remarks"]);
-        assert_eq!(loss.rows[0][1..3], ["0.7500 (n = 1)", "0.2500 (n = 1)"]);
-        let train = comparison_table(&groups, Quantity::Accuracy, &[Split::Train]);
-        assert_eq!(train.header[3], "test accuracy, reported weights");
-        assert_eq!(train.rows[0][1..4], ["80.00 % (n = 1)", "80.00 % (n = 1)", "75.00 % (n = 1)"]);
+        let loss = comparison_table(&groups, "loss", &[Split::Test]);
+        let header = ["configuration", "runs", "test loss, last epoch (nats)", "test loss, best of all epochs (nats)"];
+        assert_eq!(loss.header, header);
+        assert_eq!(loss.rows[0][2..4], ["0.7500 (n = 1)", "0.2500 (n = 1) *"]);
+        assert!(loss.caption.contains(": seed 2 diverged at step 7 (weight in fc1)."), "{}", loss.caption);
+        let train = comparison_table(&groups, "accuracy", &[Split::Train]);
+        assert_eq!(train.header[4], "test accuracy");
+        assert_eq!(train.rows[0][2..5], ["80.00 % (n = 1)", "80.00 % (n = 1)", "75.00 % (n = 1)"]);
+    }
+
+    #[test]
+    fn metrics_of_a_task_of_its_own_are_shown_as_they_are_and_a_run_without_test_has_none() {
+        let place = tempfile::tempdir().unwrap();
+        let metrics = json!([
+            { "name": "loss", "higher_is_better": false, "unit": null },
+            { "name": "psnr", "higher_is_better": true, "unit": "dB" },
+        ]);
+        let epochs = |psnr: f64| {
+            let values = json!({ "train/loss": 2e-5, "train/psnr": psnr, "valid/loss": 3e-5, "valid/psnr": psnr + 0.5 });
+            let mut epoch = epoch(1, 0.5, 10.0);
+            epoch["metrics"] = json!(null);
+            epoch["metrics"] = values;
+            epoch
+        };
+        let of = |id: &str, psnr: f64, width: usize| {
+            let mut run = run(place.path(), id, json!({
+                "model": "autoencoder", "metrics": metrics, "monitor": "valid/psnr", "test": null,
+                "config": { "width": width }, "epochs": [epochs(psnr)],
+            }));
+            run.record.dataset.images = None;
+            run
+        };
+        let groups = group(vec![of("small", 20.0, 8), of("large", 30.0, 64)]);
+        assert_eq!(groups[0].label, "width 8");
+        let table = summary_table(&groups, &[]);
+        assert_eq!(table.header[1..4], ["valid loss", "valid psnr (dB)", "samples/s"]);
+        assert_eq!(table.rows[1][1..3], ["3.000e-5", "30.5000 *"]);
     }
 }

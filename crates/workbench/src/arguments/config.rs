@@ -1,263 +1,254 @@
-//! What makes a config: a file, and flags that override it.
+//! What makes a config: a file, --set, and the flags of its keys, each over the one before.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, builder::TypedValueParser};
-use kindling_models::ModelName;
-use kindling_training::{
-    AugmentationName, ConfigError, DatasetName, OptimizerName, OrderName, Precision, Protocol, ScheduleName, Settings,
-    StoppingMetric,
-};
-use serde_json::{Map, Number, Value};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint, builder::PossibleValuesParser};
+use kindling_config::{Config, Key, Kind, Partial, Registry, keys};
 
-use super::{from_name, names};
-use crate::commands::Misuse;
+use crate::{Workbench, commands::Misuse};
 
-/// A config file, and flags that override it.
-#[derive(Args)]
-pub(crate) struct ConfigArguments {
-    /// The network: mlp, mlp-deep, mlp-wide, cnn or cnn-deep; may be left out when --config names it
-    #[arg(value_parser = names(&ModelName::ALL.map(ModelName::as_str)).try_map(|name| name.parse::<ModelName>()))]
-    model: Option<ModelName>,
-    /// Read the config from a JSON file: a config, or the run.json of a run; flags override it
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Set any key of the config, as in beta_2=0.99, or unset one that the file sets, as in clip_norm=none; can be
-    /// repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+/// Id of the positional MODEL: the path of its key.
+pub(crate) const MODEL: &str = "network.name";
 
-    /// Passes over the training images [default: 10]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    epochs: Option<usize>,
-    /// Learning rate, before the schedule [default: 0.1; 0.01 with momentum; 0.001 with adam, adamw, muon]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    learning_rate: Option<f64>,
-    /// Images in a batch [default: 64]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    batch_size: Option<usize>,
-    /// Seed of weights, order and split [default: 42]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    seed: Option<u64>,
-    /// Widths of the hidden layers of mlp, such as 512,512 [default: 512,512]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Training")]
-    hidden: Option<Vec<usize>>,
-    /// Number type of the whole network; losses are in f32 all the same, and there is no loss scaling [default: f32]
-    #[arg(long, help_heading = "Training", value_parser = names(&["f32", "bf16", "f16"]).try_map(from_name::<Precision>))]
-    precision: Option<Precision>,
-    /// Update rule; all but muon have PyTorch's semantics and defaults [default: sgd]
-    #[arg(long, help_heading = "Training", value_parser = names(&["sgd", "momentum", "adam", "adamw", "muon"]).try_map(from_name::<OptimizerName>))]
-    optimizer: Option<OptimizerName>,
-    /// Momentum of the optimizers momentum [default: 0.9] and muon [default: 0.95]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    momentum: Option<f64>,
-    /// Nesterov momentum, with the optimizer momentum [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Training")]
-    nesterov: Option<bool>,
-    /// With muon: the learning rate of AdamW, which trains all but the hidden matrices [default: 0.001]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    adamw_learning_rate: Option<f64>,
-    /// Weight decay: decoupled with adamw and muon [default: 0.01], otherwise added to the gradient [default: 0]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    weight_decay: Option<f64>,
-    /// Share of each target that is spread evenly over the classes [default: 0]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    label_smoothing: Option<f64>,
-    /// Largest norm of all gradients taken together [default: none]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    clip_norm: Option<f64>,
-    /// How the learning rate changes [default: constant]
-    #[arg(long, help_heading = "Training", value_parser = names(&["constant", "step", "cosine", "one-cycle"]).try_map(from_name::<ScheduleName>))]
-    schedule: Option<ScheduleName>,
-    /// Epochs over which the learning rate rises from zero [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    warm_up_epochs: Option<usize>,
-    /// Epochs between the drops of the schedule step [default: 5]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    step_epochs: Option<usize>,
-    /// Factor of the learning rate at each drop [default: 0.1]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    step_factor: Option<f64>,
-    /// Stop after so many epochs without improvement [default: never]
-    #[arg(long, value_name = "PATIENCE", help_heading = "Training")]
-    early_stopping: Option<usize>,
-    /// Metric of early stopping [default: valid_loss; test_loss with the protocol assignment]
-    #[arg(long, help_heading = "Training", value_parser = names(&["valid_loss", "valid_accuracy", "test_loss"]).try_map(from_name::<StoppingMetric>))]
-    early_stopping_metric: Option<StoppingMetric>,
-    /// Write statistics of the gradients of the first N steps into steps.jsonl [default: none]
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    gradient_steps: Option<usize>,
-
-    /// Data set [default: fashion-mnist]
-    #[arg(long, help_heading = "Data", value_parser = names(&["fashion-mnist", "idx", "synthetic"]).try_map(from_name::<DatasetName>))]
-    dataset: Option<DatasetName>,
-    /// validated validates on a twelfth of the training images and tests the best epoch once; assignment trains on all
-    /// and tests after each epoch [default: validated]
-    #[arg(long, help_heading = "Data", value_parser = names(&["validated", "assignment"]).try_map(from_name::<Protocol>))]
-    protocol: Option<Protocol>,
-    /// Order of the images in an epoch [default: shuffled; file with the protocol assignment]
-    #[arg(long, help_heading = "Data", value_parser = names(&["shuffled", "file"]).try_map(from_name::<OrderName>))]
-    order: Option<OrderName>,
-    /// Random changes of training images, drawn anew in each epoch: shift (by up to 2 pixels), flip (left to right),
-    /// erase (a rectangle) [default: none]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Data", value_parser = names(&["shift", "flip", "erase"]).try_map(from_name::<AugmentationName>))]
-    augment: Option<Vec<AugmentationName>>,
-    /// Use only the first N batches of every split; the record says so
-    #[arg(long, value_name = "N", help_heading = "Data")]
-    limit_batches: Option<usize>,
-    /// Swap rows and columns of the images, as EMNIST needs; with --dataset idx [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Data")]
-    transpose: Option<bool>,
-    /// Subtract this from pixels in [0, 1] [default: 0]
-    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Data")]
-    pixel_mean: Option<f64>,
-    /// Divide pixels by this after that [default: 1]
-    #[arg(long, value_name = "X", help_heading = "Data")]
-    pixel_deviation: Option<f64>,
-}
+/// A config as typed: a file, `--set`, and flags. A command that has it gets its arguments from [`config_flags`], since
+/// they depend on the networks and data sets of the workbench.
+#[derive(Clone, Debug)]
+pub struct ConfigArguments(ArgMatches);
 
 impl ConfigArguments {
-    /// What flags, --set and the file say, in this order of precedence, with nothing filled in.
-    pub(crate) fn settings(&self) -> Result<Settings> {
-        let set = self.set()?;
-        let mut file = self.file()?;
-        for (key, _) in set.iter().filter(|(_, value)| value.is_null()) {
-            file = file.without(key);
+    /// The complete config.
+    ///
+    /// # Errors
+    /// When the file cannot be read, a key is given twice, or the config makes no sense.
+    pub fn resolve(&self, workbench: &Workbench) -> Result<Config> {
+        let registry = workbench.registry();
+        Ok(self.partial(&registry)?.resolve(&registry)?)
+    }
+
+    /// What flags, `--set` and the file say, in this order of precedence, with nothing filled in.
+    ///
+    /// # Errors
+    /// As for [`resolve`](Self::resolve), but for what only a complete config shows.
+    pub fn partial(&self, registry: &Registry) -> Result<Partial> {
+        let keys = keys(registry);
+        let file = match self.0.get_one::<String>("config") {
+            Some(path) => file(Path::new(path))?,
+            None => Partial::default(),
+        };
+        let mut typed = Partial::default();
+        for (key, text) in flags(&self.0, &keys) {
+            typed = typed.with_text(&key.path, &text, registry).with_context(|| spelled(key, &text))?;
         }
-        Ok(self.flags().or(Settings::from_object(set)?).or(file))
-    }
-
-    fn file(&self) -> Result<Settings> {
-        let Some(path) = &self.config else { return Ok(Settings::default()) };
-        let json = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        Settings::from_json(json).with_context(|| path.display().to_string())
-    }
-
-    /// What --set says: a value for each key, and null for one that it unsets.
-    fn set(&self) -> Result<Map<String, Value>> {
-        let flags = self.flags();
-        let mut set = Map::new();
-        for pair in &self.set {
+        for pair in self.0.get_many::<String>("set").into_iter().flatten() {
             let Some((key, text)) = pair.split_once('=') else {
                 bail!(Misuse(format!("--set: expected KEY=VALUE, found `{pair}`")));
             };
-            let value = value(key, text).with_context(|| format!("--set {pair}"))?;
-            if flags.has(key) || set.contains_key(key) {
+            if typed.has(key) {
                 bail!(Misuse(format!("--set {pair}: `{key}` is given twice; leave one of the two out")));
             }
-            set.insert(key.to_owned(), value);
+            typed = typed.with_text(key, text, registry).with_context(|| format!("--set {pair}"))?;
         }
-        Ok(set)
-    }
-
-    fn flags(&self) -> Settings {
-        Settings {
-            model: self.model,
-            hidden: self.hidden.clone(),
-            precision: self.precision,
-            dataset: self.dataset,
-            transpose: self.transpose,
-            pixel_mean: self.pixel_mean,
-            pixel_deviation: self.pixel_deviation,
-            protocol: self.protocol,
-            order: self.order,
-            augment: self.augment.clone(),
-            limit_batches: self.limit_batches,
-            epochs: self.epochs,
-            batch_size: self.batch_size,
-            seed: self.seed,
-            optimizer: self.optimizer,
-            learning_rate: self.learning_rate,
-            momentum: self.momentum,
-            nesterov: self.nesterov,
-            weight_decay: self.weight_decay,
-            adamw_learning_rate: self.adamw_learning_rate,
-            schedule: self.schedule,
-            warm_up_epochs: self.warm_up_epochs,
-            step_epochs: self.step_epochs,
-            step_factor: self.step_factor,
-            label_smoothing: self.label_smoothing,
-            clip_norm: self.clip_norm,
-            early_stopping: self.early_stopping,
-            early_stopping_metric: self.early_stopping_metric,
-            gradient_steps: self.gradient_steps,
-            ..Settings::default()
-        }
+        Ok(typed.over(file))
     }
 }
 
-/// The value that `text` is for a key of a config: JSON, a number such as `.5`, a list such as `64,32` for a key that
-/// takes one, or a text; null for `none`.
-fn value(key: &str, text: &str) -> Result<Value, ConfigError> {
-    let number = |text: &str| text.parse().ok().and_then(Number::from_f64).map(Value::Number);
-    let plain = |text: &str| serde_json::from_str(text).ok().or_else(|| number(text)).unwrap_or_else(|| text.into());
-    let checked =
-        |value: Value| Settings::from_object(Map::from_iter([(key.to_owned(), value.clone())])).map(|_| value);
-    let single = checked(if text == "none" { Value::Null } else { plain(text) });
-    single.or_else(|error| checked(text.split(',').map(plain).collect()).map_err(|_| error))
+impl FromArgMatches for ConfigArguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(matches.clone()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0 = matches.clone();
+        Ok(())
+    }
+}
+
+impl Args for ConfigArguments {
+    fn augment_args(command: Command) -> Command {
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        command
+    }
+}
+
+/// The command with MODEL, `--config`, `--set`, and the flags of a config's keys.
+pub(crate) fn config_flags(command: Command, registry: &Registry) -> Command {
+    let model = model(registry).help("The network; may be left out when --config names it");
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_hint(ValueHint::FilePath)
+        .help("Read the config from a TOML or JSON file: a config, or the run.json of a run; flags override it");
+    let set = Arg::new("set").long("set").value_name("KEY=VALUE").action(ArgAction::Append).help(
+        "Set any key of the config, as in optimizer.beta_2=0.99, or unset one that the file sets, as in clip_norm=none; \
+         can be repeated; `config` lists the keys",
+    );
+    command.args([model, config, set]).args(keys(registry).iter().filter_map(flag))
+}
+
+/// The positional MODEL.
+pub(super) fn model(registry: &Registry) -> Arg {
+    let networks = registry.networks.iter().map(|section| section.name.clone());
+    Arg::new(MODEL).value_name("MODEL").value_parser(PossibleValuesParser::new(networks))
+}
+
+/// The flag of a key, if it has one.
+pub(super) fn flag(key: &Key) -> Option<Arg> {
+    let name = key.flag?;
+    let is_data = match key.path.split_once('.') {
+        Some(("data", _)) => true,
+        Some(("protocol", key)) => key != "monitor",
+        _ => name == "limit-batches",
+    };
+    let arg =
+        Arg::new(key.path.clone()).long(name).help(help(key)).help_heading(if is_data { "Data" } else { "Training" });
+    Some(match key.kind {
+        Kind::Truth => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::List(_) => arg.value_name("LIST"),
+        _ if !key.kind.is_list() && !key.choices.is_empty() => {
+            arg.value_name(name.to_uppercase()).value_parser(PossibleValuesParser::new(key.choices.clone()))
+        }
+        Kind::Whole => arg.value_name("N").allow_negative_numbers(true),
+        Kind::Number => arg.value_name("X").allow_negative_numbers(true),
+        Kind::Text | Kind::Choice(_) | Kind::Table | Kind::Any => arg.value_name("VALUE"),
+    })
+}
+
+/// A key's help with its default.
+fn help(key: &Key) -> String {
+    let default = key.default_text();
+    format!("{} [default: {}]", key.help, if default.is_empty() { "none" } else { &default })
+}
+
+/// The flags that were typed with their texts, in the order of the keys.
+fn flags<'a>(matches: &ArgMatches, keys: &'a [Key]) -> Vec<(&'a Key, String)> {
+    let text = |key: &Key| matches.try_get_one::<String>(&key.path).ok().flatten().cloned();
+    keys.iter().filter_map(|key| text(key).map(|text| (key, text))).collect()
+}
+
+/// A flag as it was typed.
+fn spelled(key: &Key, text: &str) -> String {
+    key.flag.map_or_else(|| text.to_owned(), |flag| format!("--{flag} {text}"))
+}
+
+/// What a config file says.
+fn file(path: &Path) -> Result<Partial> {
+    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Partial::from_file(&bytes).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::{Command, FromArgMatches};
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::output::told;
 
-    /// The settings of these arguments, in the words of messages if there are none.
-    fn settings(arguments: &[&str]) -> Result<Settings, String> {
-        let command = ConfigArguments::augment_args(Command::new("train").no_binary_name(true));
+    fn registry() -> Registry {
+        Workbench::new("kindling").registry()
+    }
+
+    /// What these arguments say, or the message that refuses them.
+    fn partial(arguments: &[&str]) -> Result<Partial, String> {
+        let registry = registry();
+        let command = config_flags(Command::new("train").no_binary_name(true), &registry);
         let matches = command.try_get_matches_from(arguments.iter().copied()).map_err(|error| error.to_string())?;
-        let arguments = ConfigArguments::from_arg_matches(&matches).map_err(|error| error.to_string())?;
-        arguments.settings().map_err(|error| crate::output::told(&error))
+        ConfigArguments(matches).partial(&registry).map_err(|error| told(&error))
+    }
+
+    fn config(arguments: &[&str]) -> Config {
+        partial(arguments).unwrap().resolve(&registry()).unwrap()
     }
 
     #[test]
-    fn every_key_can_be_set_by_name() {
-        let config = settings(&["cnn"]).unwrap().resolve().unwrap().to_object();
-        for (key, value) in config.iter().filter(|(key, value)| *key != "model" && !value.is_null()) {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let found = settings(&["cnn", "--set", &format!("{key}={text}")]).unwrap();
-            assert!(found.has(key), "{key}");
-            assert_eq!(found.resolve().unwrap().to_object(), config, "{key}");
+    fn every_key_can_be_set_by_its_path() {
+        for network in ["mlp", "cnn"] {
+            let expected = config(&[network]);
+            for (path, value) in expected.flat() {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let found = if path == MODEL {
+                    config(&["--set", &format!("{path}={text}")])
+                } else {
+                    config(&[network, "--set", &format!("{path}={text}")])
+                };
+                assert_eq!(found, expected, "{path}");
+            }
         }
     }
 
     #[test]
-    fn values_are_json_or_as_flags_have_them() {
-        let of = |pair: &str| settings(&["--set", pair]).unwrap();
-        assert_eq!(of("hidden=64,32"), Settings { hidden: Some(vec![64, 32]), ..Settings::default() });
-        assert_eq!(of("hidden=[64]"), of("hidden=64"));
-        assert_eq!(of("beta_2=.5"), Settings { beta_2: Some(0.5), ..Settings::default() });
-        assert_eq!(of("augment=flip"), settings(&["--augment", "flip"]).unwrap());
-        assert_eq!(of("optimizer=adam"), settings(&["--optimizer", "adam"]).unwrap());
+    fn common_keys_have_flags() {
+        let typed = "mlp --epochs 3 --learning-rate .5 --batch-size 8 --seed 7 --hidden 64,32 --precision f32 \
+                     --optimizer momentum --momentum 0.8 --nesterov --weight-decay 0.1 --label-smoothing 0.1 \
+                     --clip-norm 1 --schedule step --warm-up-epochs 1 --step-epochs 2 --step-factor 0.5 \
+                     --early-stopping 3 --monitor test/accuracy --gradient-steps 5 --accumulate 2 --ema-decay 0.9 \
+                     --ema-evaluate --dataset idx --protocol assignment --order shuffled --augment flip,shift \
+                     --limit-batches 4 --transpose --pixel-mean -0.5 --pixel-std 2";
+        let typed: Vec<&str> = typed.split_whitespace().collect();
+        let found = config(&typed).to_object();
+        let training = json!({
+            "epochs": 3, "batch_size": 8, "seed": 7, "precision": "f32", "label_smoothing": 0.1, "clip_norm": 1.0,
+            "early_stopping": 3, "limit_batches": 4, "gradient_steps": 5, "accumulate": 2, "ema_decay": 0.9,
+            "ema_evaluate": true,
+        });
+        assert_eq!(found["network"], json!({ "name": "mlp", "hidden": [64, 32] }));
+        assert_eq!((&found["data"]["name"], &found["data"]["transpose"]), (&"idx".into(), &true.into()));
+        assert_eq!((&found["data"]["pixel_mean"], &found["data"]["pixel_std"]), (&json!(-0.5), &json!(2.0)));
+        let momentum = json!({
+            "name": "momentum", "learning_rate": 0.5, "momentum": 0.8, "nesterov": true, "weight_decay": 0.1,
+        });
+        assert_eq!(found["optimizer"], momentum);
+        let step = json!({ "name": "step", "warm_up_epochs": 1, "step_epochs": 2, "step_factor": 0.5 });
+        assert_eq!(found["schedule"], step);
+        let protocol = json!({ "name": "assignment", "order": "shuffled", "monitor": "test/accuracy" });
+        assert_eq!((&found["protocol"], &found["training"]), (&protocol, &training));
+        let muon = config(&["mlp", "--optimizer", "muon", "--adamw-learning-rate", "0.002"]);
+        assert_eq!(muon.flat()["optimizer.adamw_learning_rate"], json!(0.002));
     }
 
     #[test]
     fn what_a_file_sets_can_be_set_otherwise_and_unset() {
         let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("config.json");
-        fs::write(&path, r#"{"clip_norm": 1, "beta_1": 0.8, "epochs": 3}"#).unwrap();
-        let config = ["--config", path.to_str().unwrap()];
-        let changed = settings(&[&config[..], &["--set", "clip_norm=none", "--set", "beta_1=0.7"]].concat()).unwrap();
-        assert_eq!(changed, Settings { beta_1: Some(0.7), epochs: Some(3), ..Settings::default() });
-        let unset = settings(&[&config[..], &["--set", "epochs=null"]].concat()).unwrap();
-        assert_eq!(unset.epochs, None);
+        let path = place.path().join("config.toml");
+        fs::write(&path, "network = \"mlp\"\ntraining = { clip_norm = 1, epochs = 3 }\n").unwrap();
+        let file = ["--config", path.to_str().unwrap()];
+        let changed = config(&[&file[..], &["--set", "clip_norm=none", "--set", "training.batch_size=8"]].concat());
+        let training = (changed.training.clip_norm, changed.training.epochs, changed.training.batch_size);
+        assert_eq!(training, (None, 3, 8));
+        let flag = config(&[&file[..], &["cnn", "--epochs", "4"]].concat());
+        assert_eq!((flag.network.name.as_str(), flag.training.epochs), ("cnn", 4));
     }
 
     #[test]
-    fn what_cannot_be_set_is_refused() {
-        let checks: [(&[&str], &str); 6] = [
-            (&["--set", "beta2=1"], "--set beta2=1: config: unknown key `beta2`; did you mean `beta_2`?"),
-            (&["--set", "beta2=none"], "--set beta2=none: config: unknown key `beta2`; did you mean `beta_2`?"),
-            (&["--set", "epochs=ten"], "--set epochs=ten: config: epochs: invalid type: string \"ten\""),
-            (&["--set", "epochs"], "--set: expected KEY=VALUE, found `epochs`"),
-            (&["--set", "epochs=2", "--epochs", "3"], "--set epochs=2: `epochs` is given twice"),
-            (&["--set", "epochs=2", "--set", "epochs=none"], "--set epochs=none: `epochs` is given twice"),
+    fn what_cannot_be_set_is_refused_with_what_was_typed() {
+        let checks: [(&[&str], &[&str]); 6] = [
+            (&["--set", "beta2=1"], &["--set beta2=1: ", "did you mean `optimizer.beta_2`?"]),
+            (&["--set", "epochs=ten"], &["--set epochs=ten: ", "training.epochs"]),
+            (&["--epochs", "ten"], &["--epochs ten: ", "training.epochs"]),
+            (&["--set", "epochs"], &["--set: expected KEY=VALUE, found `epochs`"]),
+            (&["--set", "epochs=2", "--epochs", "3"], &["--set epochs=2: `epochs` is given twice"]),
+            (&["vgg"], &["invalid value 'vgg' for '[MODEL]'", "cnn-deep"]),
         ];
-        for (arguments, expected) in checks {
-            let message = settings(arguments).unwrap_err();
-            assert!(message.starts_with(expected), "{arguments:?}: {message}");
+        for (arguments, parts) in checks {
+            let message = partial(arguments).unwrap_err();
+            assert!(parts.iter().all(|part| message.contains(part)), "{arguments:?}: {message}");
         }
+    }
+
+    #[test]
+    fn a_network_of_a_users_own_has_its_name_and_its_keys() {
+        let mut registry = registry();
+        let keys = json!({ "span": 2, "feathers": ["long"] });
+        let keys = keys.as_object().cloned().unwrap();
+        registry.networks.push(kindling_config::Section { name: "wings".to_owned(), keys, help: Vec::new() });
+        let command = config_flags(Command::new("train").no_binary_name(true), &registry);
+        let matches =
+            command.try_get_matches_from(["wings", "--set", "span=3", "--set", "feathers=long,short"]).unwrap();
+        let config = ConfigArguments(matches).partial(&registry).unwrap().resolve(&registry).unwrap();
+        let expected = json!({ "name": "wings", "span": 3, "feathers": ["long", "short"] });
+        assert_eq!(Value::Object(config.to_object())["network"], expected);
     }
 }

@@ -1,5 +1,7 @@
 //! The backends of Kindling, those of this build and those of others.
 
+use crate::output::program;
+
 /// A backend that people can ask for.
 #[derive(Debug)]
 pub(crate) struct Known {
@@ -7,12 +9,27 @@ pub(crate) struct Known {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
     pub(crate) is_compiled_in: bool,
-    /// How to get a build that has it.
-    pub(crate) way: &'static str,
+    /// The recipe that trains on it.
+    pub(crate) recipe: &'static str,
     /// That build, as in `just kindling BUILD`.
     pub(super) build: &'static str,
     /// What `BURN_DEVICE` calls it, or one that is as good as a default.
     pub(super) burn_name: &'static str,
+}
+
+impl Known {
+    /// How to get a build of this program that has it.
+    pub(crate) fn way(&self) -> String {
+        if program() == "kindling" {
+            return format!("{}; any command has it in: just kindling {} ...", self.recipe, self.build);
+        }
+        let feature = match self.name {
+            "vulkan" => "wgpu",
+            "libtorch-cuda" => "libtorch",
+            name => name,
+        };
+        format!("the feature `{feature}` of kindling-workbench")
+    }
 }
 
 /// Every backend, the portable ones first.
@@ -21,7 +38,7 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "flex",
         what: "pure Rust on the CPU",
         is_compiled_in: cfg!(feature = "flex"),
-        way: "just train-cpu",
+        recipe: "just train-cpu",
         build: "cpu",
         burn_name: "flex",
     },
@@ -29,7 +46,7 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "ndarray",
         what: "Burn's first CPU backend",
         is_compiled_in: cfg!(feature = "ndarray"),
-        way: "just train-ndarray",
+        recipe: "just train-ndarray",
         build: "ndarray",
         burn_name: "ndarray",
     },
@@ -37,7 +54,7 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "wgpu",
         what: "any GPU, through the graphics API it has",
         is_compiled_in: cfg!(feature = "wgpu"),
-        way: "just train-wgpu",
+        recipe: "just train-wgpu",
         build: "gpu",
         burn_name: "wgpu",
     },
@@ -45,7 +62,7 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "vulkan",
         what: "any GPU with a Vulkan driver",
         is_compiled_in: cfg!(feature = "wgpu"),
-        way: "just train-vulkan",
+        recipe: "just train-vulkan",
         build: "gpu",
         burn_name: if cfg!(feature = "vulkan") { "vulkan" } else { "wgpu" },
     },
@@ -53,7 +70,7 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "libtorch",
         what: "PyTorch's kernels on the CPU",
         is_compiled_in: cfg!(feature = "libtorch"),
-        way: "just train-libtorch",
+        recipe: "just train-libtorch",
         build: "libtorch",
         burn_name: "tch",
     },
@@ -61,15 +78,15 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "libtorch-cuda",
         what: "PyTorch's kernels on NVIDIA GPUs",
         is_compiled_in: cfg!(feature = "libtorch"),
-        way: "just train-cuda",
+        recipe: "just train-cuda",
         build: "libtorch-cuda",
         burn_name: "tch",
     },
     Known {
         name: "remote",
-        what: "a device that `kindling serve` offers",
+        what: "a device that the command `serve` offers",
         is_compiled_in: cfg!(feature = "remote"),
-        way: "just train remote MODEL --remote URL",
+        recipe: "just train remote MODEL --remote URL",
         build: "remote",
         // Burn would look for a server by itself.
         burn_name: "flex",
@@ -78,7 +95,7 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "cuda",
         what: "Burn's own kernels on NVIDIA GPUs",
         is_compiled_in: cfg!(feature = "cuda"),
-        way: "just train cuda",
+        recipe: "just train cuda",
         build: "cuda",
         burn_name: "cuda",
     },
@@ -86,7 +103,7 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "metal",
         what: "Burn's own kernels on Apple's GPUs",
         is_compiled_in: cfg!(feature = "metal"),
-        way: "just train metal",
+        recipe: "just train metal",
         build: "metal",
         burn_name: "metal",
     },
@@ -94,7 +111,7 @@ pub(crate) const KNOWN: &[Known] = &[
         name: "rocm",
         what: "Burn's own kernels on AMD's GPUs",
         is_compiled_in: cfg!(feature = "rocm"),
-        way: "just train rocm",
+        recipe: "just train rocm",
         build: "rocm",
         burn_name: "rocm",
     },

@@ -12,9 +12,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::{tensor::Device, train::Interrupter};
+use kindling_classification::dtype;
+use kindling_config::Precision;
 use kindling_kernels::{Kernels, Level};
 use kindling_record::{RunDirectory, Setup};
-use kindling_training::{Host, MakeRenderer, OnEvent, Precision};
+use kindling_training::{Host, MakeRenderer, OnEvent, Place};
 
 pub(crate) use self::known::{KNOWN, Known, compiled_in, default_name};
 use crate::{commands::Misuse, machine};
@@ -35,22 +37,22 @@ pub(crate) struct Request {
 /// A backend that is ready to train.
 pub(crate) struct Backend {
     pub(crate) name: &'static str,
-    /// Those that share every batch; the first holds the weights.
+    /// Devices that share every batch; the first holds the weights.
     pub(crate) devices: Vec<Device>,
-    /// The device in words.
+    /// Description of the device.
     pub(crate) device_name: String,
     /// The most bytes that a device takes in one piece, where there is a known limit.
     pub(crate) largest_tensor: Option<u64>,
-    /// What the devices compute in.
+    /// Number type of the devices.
     pub(crate) precision: Precision,
     /// Whether kernels are compiled when they are first needed.
     pub(crate) compiles_kernels: bool,
-    /// What its user should know before choosing it again.
+    /// Advice to the user, such as a faster backend.
     pub(crate) advice: Option<String>,
 }
 
 impl Backend {
-    /// A backend with ready kernels, no known limits, and nothing to say about it.
+    /// A backend with ready kernels, no known limits and no advice.
     fn new(name: &'static str, devices: Vec<Device>, device_name: String) -> Self {
         Self {
             name,
@@ -68,6 +70,11 @@ impl Backend {
         has_fused_kernels(self.name, self.precision)
     }
 
+    /// The device that computes where one does, and how many bytes it takes in one piece, if that is known.
+    pub(crate) fn first(&self) -> (&Device, Option<u64>) {
+        (&self.devices[0], self.largest_tensor)
+    }
+
     /// Whether the same steps give the same bits on it.
     pub(crate) fn repeats_bits(&self) -> bool {
         matches!(self.name, "flex" | "ndarray")
@@ -78,7 +85,7 @@ impl Backend {
         if matches!(self.name, "flex" | "ndarray" | "libtorch") { machine::memory_bytes() } else { None }
     }
 
-    /// What `chosen` comes to on it, in the words of records.
+    /// Name of the kernels that `chosen` means on it, as in records.
     pub(crate) fn kernels(&self, chosen: Kernels) -> String {
         kernels(self.name, self.precision, chosen)
     }
@@ -86,6 +93,21 @@ impl Backend {
     /// How a run computes on it with the kernels that were chosen, as far as it decides bits.
     pub(crate) fn setup(&self) -> Setup {
         setup(self.name, self.precision, self.devices.len())
+    }
+
+    /// The place where a run computes, with the kernels that were chosen.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            devices: self.devices.clone(),
+            largest_tensor: self.largest_tensor,
+            memory: self.memory(),
+            compiles_kernels: self.compiles_kernels,
+            backend: self.name.to_owned(),
+            device_name: self.device_name.clone(),
+            kernels: self.kernels(Kernels::chosen()),
+            instructions: Level::best().to_string(),
+            machine: machine::describe(),
+        }
     }
 
     /// What a run needs, on these devices with the kernels that were chosen.
@@ -96,27 +118,17 @@ impl Backend {
         on_event: OnEvent,
         program_start: Instant,
     ) -> Host {
-        Host {
-            devices: self.devices.clone(),
-            largest_tensor: self.largest_tensor,
-            memory: self.memory(),
-            compiles_kernels: self.compiles_kernels,
-            backend: self.name.to_owned(),
-            device_name: self.device_name.clone(),
-            kernels: self.kernels(Kernels::chosen()),
-            instructions: Level::best().to_string(),
-            machine: machine::describe(),
-            interrupter,
-            renderer,
-            on_event,
-            program_start,
-        }
+        Host { place: self.place(), interrupter, renderer, on_event, program_start }
     }
 
-    /// The command that resumes a run.
-    pub(crate) fn resume_command(&self, run: &RunDirectory) -> String {
+    /// The command of `program` that resumes a run. The program `kindling` has recipes, which build it with the backend.
+    pub(crate) fn resume_command(&self, program: &str, run: &RunDirectory) -> String {
         let build = KNOWN.iter().find(|known| known.name == self.name).map_or("cpu", |known| known.build);
-        let program = if build == "cpu" { "just".to_owned() } else { format!("just kindling {build}") };
+        let program = match (program, build) {
+            ("kindling", "cpu") => "just".to_owned(),
+            ("kindling", build) => format!("just kindling {build}"),
+            _ => program.to_owned(),
+        };
         let server = if self.name == "remote" { format!(" --remote {}", self.device_name) } else { String::new() };
         format!("{program} resume {}{server}", run.path().display())
     }
@@ -133,11 +145,9 @@ impl Request {
         };
         if !known.is_compiled_in {
             bail!(Misuse(format!(
-                "backend `{name}` is not in this build, which has {}; it comes with: {}; any command has it in: just \
-                 kindling {} ...",
+                "backend `{name}` is not in this build, which has {}; it comes with: {}",
                 compiled_in().map(|known| known.name).collect::<Vec<_>>().join(", "),
-                known.way,
-                known.build
+                known.way()
             )));
         }
         let indices = match indices {
@@ -226,8 +236,8 @@ impl Request {
             backend.device_name = format!("{} devices: {}", backend.devices.len(), backend.device_name);
         }
         let supports = |precision: Precision| {
-            let is_default = |device: &Device| device.settings().float_dtype == precision.dtype();
-            backend.devices.iter().all(|device| is_default(device) || device.supports_dtype(precision.dtype()))
+            let is_default = |device: &Device| device.settings().float_dtype == dtype(precision);
+            backend.devices.iter().all(|device| is_default(device) || device.supports_dtype(dtype(precision)))
         };
         let Some(&precision) = precisions.iter().find(|&&precision| supports(precision)) else {
             let wanted: Vec<_> = precisions.iter().map(ToString::to_string).collect();
@@ -241,9 +251,9 @@ impl Request {
         };
         for device in &mut backend.devices {
             // It can be set once, before the first tensor; copies of one device share it.
-            if device.settings().float_dtype != precision.dtype() {
+            if device.settings().float_dtype != dtype(precision) {
                 let failed = || format!("{} cannot be set up for {precision}", self.name);
-                device.configure(precision.dtype()).with_context(failed)?;
+                device.configure(dtype(precision)).with_context(failed)?;
             }
         }
         backend.precision = precision;

@@ -1,10 +1,10 @@
-//! A device that `kindling serve` offers, on this machine or another.
+//! A device that the command `serve` offers, on this machine or another.
 
 use anyhow::{Result, bail};
 use burn::{remote::RemoteHost, tensor::Device};
 
 use super::{Backend, Request};
-use crate::commands::Misuse;
+use crate::{commands::Misuse, output::program};
 
 pub(super) fn open(request: &Request) -> Result<Backend> {
     let Some(server) = &request.server else { bail!(Misuse("--remote is missing".to_owned())) };
@@ -17,7 +17,8 @@ pub(super) fn open(request: &Request) -> Result<Backend> {
         match Device::remote_options(&host).device_index(index).init() {
             Ok(device) => devices.push(device),
             Err(error) => bail!(
-                "no device at {server}: {error}; is it running there?  kindling serve --listen {}",
+                "no device at {server}: {error}; is it running there?  {} serve --listen {}",
+                program(),
                 server.trim_start_matches("ws://")
             ),
         }

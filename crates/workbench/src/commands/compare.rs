@@ -10,11 +10,12 @@ use clap::{
 };
 use kindling_record::RunDirectory;
 use kindling_report::{
-    Against, Group, Point, Quantity, Run, Split, chart, comparison_table, epoch_series, evaluated_splits, group, table,
+    Against, Group, Point, Run, Split, chart, comparison_table, epoch_series, evaluated_splits, group, metrics, table,
 };
 use serde_json::{Value, json};
 
 use crate::{
+    Workbench,
     arguments::RunsDirectory,
     commands::{Misuse, Outcome},
     figure,
@@ -22,17 +23,17 @@ use crate::{
     terminal,
 };
 
-/// Arguments of `kindling compare`.
+/// Arguments of `compare`.
 #[derive(Args)]
 pub(crate) struct CompareArguments {
     /// The runs: ids, prefixes that no other run has, or paths; those that differ by their seed alone are taken
     /// together
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<String>,
-    /// What to compare [default: both in tables, the loss as curves]
-    #[arg(long, value_parser = named(Quantity::ALL, Quantity::as_str))]
-    quantity: Option<Quantity>,
-    /// On which images; train is the mean over an epoch in which the weights change [default: valid or test, whichever
+    /// The metric to compare, such as accuracy [default: all in tables, the loss as curves]
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
+    /// On which split; train is the mean over an epoch in which the weights change [default: valid or test, whichever
     /// the runs have after each epoch]
     #[arg(long = "split", value_name = "LIST", value_delimiter = ',', value_parser = named(Split::ALL, Split::as_str))]
     splits: Vec<Split>,
@@ -49,24 +50,24 @@ pub(crate) struct CompareArguments {
     json: bool,
 }
 
-/// `kindling compare`
-pub(crate) fn compare(arguments: &CompareArguments) -> Result<Outcome> {
+/// The command `compare`.
+pub(crate) fn compare(_: &Workbench, arguments: &CompareArguments) -> Result<Outcome> {
     if let Some(path) = &arguments.output {
         figure::check(path)?;
     }
     let groups = group(read_runs(&arguments.runs_dir.path, &arguments.runs)?);
     let splits = splits(&arguments.splits, &groups)?;
-    let quantities = arguments.quantity.map_or_else(|| Quantity::ALL.to_vec(), |quantity| vec![quantity]);
-    let curves = chart(&groups, arguments.quantity.unwrap_or(Quantity::Loss), &splits, arguments.against)?;
+    let metrics = names_of_metrics(arguments.metric.as_deref(), &groups)?;
+    let curves = chart(&groups, metrics.first().map_or("loss", String::as_str), &splits, arguments.against)?;
     let outcome = arguments.output.as_ref().map_or(Outcome::Done, |path| figure::keep(&curves, path));
     if arguments.json {
-        let described = groups.iter().map(|group| group_json(group, &quantities, &splits, arguments.against));
+        let described = groups.iter().map(|group| group_json(group, &metrics, &splits, arguments.against));
         print(serde_json::to_string_pretty(&described.collect::<Result<Vec<_>>>()?)?);
         return Ok(outcome);
     }
     let width = terminal::width();
-    for quantity in quantities {
-        let block = comparison_table(&groups, quantity, &splits);
+    for metric in &metrics {
+        let block = comparison_table(&groups, metric, &splits);
         let header: Vec<&str> = block.header.iter().map(String::as_str).collect();
         print(table(&header, &block.right, width, block.rows));
         print(block.caption + "\n");
@@ -95,7 +96,19 @@ pub(crate) fn read_runs(runs_dir: &Path, wanted: &[String]) -> Result<Vec<Run>> 
     Ok(runs)
 }
 
-/// The splits to compare: those `wanted`, or where none are, those with figures after each epoch.
+/// The metrics to compare: the one `wanted`, or all that the runs have, the loss first.
+fn names_of_metrics(wanted: Option<&str>, groups: &[Group]) -> Result<Vec<String>> {
+    let there: Vec<String> = metrics(groups).into_iter().map(|metric| metric.name).collect();
+    match wanted {
+        None => Ok(there),
+        Some(wanted) if there.iter().any(|name| name == wanted) => Ok(vec![wanted.to_owned()]),
+        Some(wanted) => {
+            bail!(Misuse(format!("--metric: none of these runs has `{wanted}`; they have {}", there.join(", "))))
+        }
+    }
+}
+
+/// The splits to compare: those `wanted`, or where none are, those evaluated after each epoch.
 fn splits(wanted: &[Split], groups: &[Group]) -> Result<Vec<Split>> {
     let mut records = groups.iter().flat_map(|group| &group.runs).map(|run| &run.record);
     if records.all(|record| record.epochs.is_empty()) {
@@ -110,7 +123,7 @@ fn splits(wanted: &[Split], groups: &[Group]) -> Result<Vec<Split>> {
         if split != Split::Train && !there.contains(&split) {
             let there: Vec<&str> = there.iter().map(|split| split.as_str()).collect();
             bail!(Misuse(format!(
-                "--split {split}: none of these runs has {split} figures after each epoch; they have train, {}",
+                "--split {split}: none of these runs has {split} metrics after each epoch; they have train, {}",
                 there.join(", ")
             )));
         }
@@ -121,13 +134,13 @@ fn splits(wanted: &[Split], groups: &[Group]) -> Result<Vec<Split>> {
     Ok(splits)
 }
 
-fn group_json(group: &Group, quantities: &[Quantity], splits: &[Split], against: Against) -> Result<Value> {
+fn group_json(group: &Group, metrics: &[String], splits: &[Split], against: Against) -> Result<Value> {
     let mut series = Vec::new();
-    for &quantity in quantities {
+    for metric in metrics {
         for &split in splits {
-            let points = epoch_series(group, 0, quantity, split, against)?.points;
+            let points = epoch_series(group, 0, metric, split, against)?.points;
             series.push(json!({
-                "quantity": quantity.as_str(),
+                "metric": metric,
                 "split": split.as_str(),
                 "against": against.as_str(),
                 "points": points.iter().map(point_json).collect::<Vec<_>>(),
@@ -139,10 +152,10 @@ fn group_json(group: &Group, quantities: &[Quantity], splits: &[Split], against:
     Ok(json!({ "label": group.label, "runs": runs, "n": runs.len(), "repeats": repeats, "series": series }))
 }
 
-/// A point as records have their numbers: what is not finite is a text.
+/// A point with numbers as in records: those that are not finite are texts.
 fn point_json(point: &Point) -> Value {
     let y = if point.y.is_finite() { json!(point.y) } else { json!(point.y.to_string()) };
-    json!({ "x": point.x, "y": y, "deviation": point.deviation })
+    json!({ "x": point.x, "y": y, "std": point.std })
 }
 
 /// A parser for the names of `all`.
@@ -168,13 +181,14 @@ mod tests {
             .enumerate()
             .map(|(index, loss)| {
                 json!({
-                    "epoch": index + 1, "train_loss": 1.0, "train_accuracy": 0.5, "test_loss": loss,
-                    "test_accuracy": 0.5, "learning_rate": 0.1, "seconds": 2.0, "images_per_second": 50.0,
-                    "evaluation_seconds": 1.0,
+                    "epoch": index + 1, "metrics": {
+                        "train/loss": 1.0, "train/accuracy": 0.5, "test/loss": loss, "test/accuracy": 0.5,
+                    },
+                    "learning_rate": 0.1, "seconds": 2.0, "samples_per_second": 50.0, "evaluation_seconds": 1.0,
                 })
             })
             .collect();
-        let config = json!({ "model": "mlp", "batch_size": 64, "epochs": 2, "seed": seed });
+        let config = fixtures::config("mlp", seed);
         fixtures::run(runs_dir, id, &json!({ "config": config, "epochs": epochs }));
     }
 
@@ -198,12 +212,12 @@ mod tests {
         run(runs_dir.path(), "mlp-1", 1, &[json!("NaN"), json!(0.5)]);
         run(runs_dir.path(), "mlp-2", 2, &[json!(0.75), json!(0.5)]);
         let groups = group(read_runs(runs_dir.path(), &names(&["mlp-1", "mlp-2"])).unwrap());
-        let found = group_json(&groups[0], &[Quantity::Loss], &[Split::Test], Against::Seconds).unwrap();
+        let found = group_json(&groups[0], &names(&["loss"]), &[Split::Test], Against::Seconds).unwrap();
         let points = json!([
-            { "x": 2.0, "y": "NaN", "deviation": null },
-            { "x": 4.0, "y": 0.5, "deviation": 0.0 },
+            { "x": 2.0, "y": "NaN", "std": null },
+            { "x": 4.0, "y": 0.5, "std": 0.0 },
         ]);
-        let series = json!([{ "quantity": "loss", "split": "test", "against": "seconds", "points": points }]);
+        let series = json!([{ "metric": "loss", "split": "test", "against": "seconds", "points": points }]);
         let runs = ["mlp-1", "mlp-2"];
         assert_eq!(found, json!({ "label": "mlp", "runs": runs, "n": 2, "repeats": [], "series": series }));
     }
@@ -214,9 +228,9 @@ mod tests {
         run(runs_dir.path(), "mlp-1", 7, &[json!(0.5)]);
         run(runs_dir.path(), "mlp-2", 7, &[json!(0.75)]);
         let groups = group(read_runs(runs_dir.path(), &names(&["mlp-2", "mlp-1"])).unwrap());
-        let found = group_json(&groups[0], &[Quantity::Loss], &[Split::Test], Against::Epoch).unwrap();
+        let found = group_json(&groups[0], &names(&["loss"]), &[Split::Test], Against::Epoch).unwrap();
         assert_eq!((&found["runs"], &found["n"], &found["repeats"]), (&json!(["mlp-1"]), &json!(1), &json!(["mlp-2"])));
-        assert_eq!(found["series"][0]["points"], json!([{ "x": 1.0, "y": 0.5, "deviation": null }]));
+        assert_eq!(found["series"][0]["points"], json!([{ "x": 1.0, "y": 0.5, "std": null }]));
     }
 
     #[test]
@@ -242,7 +256,7 @@ mod tests {
         };
         let arguments = parse(&["mlp", "cnn", "--split", "train,test", "--against", "seconds"]).unwrap();
         assert_eq!((arguments.runs.len(), arguments.against), (2, Against::Seconds));
-        assert_eq!((arguments.splits, arguments.quantity), (vec![Split::Train, Split::Test], None));
+        assert_eq!((arguments.splits, arguments.metric), (vec![Split::Train, Split::Test], None));
         for wrong in [&["mlp", "--split", "all"][..], &["mlp", "--against", "hours"], &[]] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

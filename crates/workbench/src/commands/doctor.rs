@@ -1,28 +1,39 @@
-use std::{fmt::Write, time::Duration};
+use std::fmt::Write;
 
 use anyhow::Result;
+use clap::Args;
+use kindling_config::Precision;
 use kindling_data::fashion_mnist;
 use kindling_kernels::{Kernels, Level};
-use kindling_models::ModelName;
 use kindling_record::MachineRecord;
 use kindling_report::{grouped, table};
-use kindling_training::Precision;
 use serde::Serialize;
 
 use crate::{
-    arguments::{Batches, DoctorArguments, Mode},
+    Workbench,
     backend::{self, Known, Request},
     commands::Outcome,
     machine,
     output::{notice, print, told},
     relaunch, signals, terminal,
-    workload::{Task, Workload, guarded, matmul_gflops},
+    workload::{Batches, Case, Contender, Mode, guarded, matmul_gflops, time},
 };
 
 /// Rows and columns of the matrices whose product is timed.
 const MATRIX: usize = 1024;
 /// Batch size of the timed steps.
 const BATCH: usize = 64;
+/// How often steps are timed, and for how many seconds.
+const ROUNDS: usize = 5;
+const SECONDS: f64 = 0.1;
+
+/// Arguments of `doctor`.
+#[derive(Args)]
+pub(crate) struct DoctorArguments {
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
 
 /// What this build and this machine have.
 #[derive(Serialize)]
@@ -41,7 +52,7 @@ struct Findings {
     recommendation: Option<Recommendation>,
 }
 
-/// What Kindling's fused operations use of the CPU.
+/// Instructions and threads that Kindling's fused operations use.
 #[derive(Serialize)]
 struct KernelFindings {
     instructions: String,
@@ -92,12 +103,12 @@ struct Recommendation {
     why: String,
 }
 
-/// `kindling doctor`
-pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Outcome> {
+/// The command `doctor`.
+pub(crate) fn doctor(workbench: &Workbench, arguments: &DoctorArguments) -> Result<Outcome> {
     let all = backend::compiled_in().filter_map(|known| Request::new(known.name, None, None).ok());
     relaunch::with(&all.flat_map(|request| request.environment()).collect::<Vec<_>>())?;
     signals::install()?;
-    let backends: Vec<_> = backend::KNOWN.iter().map(examine).collect();
+    let backends: Vec<_> = backend::KNOWN.iter().map(|known| examine(workbench, known)).collect();
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         machine: machine::describe(),
@@ -121,7 +132,7 @@ pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<Outcome> {
 }
 
 /// Opens and times a backend, or says what is missing.
-fn examine(known: &'static Known) -> BackendFindings {
+fn examine(workbench: &Workbench, known: &'static Known) -> BackendFindings {
     let mut findings = BackendFindings {
         name: known.name,
         what: known.what,
@@ -134,38 +145,34 @@ fn examine(known: &'static Known) -> BackendFindings {
         missing: None,
     };
     if !known.is_compiled_in {
-        findings.missing = Some(format!("not in this build; it comes with: {}", known.way));
+        findings.missing = Some(format!("not in this build; it comes with: {}", known.way()));
         return findings;
     }
     if known.name == "remote" {
-        findings.missing = Some("needs a server: kindling serve".to_owned());
+        findings.missing = Some(format!("needs a server: {} serve", workbench.program()));
         return findings;
     }
     notice(format_args!("timing {} …", known.name));
-    findings.missing = guarded(|| time(known.name, &mut findings)).err().map(|error| told(&error));
+    findings.missing = guarded(|| measure(workbench, known.name, &mut findings)).err().map(|error| told(&error));
     findings
 }
 
-fn time(name: &str, findings: &mut BackendFindings) -> Result<()> {
+fn measure(workbench: &Workbench, name: &str, findings: &mut BackendFindings) -> Result<()> {
     let backend = Request::new(name, None, None)?.open(Precision::F32)?;
     findings.kernels = Some(backend.kernels(Kernels::Auto));
-    findings.device = Some(backend.device_name);
-    let device = &backend.devices[0];
-    findings.matmul_gflops = Some(matmul_gflops(device, MATRIX, 5)?);
-    let step = |model| -> Result<f64> {
-        let task = Task { model, hidden: None, batch: BATCH, mode: Mode::Train, batches: Batches::Gather };
-        let mut workload = Workload::new(&task, device, backend.largest_tensor, Kernels::Auto)?;
-        // The first compiles kernels, the second tunes those that the first has not.
-        workload.run(2)?;
-        let mut steps: Vec<Duration> = Vec::new();
-        while steps.len() < 3 || (steps.len() < 9 && steps.iter().sum::<Duration>() < Duration::from_secs(1)) {
-            steps.push(workload.run(1)?);
+    findings.device = Some(backend.device_name.clone());
+    findings.matmul_gflops = Some(matmul_gflops(&backend.devices[0], MATRIX, 5)?);
+    let step = |network: &str| -> Result<f64> {
+        let how = (Mode::Train, Batches::Gather);
+        let case = Case::new(workbench, network, None, (BATCH, Precision::F32), how)?;
+        let mut contenders = vec![Contender::kindling(workbench, &case, &backend, Kernels::Auto)?];
+        if let Some((_, error)) = time(&mut contenders, ROUNDS, SECONDS).pop() {
+            return Err(error.context(format!("{network} cannot be trained")));
         }
-        steps.sort();
-        Ok(steps[steps.len() / 2].as_secs_f64() * 1e3)
+        Ok(contenders.first().map_or(f64::NAN, Contender::step_seconds) * 1e3)
     };
-    findings.mlp_step_milliseconds = Some(step(ModelName::Mlp)?);
-    findings.cnn_step_milliseconds = Some(step(ModelName::Cnn)?);
+    findings.mlp_step_milliseconds = Some(step("mlp")?);
+    findings.cnn_step_milliseconds = Some(step("cnn")?);
     Ok(())
 }
 
@@ -199,8 +206,8 @@ fn data() -> DataFindings {
         None => DataFindings {
             directory: None,
             missing: Some(
-                "Fashion-MNIST is not here; training fetches it by itself, and on Debian and Ubuntu so does: apt install \
-                 dataset-fashion-mnist"
+                "Fashion-MNIST is not here; training fetches it by itself, and on Debian and Ubuntu so does: apt \
+                 install dataset-fashion-mnist"
                     .to_owned(),
             ),
         },
@@ -255,7 +262,7 @@ fn show(findings: &Findings) {
     print(table(&header, &[1, 2, 3], terminal::width(), rows));
     print(format_args!(
         "GFLOP/s: product of two {MATRIX}x{MATRIX} matrices of f32, the best of 5; ms: a training step with a batch of \
-         {BATCH}, median of 3 to 9; kernels: operations of the layers, Kindling's (fused) or Burn's (composed)."
+         {BATCH}, median of {ROUNDS} rounds; kernels: operations of the layers, Kindling's (fused) or Burn's (composed)."
     ));
     print("");
     let KernelFindings { instructions, threads } = &findings.kernels;

@@ -6,25 +6,52 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
+use kindling_classification::{AnyNetwork, calibration, class_records, confused_pairs, mistakes};
+use kindling_config::{Config, Partial, Precision};
 use kindling_data::{ImageData, ImageSet};
 use kindling_kernels::Kernels;
 use kindling_record::{EvaluationRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, now};
-use kindling_training::{ExperimentConfig, Precision, Settings, calibration, class_records, confused_pairs, mistakes};
 use serde::Serialize;
 
 use crate::{
-    arguments::{EvaluateArguments, PlaceArguments},
+    Workbench,
+    arguments::{PlaceArguments, RunsDirectory, kernels},
     backend::{Backend, Request},
     commands::{Misuse, Outcome},
     data,
-    output::{notice, print},
+    output::{notice, print, program},
     pictures, relaunch, signals,
 };
 
-/// How much larger than the images their pictures are, so that a person can see something.
+/// How many times larger than the images their pictures are.
 const ENLARGEMENT: u32 = 4;
 
-/// What `--json` prints: the record, and whose it is.
+/// Arguments of `evaluate`.
+#[derive(Args)]
+pub(crate) struct EvaluateArguments {
+    /// The run: its id, a prefix that no other run has, or its path
+    run: String,
+    /// Backend to evaluate on, as for train [default: the run's]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
+    /// With --backend remote: where the command `serve` listens
+    #[arg(long, value_name = "URL")]
+    remote: Option<String>,
+    /// Operations of the layers, as for train
+    #[arg(long, value_parser = kernels(), default_value_t)]
+    kernels: Kernels,
+    /// Directory of the data set [default: where the run found it, then as for train]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    runs_dir: RunsDirectory,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints: the record with the run's id.
 #[derive(Serialize)]
 struct Printed<'a> {
     run: String,
@@ -32,25 +59,25 @@ struct Printed<'a> {
     evaluation: &'a EvaluationRecord,
 }
 
-/// `kindling evaluate`
-pub(crate) fn evaluate(arguments: &EvaluateArguments) -> Result<Outcome> {
+/// The command `evaluate`.
+pub(crate) fn evaluate(workbench: &Workbench, arguments: &EvaluateArguments) -> Result<Outcome> {
     let directory = RunDirectory::find(&arguments.runs_dir.path, &arguments.run)?;
-    let (record, config) = finished(&directory)?;
-    let name = arguments.backend.as_deref().unwrap_or(&record.backend);
+    let trained = Trained::read(workbench, &directory)?;
+    let name = arguments.backend.as_deref().unwrap_or(&trained.record.backend);
     let request = Request::new(name, None, arguments.remote.as_deref())?;
     relaunch::with(&request.environment())?;
-    let backend = open(&request, &config)?;
+    let backend = trained.open(&request)?;
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     arguments.kernels.choose();
     signals::install()?;
-    let data = data_of(&record, &config, arguments.data_dir.as_deref())?;
-    let evaluation = examine(&directory, &backend, &data)?;
+    let data = trained.data(workbench, arguments.data_dir.as_deref())?;
+    let evaluation = trained.examine(&backend, &data)?;
     // Before it is printed, so that it is kept whatever becomes of standard output.
     let kept = keep(&directory, &evaluation, &data.test);
     if arguments.json {
         print(serde_json::to_string_pretty(&Printed { run: directory.id(), evaluation: &evaluation })?);
     } else {
-        tables::show(&evaluation, &record);
+        tables::show(&evaluation, &trained.record);
     }
     kept?;
     if !arguments.json {
@@ -63,38 +90,93 @@ pub(crate) fn evaluate(arguments: &EvaluateArguments) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Evaluates the finished run in `directory` on the backend that `place` asks for, by default its own, and keeps what it
-/// finds; for a program that has chosen its kernels already.
-pub(crate) fn keep_evaluation(directory: &RunDirectory, place: &PlaceArguments) -> Result<()> {
-    let (record, config) = finished(directory)?;
-    let backend = open(&place.device.request((&record.backend, None))?, &config)?;
-    let data = data_of(&record, &config, place.data_dir.as_deref())?;
-    let evaluation = examine(directory, &backend, &data)?;
-    keep(directory, &evaluation, &data.test)
-}
-
-/// The record and the config of a run that has weights.
+/// Evaluates the finished run in `directory` on the backend that `place` names, by default the run's, and writes the
+/// evaluation into the directory. The kernels must be chosen already.
 ///
 /// # Errors
-/// When the run is not finished, with what can be done about it.
-pub(crate) fn finished(directory: &RunDirectory) -> Result<(RunRecord, ExperimentConfig)> {
-    let record = directory.read_record()?;
-    if record.status != RunStatus::Finished {
-        bail!(Misuse(format!("{}: only a finished run has weights to use", unfinished(directory, &record))));
-    }
-    let config = Settings::from_object(record.config.clone())?.resolve()?;
-    Ok((record, config))
+/// When the run has no weights, its data is gone, the device fails, or nothing can be written to the directory.
+pub fn keep_evaluation(workbench: &Workbench, directory: &RunDirectory, place: &PlaceArguments) -> Result<()> {
+    let trained = Trained::read(workbench, directory)?;
+    let backend = trained.open(&place.device.request((&trained.record.backend, None))?)?;
+    let data = trained.data(workbench, place.data_dir.as_deref())?;
+    keep(directory, &trained.examine(&backend, &data)?, &data.test)
 }
 
-/// How the run stands, and what can be done about it: one that another process trains is not to be resumed.
+/// A finished run, whose weights can be used.
+pub(super) struct Trained<'a> {
+    directory: &'a RunDirectory,
+    pub(super) record: RunRecord,
+    pub(super) config: Config,
+    pub(super) network: &'a dyn AnyNetwork,
+}
+
+impl<'a> Trained<'a> {
+    /// Reads the record in `directory`.
+    ///
+    /// # Errors
+    /// When the run is not finished, with the way on, or its network is not in the workbench.
+    pub(super) fn read(workbench: &'a Workbench, directory: &'a RunDirectory) -> Result<Self> {
+        let record = directory.read_record()?;
+        if record.status != RunStatus::Finished {
+            bail!(Misuse(format!("{}: only a finished run has weights to use", unfinished(directory, &record))));
+        }
+        let config =
+            Partial::from_object(record.config.clone()).and_then(|partial| partial.resolve(&workbench.registry()));
+        let config = config.with_context(|| format!("{} cannot be used by {}", directory.id(), program()))?;
+        let network = workbench.network_of(&config.network)?;
+        Ok(Self { directory, record, config, network })
+    }
+
+    /// Opens the backend in the run's precision, or else in f32, which weights on disk are in.
+    pub(super) fn open(&self, request: &Request) -> Result<Backend> {
+        let wanted = self.config.training.precision;
+        let backend = request.open_for(&[wanted, Precision::F32])?;
+        if backend.precision != wanted {
+            notice(format_args!("trained in {wanted}, computing in {}", backend.precision));
+        }
+        Ok(backend)
+    }
+
+    /// The run's data, from `directory` or from where the run found it, if it still is there.
+    fn data(&self, workbench: &Workbench, directory: Option<&Path>) -> Result<ImageData> {
+        let images = self.record.dataset.images.as_ref();
+        let known = images.and_then(|images| images.source.as_ref()).map(PathBuf::from).filter(|path| path.exists());
+        data::load(workbench, &self.config.data, directory.or(known.as_deref()))
+    }
+
+    /// Tests the run's weights, and computes all that the record has from the predictions.
+    fn examine(&self, backend: &Backend, data: &ImageData) -> Result<EvaluationRecord> {
+        let (evaluation, predictions) = self
+            .network
+            .test(&self.config, data, self.directory, backend.first())
+            .with_context(|| format!("{} cannot be evaluated", self.directory.id()))?;
+        Ok(EvaluationRecord {
+            schema: SCHEMA,
+            evaluated: now(),
+            backend: backend.name.to_owned(),
+            device: backend.device_name.clone(),
+            kernels: backend.kernels(Kernels::chosen()),
+            images: predictions.len(),
+            loss: evaluation.loss,
+            accuracy: evaluation.accuracy,
+            classes: class_records(&evaluation.confusion, &data.classes),
+            calibration: calibration(&predictions),
+            confused: confused_pairs(&evaluation.confusion),
+            mistakes: mistakes(&predictions, &data.classes),
+            confusion: evaluation.confusion,
+        })
+    }
+}
+
+/// Status of the run and the way on; a run that another process trains cannot be resumed.
 fn unfinished(directory: &RunDirectory, record: &RunRecord) -> String {
-    let (id, path) = (&record.id, directory.path().display());
+    let (id, path, program) = (&record.id, directory.path().display(), program());
     match directory.status(record) {
         RunStatus::Running => format!("{id} is being trained by another process; wait until it is finished"),
-        RunStatus::Interrupted => format!("{id} is interrupted; resume it with: kindling resume {path}"),
+        RunStatus::Interrupted => format!("{id} is interrupted; resume it with: {program} resume {path}"),
         RunStatus::Failed => {
             let error = record.error.as_deref().unwrap_or("for an unknown reason");
-            format!("{id} failed ({error}); once that is mended, resume it with: kindling resume {path}")
+            format!("{id} failed ({error}); once that is mended, resume it with: {program} resume {path}")
         }
         RunStatus::Diverged => {
             let step =
@@ -105,46 +187,9 @@ fn unfinished(directory: &RunDirectory, record: &RunRecord) -> String {
     }
 }
 
-/// Opens the backend in the run's precision, or else in f32, which weights on disk are in.
-pub(crate) fn open(request: &Request, config: &ExperimentConfig) -> Result<Backend> {
-    let backend = request.open_for(&[config.precision, Precision::F32])?;
-    if backend.precision != config.precision {
-        notice(format_args!("trained in {}, computing in {}", config.precision, backend.precision));
-    }
-    Ok(backend)
-}
-
-/// The run's data, from `directory` or from where the run found it, if it still is there.
-fn data_of(record: &RunRecord, config: &ExperimentConfig, directory: Option<&Path>) -> Result<ImageData> {
-    let known = record.dataset.source.as_ref().map(PathBuf::from).filter(|path| path.exists());
-    data::load(config, directory.or(known.as_deref()))
-}
-
-/// Tests the run's weights and draws all conclusions.
-fn examine(directory: &RunDirectory, backend: &Backend, data: &ImageData) -> Result<EvaluationRecord> {
-    let (evaluation, predictions) =
-        kindling_training::test(data, directory, &backend.devices[0], backend.largest_tensor)
-            .with_context(|| format!("{} cannot be evaluated", directory.id()))?;
-    Ok(EvaluationRecord {
-        schema: SCHEMA,
-        evaluated: now(),
-        backend: backend.name.to_owned(),
-        device: backend.device_name.clone(),
-        kernels: backend.kernels(Kernels::chosen()),
-        images: predictions.len(),
-        loss: evaluation.loss,
-        accuracy: evaluation.accuracy,
-        classes: class_records(&evaluation.confusion, &data.classes),
-        calibration: calibration(&predictions),
-        confused: confused_pairs(&evaluation.confusion),
-        mistakes: mistakes(&predictions, &data.classes),
-        confusion: evaluation.confusion,
-    })
-}
-
 /// Puts the evaluation and the pictures of its mistakes into the run, in place of those of an earlier one.
 ///
-/// The old record goes before the old pictures do: a record never stands beside pictures that are not its own.
+/// The old record is removed before the old pictures, so that no record stands beside pictures of another evaluation.
 fn keep(directory: &RunDirectory, evaluation: &EvaluationRecord, images: &ImageSet) -> Result<()> {
     let kept = || -> Result<()> {
         let _lock = directory.lock()?;
@@ -168,15 +213,15 @@ fn keep(directory: &RunDirectory, evaluation: &EvaluationRecord, images: &ImageS
     kept().with_context(|| format!("the evaluation cannot be kept in {}", directory.path().display()))
 }
 
-/// What is not there need not go.
+/// Success also where there was no such file.
 fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
     outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]
 mod tests {
+    use kindling_classification::Prediction;
     use kindling_data::synthetic;
-    use kindling_training::Prediction;
     use serde_json::json;
 
     use super::*;
@@ -235,7 +280,8 @@ mod tests {
     fn a_run_without_weights_is_refused_with_what_fits_its_state() {
         let place = tempfile::tempdir().unwrap();
         let of = |id: &str, changes: &serde_json::Value| fixtures::run(place.path(), id, changes).directory;
-        let refusal = |directory: &RunDirectory| finished(directory).unwrap_err().to_string();
+        let workbench = Workbench::new("kindling");
+        let refusal = |directory: &RunDirectory| Trained::read(&workbench, directory).err().unwrap().to_string();
         let running = of("a", &json!({ "status": "running" }));
         let lock = running.lock().unwrap();
         let said = refusal(&running);

@@ -7,8 +7,9 @@ use kindling_report::{LineChart, Run, gradient_chart, table};
 use serde_json::json;
 
 use crate::{
+    Workbench,
     arguments::{ConfigArguments, PlaceArguments},
-    commands::{Outcome, sweep::outcome_of},
+    commands::Outcome,
     figure,
     output::print,
     sweep::{Planned, request, sweep},
@@ -18,12 +19,12 @@ use crate::{
 /// Steps at either end whose means are compared.
 const WINDOW: usize = 10;
 
-/// Arguments of `kindling gradients`.
+/// Arguments of `gradients`.
 #[derive(Args)]
 pub(crate) struct GradientsArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// How many steps to take, and to look at; at most those of an epoch
+    /// How many steps to take and to record; at most those of an epoch
     #[arg(long, value_name = "N", default_value_t = 100)]
     steps: usize,
     #[command(flatten)]
@@ -36,21 +37,22 @@ pub(crate) struct GradientsArguments {
     json: bool,
 }
 
-/// `kindling gradients`
-pub(crate) fn gradients(arguments: &GradientsArguments) -> Result<Outcome> {
+/// The command `gradients`.
+pub(crate) fn gradients(workbench: &Workbench, arguments: &GradientsArguments) -> Result<Outcome> {
     // The program may start itself again here, and a config from a pipe can be read only once.
     request(&arguments.place)?;
-    let mut settings = arguments.config.settings()?;
-    settings.epochs = Some(1);
-    settings.limit_batches = Some(arguments.steps);
-    settings.gradient_steps = Some(arguments.steps);
-    let config = settings.resolve()?;
-    let planned = Planned { name: format!("{}-gradients", config.model), config };
+    let registry = workbench.registry();
+    let mut partial = arguments.config.partial(&registry)?;
+    for (key, value) in [("epochs", 1), ("limit_batches", arguments.steps), ("gradient_steps", arguments.steps)] {
+        partial.set(&format!("training.{key}"), value.into());
+    }
+    let config = partial.resolve(&registry)?;
+    let planned = Planned { name: format!("{}-gradients", config.network.name), config };
     if let Some(path) = &arguments.output {
         figure::check(path)?;
     }
-    let swept = sweep(std::slice::from_ref(&planned), &arguments.place)?;
-    let outcome = outcome_of(&swept);
+    let swept = sweep(workbench, std::slice::from_ref(&planned), &arguments.place)?;
+    let outcome = swept.outcome();
     let Some(run) = swept.runs.into_iter().flatten().next() else { return Ok(outcome) };
     let steps = read_steps(&run.directory.steps())?;
     let chart = gradient_chart(&steps);
@@ -92,17 +94,17 @@ fn show(arguments: &GradientsArguments, run: &Run, steps: &[StepRecord], chart: 
     Ok(())
 }
 
-/// A row for what `figures` finds in the gradients: mean, mean of absolute values, norm.
+/// A row of the table; `statistics` gives the mean, the mean of the absolute values and the norm of a step's gradients.
 fn row(
     name: &str,
     parameters: usize,
     gradients: &[&GradientRecord],
-    figures: impl Fn(&GradientRecord) -> Option<(f64, f64, f64)>,
+    statistics: impl Fn(&GradientRecord) -> Option<(f64, f64, f64)>,
 ) -> Vec<String> {
     let window = WINDOW.min(gradients.len());
     let (early, late) = (&gradients[..window], &gradients[gradients.len() - window..]);
     let mean = |gradients: &[&GradientRecord], pick: fn((f64, f64, f64)) -> f64| {
-        gradients.iter().filter_map(|gradient| figures(gradient)).map(pick).sum::<f64>() / gradients.len() as f64
+        gradients.iter().filter_map(|gradient| statistics(gradient)).map(pick).sum::<f64>() / gradients.len() as f64
     };
     let absolute = (mean(early, |(_, absolute, _)| absolute), mean(late, |(_, absolute, _)| absolute));
     vec![

@@ -2,19 +2,23 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use kindling_classification::{LearningRateRange, RangePoint, RangeTest, SMOOTHING};
+use kindling_config::Optimizer;
 use kindling_report::{Axis, LineChart, Point, Series, Style};
-use kindling_training::{LearningRateRange, OptimizerName, RangePoint, RangeTest, SMOOTHING, lr_range_test};
 
 use crate::{
+    Workbench,
     arguments::{ConfigArguments, PlaceArguments},
-    backend,
-    commands::Outcome,
-    data, figure,
-    output::{notice, print},
-    relaunch, signals, terminal,
+    commands::{
+        Outcome,
+        check::{Trial, open},
+    },
+    figure,
+    output::print,
+    terminal,
 };
 
-/// Arguments of `kindling lr-find`.
+/// Arguments of `lr-find`.
 #[derive(Args)]
 pub(crate) struct LrFindArguments {
     #[command(flatten)]
@@ -38,24 +42,16 @@ pub(crate) struct LrFindArguments {
     json: bool,
 }
 
-/// `kindling lr-find`
-pub(crate) fn lr_find(arguments: &LrFindArguments) -> Result<Outcome> {
+/// The command `lr-find`.
+pub(crate) fn lr_find(workbench: &Workbench, arguments: &LrFindArguments) -> Result<Outcome> {
     if let Some(path) = &arguments.output {
         figure::check(path)?;
     }
-    let place = &arguments.place;
-    let request = place.device.request((backend::default_name(), None))?;
-    relaunch::with(&request.environment())?;
-    let config = arguments.config.settings()?.resolve()?;
-    let backend = request.open(config.precision)?;
-    place.kernels.unwrap_or_default().choose();
-    signals::install()?;
-    let data = data::load(&config, place.data_dir.as_deref())?;
-    kindling_training::check(&config, &data, &backend.devices, backend.memory())?;
-    notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
+    let Trial { config, network, data, backend } = open(workbench, &arguments.config, &arguments.place)?;
     let range = LearningRateRange { start: arguments.start, end: arguments.end, steps: arguments.steps };
-    let test = lr_range_test(&config, &data, (&backend.devices[0], backend.largest_tensor), range)
-        .with_context(|| format!("no learning rate can be found for {}", config.model))?;
+    let test = network
+        .lr_range_test(&config, &data, backend.first(), range)
+        .with_context(|| format!("no learning rate can be found for {}", network.name()))?;
     let chart = chart(&test);
     let outcome = arguments.output.as_ref().map_or(Outcome::Done, |path| figure::keep(&chart, path));
     if arguments.json {
@@ -74,10 +70,10 @@ pub(crate) fn lr_find(arguments: &LrFindArguments) -> Result<Outcome> {
     if let Some(tenth) = test.tenth_of_minimum {
         print(format_args!("a tenth of the rate with the least smoothed loss: {tenth:.2e}"));
     }
-    if let (OptimizerName::Muon, Some(rate)) = (config.optimizer, test.suggestion)
-        && config.learning_rate > 0.0
+    if let (Optimizer::Muon(muon), Some(rate)) = (&config.optimizer, test.suggestion)
+        && muon.learning_rate > 0.0
     {
-        let beside = rate * config.adamw_learning_rate / config.learning_rate;
+        let beside = rate * muon.adamw_learning_rate / muon.learning_rate;
         print(format_args!("beside Muon, AdamW's rate kept its proportion: --adamw-learning-rate {beside:.2e}"));
     }
     print(match test.suggestion {
@@ -88,13 +84,9 @@ pub(crate) fn lr_find(arguments: &LrFindArguments) -> Result<Outcome> {
 }
 
 fn chart(test: &RangeTest) -> LineChart {
-    let series = |label: &str, color: usize, style: Style, figure: fn(&RangePoint) -> f64| Series {
+    let series = |label: &str, color: usize, style: Style, value: fn(&RangePoint) -> f64| Series {
         label: label.to_owned(),
-        points: test
-            .points
-            .iter()
-            .map(|point| Point { x: point.learning_rate, y: figure(point), deviation: None })
-            .collect(),
+        points: test.points.iter().map(|point| Point { x: point.learning_rate, y: value(point), std: None }).collect(),
         color,
         style,
     };
@@ -103,10 +95,10 @@ fn chart(test: &RangeTest) -> LineChart {
         series("smoothed (exponential moving average)", 0, Style::Measured, |point| point.smoothed),
     ];
     if let Some(rate) = test.suggestion {
-        let mark = Point { x: rate, y: f64::NAN, deviation: None };
+        let mark = Point { x: rate, y: f64::NAN, std: None };
         all.push(Series { label: format!("suggested: {rate:.2e}"), points: vec![mark], color: 1, style: Style::Mark });
     }
-    // An exploding loss would press the rest to the floor.
+    // The range of an exploding loss would flatten the rest of the curve.
     let first = test.points.first().map_or(1.0, |point| point.loss);
     let range = first.is_finite().then_some((0.0, 1.6 * first));
     LineChart {

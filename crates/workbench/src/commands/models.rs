@@ -1,44 +1,61 @@
 use anyhow::Result;
-use kindling_models::{ModelName, trainable_parameters};
+use clap::Args;
+use kindling_config::Precision;
+use kindling_models::{ImageShape, LayerSummary, trainable_parameters};
 use kindling_report::{grouped, table};
 use serde_json::json;
 
-use crate::{arguments::ModelsArguments, commands::Outcome, output::print, terminal};
+use crate::{
+    Workbench,
+    backend::{self, Request},
+    commands::Outcome,
+    output::{notice, print, told},
+    terminal,
+};
 
-/// `kindling models`
-pub(crate) fn models(arguments: &ModelsArguments) -> Result<Outcome> {
+/// Arguments of `models`.
+#[derive(Args)]
+pub(crate) struct ModelsArguments {
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// The command `models`.
+pub(crate) fn models(workbench: &Workbench, arguments: &ModelsArguments) -> Result<Outcome> {
+    let backend = Request::new(backend::default_name(), None, None)?.open(Precision::F32)?;
+    let (device, _) = backend.first();
+    let mut all: Vec<(&str, Vec<LayerSummary>)> = Vec::new();
+    for network in workbench.networks() {
+        match network.layers(&network.section().keys, ImageShape::MNIST, device) {
+            Ok(layers) => all.push((network.name(), layers)),
+            // The network may be for images of another size.
+            Err(error) => notice(format_args!("left out: {}: {}", network.name(), told(&error.into()))),
+        }
+    }
     if arguments.json {
-        let models: Vec<_> = ModelName::ALL
-            .into_iter()
-            .map(|model| {
-                let layers = model.layers();
-                let rows: Vec<_> = layers
-                    .iter()
-                    .map(|layer| {
-                        json!({
-                            "name": layer.name,
-                            "kind": layer.kind,
-                            "output": layer.output,
-                            "parameters": layer.parameters,
-                        })
-                    })
-                    .collect();
-                json!({ "name": model, "parameters": trainable_parameters(&layers), "layers": rows })
-            })
-            .collect();
-        print(serde_json::to_string_pretty(&models)?);
+        let models = all.iter().map(|(name, layers)| {
+            let rows = layers.iter().map(|layer| {
+                let LayerSummary { name, kind, shape, parameters } = layer;
+                json!({ "name": name, "kind": kind, "shape": shape, "parameters": parameters })
+            });
+            json!({ "name": name, "parameters": trainable_parameters(layers), "layers": rows.collect::<Vec<_>>() })
+        });
+        print(serde_json::to_string_pretty(&models.collect::<Vec<_>>())?);
         return Ok(Outcome::Done);
     }
-    for model in ModelName::ALL {
-        let layers = model.layers();
-        print(format!("{model}: {} trainable parameters", grouped(trainable_parameters(&layers))));
+    for (name, layers) in &all {
+        print(format_args!("{name}: {} trainable parameters", grouped(trainable_parameters(layers))));
         let rows = layers.iter().map(|layer| {
-            let shape: Vec<String> = layer.output.iter().map(ToString::to_string).collect();
-            let parameters = if layer.parameters == 0 { String::new() } else { grouped(layer.parameters) };
-            vec![layer.name.clone(), layer.kind.clone(), shape.join(" x "), parameters]
+            let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
+            vec![layer.name.clone(), layer.kind.clone(), shape.join(" x "), grouped(layer.parameters)]
         });
-        print(table(&["layer", "kind", "output", "parameters"], &[3], terminal::width(), rows) + "\n");
+        print(table(&["layer", "kind", "weight", "parameters"], &[3], terminal::width(), rows) + "\n");
     }
-    print("An image is 1 x 28 x 28 with values in [0, 1]. Other widths: kindling train mlp --hidden 256,128");
+    let program = workbench.program();
+    print(format_args!(
+        "For images of 1 x 28 x 28 in ten classes. Other widths: {program} train mlp --hidden 256,128; other keys: \
+         {program} config"
+    ));
     Ok(Outcome::Done)
 }

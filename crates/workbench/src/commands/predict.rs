@@ -7,25 +7,23 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use image::GrayImage;
 use kindling_data::ImageSet;
-use kindling_record::{DatasetRecord, RunDirectory};
+use kindling_record::{ImagesRecord, RunDirectory};
 use kindling_report::{percent, table};
 use serde::Serialize;
 
 use crate::{
+    Workbench,
     arguments::RunsDirectory,
     backend::Request,
-    commands::{
-        Outcome,
-        evaluate::{finished, open},
-    },
+    commands::{Outcome, evaluate::Trained},
     output::{notice, print, told},
     photo, pictures, relaunch, signals, terminal,
 };
 
-/// How the names of pictures in a directory end.
+/// Extensions of the pictures that are read from a directory.
 const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 
-/// Arguments of `kindling predict`.
+/// Arguments of `predict`.
 #[derive(Args)]
 pub(crate) struct PredictArguments {
     /// The run: its id, a prefix that no other run has, or its path
@@ -33,7 +31,7 @@ pub(crate) struct PredictArguments {
     /// Pictures in PNG or JPEG, or directories of them
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
-    /// How many classes to name for each picture, the likeliest first
+    /// How many classes to name for each picture, the most probable first
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
     /// Only make the pictures grey and resize them: neither invert a background unlike the run's nor trim the edges
@@ -42,7 +40,7 @@ pub(crate) struct PredictArguments {
     /// Backend to compute on, as for train [default: the run's]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
-    /// With --backend remote: where `kindling serve` listens
+    /// With --backend remote: where the command `serve` listens
     #[arg(long, value_name = "URL")]
     remote: Option<String>,
     #[command(flatten)]
@@ -52,11 +50,11 @@ pub(crate) struct PredictArguments {
     json: bool,
 }
 
-/// What the network makes of one picture.
+/// The predictions for one picture.
 #[derive(Serialize)]
 struct Answer<'a> {
     image: String,
-    /// The likeliest first.
+    /// The most probable class first.
     predictions: Vec<Guess<'a>>,
 }
 
@@ -67,22 +65,26 @@ struct Guess<'a> {
     probability: f32,
 }
 
-/// `kindling predict`
-pub(crate) fn predict(arguments: &PredictArguments) -> Result<Outcome> {
+/// The command `predict`.
+pub(crate) fn predict(workbench: &Workbench, arguments: &PredictArguments) -> Result<Outcome> {
     let directory = RunDirectory::find(&arguments.runs_dir.path, &arguments.run)?;
-    let (record, config) = finished(&directory)?;
-    let name = arguments.backend.as_deref().unwrap_or(&record.backend);
+    let trained = Trained::read(workbench, &directory)?;
+    let data = trained.record.dataset.images.as_ref();
+    let data = data.with_context(|| format!("{} was not trained on images", directory.id()))?;
+    let name = arguments.backend.as_deref().unwrap_or(&trained.record.backend);
     let request = Request::new(name, None, arguments.remote.as_deref())?;
     relaunch::with(&request.environment())?;
     signals::install()?;
-    let (images, outcome) = read_all(arguments, &record.dataset);
+    let (images, outcome) = read_all(arguments, data);
     if images.is_empty() {
         return Ok(outcome);
     }
-    let backend = open(&request, &config)?;
+    let backend = trained.open(&request)?;
     let pixels = images.iter().flat_map(|(_, image)| image.as_raw()).copied().collect();
-    let set = ImageSet::new(pixels, vec![0; images.len()], record.dataset.height, record.dataset.width)?;
-    let rows = kindling_training::predict(&directory, &set, &backend.devices[0], backend.largest_tensor)
+    let set = ImageSet::new(pixels, vec![0; images.len()], data.height, data.width)?;
+    let rows = trained
+        .network
+        .predict(&trained.config, &set, &directory, backend.first())
         .with_context(|| format!("the weights of {} cannot be used", directory.id()))?;
     let top = usize::from(arguments.top);
     let answers: Vec<_> = images
@@ -90,7 +92,7 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<Outcome> {
         .zip(&rows)
         .map(|((path, _), row)| Answer {
             image: path.display().to_string(),
-            predictions: likeliest(row, &record.dataset.classes).into_iter().take(top).collect(),
+            predictions: likeliest(row, &data.classes).into_iter().take(top).collect(),
         })
         .collect();
     if arguments.json {
@@ -102,9 +104,9 @@ pub(crate) fn predict(arguments: &PredictArguments) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Reads and prepares all pictures for a network that was trained on images like `data`'s; says which cannot be, and
-/// takes the others.
-fn read_all(arguments: &PredictArguments, data: &DatasetRecord) -> (Vec<(PathBuf, GrayImage)>, Outcome) {
+/// Reads and prepares all pictures for a network that was trained on images like `data`'s. Prints an error for each that
+/// cannot be read, and returns the others.
+fn read_all(arguments: &PredictArguments, data: &ImagesRecord) -> (Vec<(PathBuf, GrayImage)>, Outcome) {
     let mut images = Vec::new();
     let mut outcome = Outcome::Done;
     let mut complain = |error: &anyhow::Error| {
@@ -127,7 +129,7 @@ fn read_all(arguments: &PredictArguments, data: &DatasetRecord) -> (Vec<(PathBuf
     (images, outcome)
 }
 
-/// The file itself, or the pictures in the directory, by name.
+/// The file itself, or the pictures in the directory, sorted by name.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
@@ -148,8 +150,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The picture as the network was trained to see it.
-fn prepared(path: &Path, as_is: bool, data: &DatasetRecord) -> Result<GrayImage> {
+/// The picture in the form of the training images.
+fn prepared(path: &Path, as_is: bool, data: &ImagesRecord) -> Result<GrayImage> {
     let picture = pictures::read(path)?;
     let size = [data.height, data.width];
     if as_is {
@@ -158,7 +160,7 @@ fn prepared(path: &Path, as_is: bool, data: &DatasetRecord) -> Result<GrayImage>
     photo::prepared(&picture, size, data.background).with_context(|| path.display().to_string())
 }
 
-/// All classes, the likeliest first; of equals the first, and what is not a number last.
+/// All classes, the most probable first; equal ones in the order of their labels, NaN last.
 fn likeliest<'a>(probabilities: &[f32], classes: &'a [String]) -> Vec<Guess<'a>> {
     let guesses = probabilities.iter().zip(classes).enumerate();
     let mut guesses: Vec<_> =
@@ -168,7 +170,7 @@ fn likeliest<'a>(probabilities: &[f32], classes: &'a [String]) -> Vec<Guess<'a>>
     guesses
 }
 
-/// A row for each class, the picture's name in the first.
+/// A row for each class; the first has the picture's name.
 fn rows_of(answer: &Answer<'_>) -> Vec<Vec<String>> {
     let rows = answer.predictions.iter().enumerate().map(|(rank, guess)| {
         let image = if rank == 0 { answer.image.clone() } else { String::new() };
@@ -204,7 +206,7 @@ mod tests {
         assert_eq!(found, ["a.png", "b.JPG", "c.jpeg"].map(|name| place.path().join(name)));
         let message = files(&inner).unwrap_err().to_string();
         assert!(message.ends_with("inner.png: expected pictures that end in .png, .jpg or .jpeg, found none"));
-        // Whether a file can be read is found out when it is.
+        // Whether a file exists is checked when it is read.
         assert_eq!(files(Path::new("none.png")).unwrap(), [PathBuf::from("none.png")]);
     }
 
@@ -214,7 +216,7 @@ mod tests {
         let path = place.path().join("wall.png");
         let wall = GrayImage::from_pixel(50, 40, image::Luma([180]));
         fs::write(&path, pictures::png(&wall).unwrap()).unwrap();
-        let data = fixtures::run(place.path(), "mlp", &serde_json::json!({})).record.dataset;
+        let data = fixtures::run(place.path(), "mlp", &serde_json::json!({})).record.dataset.images.unwrap();
         let message = told(&prepared(&path, false, &data).unwrap_err());
         assert!(message.contains("wall.png: nothing stands out from the background"), "{message}");
         assert_eq!(prepared(&path, true, &data).unwrap().dimensions(), (28, 28));

@@ -6,31 +6,32 @@ use kindling_report::{figures, group, markdown_document, repeats, run_report, wr
 use serde_json::json;
 
 use crate::{
-    arguments::{RunsDirectory, command_line},
+    Workbench,
+    arguments::RunsDirectory,
     commands::{Outcome, compare::read_runs},
     output::{notice, print},
     writable,
 };
 
-/// Arguments of `kindling report`.
+/// Arguments of `report`.
 #[derive(Args)]
 pub(crate) struct ReportArguments {
     /// The runs: ids, prefixes that no other run has, or paths; those that differ by their seed alone are taken
     /// together
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<String>,
-    /// Directory for report.html, report.md and their figures [default: reports/ and the id of the first run]
+    /// Directory for report.html, report.md and their plots [default: reports/ and the id of the first run]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
     runs_dir: RunsDirectory,
-    /// Print the paths and the number of figures as JSON
+    /// Print the paths and the number of plots as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// `kindling report`
-pub(crate) fn report(arguments: &ReportArguments) -> Result<Outcome> {
+/// The command `report`.
+pub(crate) fn report(workbench: &Workbench, arguments: &ReportArguments) -> Result<Outcome> {
     let runs = read_runs(&arguments.runs_dir.path, &arguments.runs)?;
     let first = runs.first().context("expected at least one run, found none")?.directory.id();
     let output = arguments.output.clone().unwrap_or_else(|| Path::new("reports").join(first));
@@ -39,7 +40,7 @@ pub(crate) fn report(arguments: &ReportArguments) -> Result<Outcome> {
     if let Some(repeats) = repeats(&groups) {
         notice(repeats);
     }
-    let document = run_report(&groups, &command_line())?;
+    let document = run_report(&groups, &workbench.command_line())?;
     if let Err(error) = write(&document, &output) {
         print(markdown_document(&document));
         return Err(error).with_context(|| format!("the report in {} cannot be written", output.display()));

@@ -1,12 +1,14 @@
-use std::{path::PathBuf, time::Instant};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use clap::Args;
+use kindling_config::Partial;
 use kindling_kernels::Kernels;
 use kindling_record::{PartRecord, RecordError, RunDirectory, RunStatus, Setup};
-use kindling_training::Settings;
 
 use crate::{
-    arguments::ResumeArguments,
+    Workbench,
+    arguments::HostArguments,
     commands::{
         Misuse, Outcome,
         train::{print_result, run_and_tell},
@@ -16,23 +18,38 @@ use crate::{
     relaunch, signals,
 };
 
-/// `kindling resume`
-pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outcome> {
+/// Arguments of `resume`.
+#[derive(Args)]
+pub(crate) struct ResumeArguments {
+    /// The run: its id, a prefix that no other run has, or its path
+    run: String,
+    /// Train up to this epoch, a finished run too; the schedule has to allow it [default: the run's]
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    #[command(flatten)]
+    host: HostArguments,
+}
+
+/// The command `resume`.
+pub(crate) fn resume(workbench: &Workbench, arguments: &ResumeArguments) -> Result<Outcome> {
     let host = &arguments.host;
     let directory = RunDirectory::find(&host.place.runs_dir.path, &arguments.run)?;
     let record = directory.read_record()?;
     if let Some(outcome) = match directory.status(&record) {
-        RunStatus::Finished => Some(Outcome::Done),
+        RunStatus::Finished if arguments.epochs.is_none() => Some(Outcome::Done),
         // The same steps would lead to the same end.
         RunStatus::Diverged => Some(Outcome::Diverged),
         RunStatus::Running => bail!(RecordError::Busy { path: directory.path().to_path_buf() }),
-        RunStatus::Interrupted | RunStatus::Failed => None,
+        RunStatus::Finished | RunStatus::Interrupted | RunStatus::Failed => None,
     } {
-        notice(format_args!("{} is {}: there is nothing to resume", directory.id(), record.status));
+        let way = if outcome == Outcome::Done { "; --epochs N trains it further" } else { "" };
+        notice(format_args!("{} is {}: there is nothing to resume{way}", directory.id(), record.status));
         print_result(&record, &directory, host.json)?;
         return Ok(outcome);
     }
-    let config = Settings::from_object(record.config.clone())?.resolve()?;
+    let mut config = Partial::from_object(record.config.clone())?.resolve(&workbench.registry())?;
+    config.training.epochs = arguments.epochs.unwrap_or(config.training.epochs);
+    let network = workbench.network_of(&config.network)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
     if record.backend == "remote" && host.place.device.backend.is_none() && host.place.device.remote.is_none() {
         bail!(Misuse(format!(
@@ -43,7 +60,7 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
     let part = record.parts.last();
     let request = host.place.device.request((&record.backend, part.map(|part| part.devices)))?;
     relaunch::with(&request.environment().into_iter().chain(request.as_default()).collect::<Vec<_>>())?;
-    let backend = request.open(config.precision)?;
+    let backend = request.open(config.training.precision)?;
     // The same bits need the same kernels; a part on another backend may have had no choice.
     let is_composed = |part: &&PartRecord| part.backend == backend.name && part.kernels == Kernels::Composed.as_str();
     let kernels = part.filter(is_composed).map(|_| Kernels::Composed);
@@ -53,14 +70,15 @@ pub(crate) fn resume(arguments: &ResumeArguments, start: Instant) -> Result<Outc
     }
     signals::install()?;
     // Where the run found its data is the best guess where it still is, if it still is.
-    let known = record.dataset.source.map(PathBuf::from).filter(|path| path.exists());
-    let data = data::load(&config, host.place.data_dir.clone().or(known).as_deref())?;
-    run_and_tell(&directory, host, &backend, shows_dashboard, start, |host| {
-        kindling_training::resume(&data, &directory, host)
+    let source = record.dataset.images.and_then(|images| images.source);
+    let known = source.map(PathBuf::from).filter(|path| path.exists());
+    let data = data::load(workbench, &config.data, host.place.data_dir.clone().or(known).as_deref())?;
+    run_and_tell(workbench, &directory, host, &backend, shows_dashboard, |host| {
+        network.resume(&config, &data, &directory, host)
     })
 }
 
-/// Says what a run was trained with and what it is resumed with, where they differ.
+/// Describes what a run was trained with and what it is resumed with, where they differ.
 fn change(old: &Setup, new: &Setup) -> Option<String> {
     let changed = old.in_words().into_iter().zip(new.in_words()).filter(|(old, new)| old != new);
     let (old, new): (Vec<String>, Vec<String>) = changed.unzip();

@@ -1,19 +1,16 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use burn::data::dataloader::DataLoader;
-use clap::{
-    Args, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
-use kindling_data::{BatchLoader, DeviceSplit, ImageData, ImageSet, Normalization, Order, epoch_order};
-use kindling_models::ModelName;
+use clap::{Args, ValueEnum};
+use kindling_config::{Config, Partial};
+use kindling_data::{ImageData, ImageSet, ImageSource, Normalization};
 use kindling_report::{Picture, Pictures, grouped, table};
-use kindling_training::{DatasetName, ExperimentConfig, Settings};
+use kindling_training::{Order, batches, epoch_order};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
+    Workbench,
     backend::{self, Request},
     commands::{Misuse, Outcome},
     data, figure,
@@ -24,19 +21,21 @@ use crate::{
 /// Pictures in a row of a sheet.
 const COLUMNS: usize = 5;
 
-/// Arguments of `kindling samples`.
+/// Arguments of `samples`.
 #[derive(Args)]
 pub(crate) struct SamplesArguments {
     /// Where the images come from [default: fashion-mnist]
-    #[arg(long, value_parser = PossibleValuesParser::new(["fashion-mnist", "idx", "synthetic"])
-        .try_map(|name| serde_json::from_value::<DatasetName>(Value::String(name))))]
-    dataset: Option<DatasetName>,
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
     /// Directory of the data set [default: as for train]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Swap rows and columns of the images, as EMNIST needs; with --dataset idx
     #[arg(long)]
     transpose: bool,
+    /// Set a key of the data set, as in data.transpose=true; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Which images to choose from
     #[arg(long, value_enum, default_value = "train")]
     split: Split,
@@ -74,19 +73,13 @@ struct Shapes {
     targets: [usize; 1],
 }
 
-/// `kindling samples`
-pub(crate) fn samples(arguments: &SamplesArguments) -> Result<Outcome> {
+/// The command `samples`.
+pub(crate) fn samples(workbench: &Workbench, arguments: &SamplesArguments) -> Result<Outcome> {
     if let Some(path) = &arguments.output {
         figure::check(path)?;
     }
-    let settings = Settings {
-        model: Some(ModelName::Mlp),
-        dataset: arguments.dataset,
-        transpose: arguments.transpose.then_some(true),
-        ..Settings::default()
-    };
-    let config = settings.resolve()?;
-    let data = data::load(&config, arguments.data_dir.as_deref())?;
+    let config = config(workbench, arguments)?;
+    let data = data::load(workbench, &config.data, arguments.data_dir.as_deref())?;
     let set = match arguments.split {
         Split::Train => &data.train,
         Split::Test => &data.test,
@@ -122,24 +115,49 @@ pub(crate) fn samples(arguments: &SamplesArguments) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// `per_class` training images of each class, which `seed` alone decides, class after class.
-pub(crate) fn pick(data: &ImageData, seed: u64, per_class: usize) -> Vec<usize> {
+/// The config of a training on the data set that the arguments name.
+fn config(workbench: &Workbench, arguments: &SamplesArguments) -> Result<Config> {
+    let registry = workbench.registry();
+    let mut partial = Partial::default();
+    // A config needs a network; only the data and the batch size are used.
+    if let Some(network) = registry.networks.first() {
+        partial.set("network.name", json!(network.name));
+    }
+    if let Some(dataset) = &arguments.dataset {
+        partial.set("data.name", json!(dataset));
+    }
+    if arguments.transpose {
+        partial.set("data.transpose", json!(true));
+    }
+    for pair in &arguments.set {
+        let Some((key, text)) = pair.split_once('=') else {
+            bail!(Misuse(format!("--set: expected KEY=VALUE, found `{pair}`")));
+        };
+        partial = partial.with_text(key, text, &registry).with_context(|| format!("--set {pair}"))?;
+    }
+    Ok(partial.resolve(&registry)?)
+}
+
+/// The indices of `per_class` training images of each class, which `seed` alone decides, class after class.
+#[must_use]
+pub fn pick(data: &ImageData, seed: u64, per_class: usize) -> Vec<usize> {
     let classes: Vec<usize> = (0..data.classes.len()).collect();
     pick_of(&data.train, &classes, seed, per_class)
 }
 
 /// The training images at `indices` with their classes, for a report or a file.
-pub(crate) fn sheet(data: &ImageData, indices: &[usize]) -> Pictures {
+#[must_use]
+pub fn sheet(data: &ImageData, indices: &[usize]) -> Pictures {
     sheet_of(&data.train, &data.classes, indices)
 }
 
-/// The same of any split and of some classes. A class that has fewer images gives them all.
+/// As [`pick`], of any split and of some classes. A class that has fewer images gives them all.
 fn pick_of(set: &ImageSet, classes: &[usize], seed: u64, per_class: usize) -> Vec<usize> {
     let of_class = |&class: &usize| {
         let labels = set.labels().iter().enumerate();
         let members: Vec<usize> =
             labels.filter(|&(_, &label)| usize::from(label) == class).map(|(index, _)| index).collect();
-        // A class is to its images what an epoch is to a data set: each has an order of its own.
+        // The class takes the place of the epoch, so that each class has an order of its own.
         let order = epoch_order(Order::Shuffled { seed }, class, members.len());
         order.into_iter().take(per_class).map(move |position| members[position])
     };
@@ -178,7 +196,7 @@ fn chosen(arguments: &SamplesArguments, set: &ImageSet, classes: &[String]) -> R
     Ok(pick_of(set, &wanted, arguments.seed, arguments.per_class.get()))
 }
 
-/// The label of a class that is called by its name, in any case, or by its label.
+/// The label of a class that is given by its name, in any case, or by its label.
 fn label(class: &str, classes: &[String]) -> Result<usize> {
     let by_name = classes.iter().position(|name| name.to_lowercase() == class.to_lowercase());
     let by_label = || class.parse().ok().filter(|&label: &usize| label < classes.len());
@@ -190,19 +208,20 @@ fn label(class: &str, classes: &[String]) -> Result<usize> {
 }
 
 /// The shapes of the first batch of an epoch, as training has it.
-fn shapes(set: &ImageSet, config: &ExperimentConfig) -> Result<Shapes> {
-    let backend = Request::new(backend::default_name(), None, None)?.open(config.precision)?;
-    let device = &backend.devices[0];
-    // One batch needs no more of the set on the device.
-    let first: Vec<usize> = (0..config.batch_size.min(set.count())).collect();
-    let split = DeviceSplit::new(&set.select(&first), Normalization::default(), device, backend.largest_tensor);
-    let loader = BatchLoader::new(split, config.batch_size, Order::File, device);
-    let batch = loader.iter().next().context("the data set has no batch")??;
+fn shapes(set: &ImageSet, config: &Config) -> Result<Shapes> {
+    let backend = Request::new(backend::default_name(), None, None)?.open(config.training.precision)?;
+    let batch_size = config.training.batch_size;
+    // Only the first batch has to be on the device.
+    let first: Vec<usize> = (0..batch_size.min(set.count())).collect();
+    let source = ImageSource::new(set.select(&first), Normalization::default(), "");
+    let source = source.with_largest(backend.largest_tensor);
+    let mut all = batches(&source, batch_size, None, Order::File, 1, &backend.devices[0]);
+    let batch = all.next().context("the data set has no batch")??;
     let image = batch.images.clone().narrow(0, 0, 1).squeeze_dim::<3>(0); // [1, height, width]
     Ok(Shapes { image: image.dims(), batch: batch.images.dims(), targets: batch.targets.dims() })
 }
 
-/// Draws the images, as many beside one another as the terminal has room for, with a line under each.
+/// Draws the images, as many side by side as the terminal has room for, with a caption under each.
 fn draw(set: &ImageSet, classes: &[String], indices: &[usize], columns: usize) -> Result<()> {
     let width = set.size()[1];
     for row in indices.chunks(pictures::beside(width, columns)) {
@@ -241,7 +260,7 @@ mod tests {
         assert_eq!(labels, (0..10_u8).flat_map(|label| [label; 3]).collect::<Vec<_>>());
         assert_eq!(indices, pick(&data, 42, 3));
         assert_ne!(indices, pick(&data, 43, 3));
-        // More of a class begin with the same ones.
+        // A larger choice begins with the same images.
         let more = pick(&data, 42, 5);
         assert!(indices.chunks(3).zip(more.chunks(5)).all(|(few, many)| few == &many[..3]));
         let all = pick_of(&data.test, &[4], 1, 10_000);
@@ -269,7 +288,9 @@ mod tests {
 
     #[test]
     fn shapes_are_those_of_a_batch_as_training_has_it() {
-        let config = Settings { model: Some(ModelName::Mlp), ..Settings::default() }.resolve().unwrap();
+        let registry = Workbench::new("kindling").registry();
+        let config =
+            Partial::default().with_text("network.name", "mlp", &registry).unwrap().resolve(&registry).unwrap();
         let test = synthetic::draw().test;
         let expected = Shapes { image: [1, 28, 28], batch: [64, 1, 28, 28], targets: [64] };
         assert_eq!(shapes(&test, &config).unwrap(), expected);

@@ -1,18 +1,33 @@
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
 use anyhow::{Context, Result, bail};
-use kindling_training::Precision;
+use clap::Args;
+use kindling_config::Precision;
 
 use crate::{
-    arguments::ServeArguments,
+    Workbench,
     backend::{self, Request},
     commands::{Misuse, Outcome},
     output::notice,
     relaunch, signals,
 };
 
-/// `kindling serve`
-pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
+/// Arguments of `serve`.
+#[derive(Args)]
+pub(crate) struct ServeArguments {
+    /// Backend to offer: flex (or cpu), wgpu, vulkan [default: flex]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
+    /// Offer N devices of the backend
+    #[arg(long, value_name = "N")]
+    devices: Option<usize>,
+    /// Address to listen on; there is no authentication: others than loopback only in a network that you trust
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
+    listen: SocketAddr,
+}
+
+/// The command `serve`.
+pub(crate) fn serve(workbench: &Workbench, arguments: &ServeArguments) -> Result<Outcome> {
     let name = arguments.backend.as_deref().unwrap_or(backend::default_name());
     if name.starts_with("libtorch") {
         bail!(Misuse(format!(
@@ -23,7 +38,11 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
         bail!(Misuse("a served device cannot be served again; name the backend of this machine".to_owned()));
     }
     if cfg!(not(feature = "remote")) {
-        bail!(Misuse("this build cannot serve; one that can comes with: just serve".to_owned()));
+        let way = match workbench.program() {
+            "kindling" => "just serve",
+            _ => "the feature `remote` of kindling-workbench",
+        };
+        bail!(Misuse(format!("this build cannot serve; one that can comes with: {way}")));
     }
     let request = Request::new(name, arguments.devices, None)?;
     relaunch::with(&request.environment())?;
@@ -43,7 +62,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> Result<Outcome> {
         ));
     }
     notice(format_args!("serving at ws://{address}; train on it with:"));
-    notice(format_args!("  kindling train MODEL --backend remote --remote ws://{address}"));
+    notice(format_args!("  {} train MODEL --backend remote --remote ws://{address}", workbench.program()));
     signals::install()?;
     #[cfg(feature = "remote")]
     run(backend.devices, listener)?;

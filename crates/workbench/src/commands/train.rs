@@ -1,13 +1,14 @@
-use std::time::Instant;
-
 use anyhow::{Context, Result};
 use burn::train::Interrupter;
+use clap::Args;
+use kindling_classification::ClassificationError;
 use kindling_record::{RunDirectory, RunRecord, RunStatus};
 use kindling_report::summary;
 use kindling_training::{Event, Host, MakeRenderer, OnEvent, TrainingError};
 
 use crate::{
-    arguments::{HostArguments, TrainArguments},
+    Workbench,
+    arguments::{ConfigArguments, HostArguments},
     backend::{self, Backend},
     commands::Outcome,
     dashboard, data, log_file,
@@ -16,38 +17,51 @@ use crate::{
     relaunch, signals, writable,
 };
 
-/// `kindling train`
-pub(crate) fn train(arguments: TrainArguments, start: Instant) -> Result<Outcome> {
-    let request = arguments.host.place.device.request((backend::default_name(), None))?;
+/// Arguments of `train`.
+#[derive(Args)]
+pub(crate) struct TrainArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    #[command(flatten)]
+    host: HostArguments,
+    /// Name of the run: its id is NAME and the time [default: the model]
+    #[arg(long)]
+    name: Option<String>,
+}
+
+/// The command `train`.
+pub(crate) fn train(workbench: &Workbench, arguments: &TrainArguments) -> Result<Outcome> {
+    let host = &arguments.host;
+    let request = host.place.device.request((backend::default_name(), None))?;
     relaunch::with(&request.environment())?;
-    let config = arguments.config.settings()?.resolve()?;
-    let host = arguments.host;
-    let name = arguments.name.unwrap_or_else(|| config.model.to_string());
-    RunDirectory::check_name(&name)?;
+    let config = arguments.config.resolve(workbench)?;
+    let network = workbench.network_of(&config.network)?;
+    let name = arguments.name.as_deref().unwrap_or(&config.network.name);
+    RunDirectory::check_name(name)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
-    let backend = request.open(config.precision)?;
+    let backend = request.open(config.training.precision)?;
     host.place.kernels.unwrap_or_default().choose();
     signals::install()?;
     writable::check(&host.place.runs_dir.path)?;
-    let data = data::load(&config, host.place.data_dir.as_deref())?;
-    kindling_training::check(&config, &data, &backend.devices, backend.memory())?;
-    let directory = RunDirectory::create(&host.place.runs_dir.path, &name)?;
-    run_and_tell(&directory, &host, &backend, shows_dashboard, start, |host| {
-        kindling_training::train(&config, &data, &directory, host)
+    let data = data::load(workbench, &config.data, host.place.data_dir.as_deref())?;
+    network.check(&config, &data, &backend.place())?;
+    let directory = RunDirectory::create(&host.place.runs_dir.path, name)?;
+    run_and_tell(workbench, &directory, host, &backend, shows_dashboard, |host| {
+        network.train(&config, &data, &directory, host)
     })
 }
 
-/// Runs `training` in `directory` with what the arguments ask for, and prints what came of it.
+/// Runs `training` in `directory` with what the arguments ask for, and prints the result.
 pub(crate) fn run_and_tell(
+    workbench: &Workbench,
     directory: &RunDirectory,
     arguments: &HostArguments,
     backend: &Backend,
     shows_dashboard: bool,
-    start: Instant,
-    training: impl FnOnce(Host) -> Result<RunRecord, TrainingError>,
+    training: impl FnOnce(Host) -> Result<RunRecord, ClassificationError>,
 ) -> Result<Outcome> {
     log_file::open(&directory.log())?;
-    let resume = backend.resume_command(directory);
+    let resume = backend.resume_command(workbench.program(), directory);
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
     if let Some(advice) = &backend.advice {
         notice(advice);
@@ -70,7 +84,7 @@ pub(crate) fn run_and_tell(
             signals::leave_at_once(Some(left.clone()));
             lines.start_compiling();
         }
-        Event::WarmUp { model, images, training } => lines.warm_up(model, images, training),
+        Event::WarmUp { model, samples, training } => lines.warm_up(model, samples, training),
         Event::Compiled { seconds } => {
             signals::stop_gently(&stop);
             lines.finish_compiling(seconds);
@@ -78,16 +92,10 @@ pub(crate) fn run_and_tell(
         Event::Epoch { record, epochs } if !shows_dashboard => lines.show_epoch(record, epochs),
         Event::Step { .. } | Event::Epoch { .. } => {}
     });
-    let outcome = training(backend.host(interrupter, renderer, on_event, start));
+    let outcome = training(backend.host(interrupter, renderer, on_event, workbench.start()));
     dashboard::restore_terminal();
-    let is_lost = matches!(
-        outcome,
-        Err(TrainingError::NoCheckpoint { .. }
-            | TrainingError::OtherData { .. }
-            | TrainingError::CannotFit { .. }
-            | TrainingError::Config(_))
-    );
-    if outcome.is_err() && !is_lost && directory.checkpoints().join("index.json").exists() {
+    let is_kept = directory.checkpoints().join("index.json").exists();
+    if outcome.as_ref().is_err_and(|error| !is_lost(error)) && is_kept {
         notice(format_args!(
             "the run's last checkpoint is kept; resume with: {resume}{}",
             if backend.name == "flex" { "" } else { "  (on another backend: --backend flex)" }
@@ -98,10 +106,7 @@ pub(crate) fn run_and_tell(
     print_result(&record, directory, arguments.json)?;
     Ok(match record.status {
         RunStatus::Interrupted => {
-            notice(format_args!(
-                "interrupted; resume with: {resume}  (or: cargo run --release -- resume {})",
-                directory.path().display()
-            ));
+            notice(format_args!("interrupted; resume with: {resume}"));
             Outcome::Interrupted
         }
         RunStatus::Diverged => Outcome::Diverged,
@@ -109,7 +114,24 @@ pub(crate) fn run_and_tell(
     })
 }
 
-/// Prints what a run came to: its record, or a summary and its directory.
+/// Whether resuming would end with the same error.
+fn is_lost(error: &ClassificationError) -> bool {
+    match error {
+        ClassificationError::Config(_) => true,
+        ClassificationError::Training(error) => matches!(
+            error,
+            TrainingError::NoCheckpoint { .. }
+                | TrainingError::OtherData { .. }
+                | TrainingError::CannotFit { .. }
+                | TrainingError::CannotExtend { .. }
+                | TrainingError::Mismatch { .. }
+                | TrainingError::Setting { .. }
+        ),
+        _ => false,
+    }
+}
+
+/// Prints the result of a run: its record as JSON, or a summary and its directory.
 pub(crate) fn print_result(record: &RunRecord, directory: &RunDirectory, json: bool) -> Result<()> {
     if json {
         print(serde_json::to_string_pretty(record)?);

@@ -12,7 +12,7 @@ pub(super) struct Table {
     pub(super) values: Vec<u8>,
 }
 
-/// What a scan holds of each block.
+/// The part of each block that a scan has.
 pub(super) struct Scan {
     /// The first and the last of its coefficients.
     pub(super) first: usize,
@@ -136,7 +136,7 @@ impl<'a> Bits<'a> {
         Ok(number)
     }
 
-    /// What the next code means. Codes of a length are numbers in a row, and those one bit longer begin behind them.
+    /// The symbol of the next code. Codes of a length are numbers in a row, and those one bit longer begin behind them.
     fn symbol(&mut self, table: &Table) -> Result<u8, Flaw> {
         let (mut code, mut first, mut shorter) = (0, 0, 0);
         for count in table.counts.map(usize::from) {

@@ -6,7 +6,7 @@ use crate::{output::print, terminal};
 /// Columns that the confusion matrix may take.
 const COLUMNS: usize = 80;
 
-/// Prints what there is to say about a run's weights.
+/// Prints the evaluation of a run's weights.
 pub(super) fn show(evaluation: &EvaluationRecord, record: &RunRecord) {
     print(format_args!(
         "test accuracy {}, test loss {:.4}, calibration error {} on {} ({} images)",
@@ -16,19 +16,19 @@ pub(super) fn show(evaluation: &EvaluationRecord, record: &RunRecord) {
         evaluation.backend,
         grouped(evaluation.images)
     ));
-    if let Some(test) = &record.test {
-        let difference = (evaluation.accuracy - test.accuracy) * 100.0;
+    if let Some(accuracy) = record.test.as_ref().and_then(|test| test.get("accuracy")) {
+        let difference = (evaluation.accuracy - accuracy) * 100.0;
         print(format_args!(
             "the run itself, on {}: {} (difference {difference:+.2} points)",
             record.backend,
-            percent(test.accuracy)
+            percent(accuracy)
         ));
     }
     let classes = &evaluation.classes;
-    let fraction = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), percent);
+    let fraction = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), percent);
     let rows = classes.iter().enumerate().map(|(label, class)| {
-        let figures = [class.precision, class.recall, class.f1].map(fraction);
-        [vec![numbered(label, classes), grouped(class.images)], figures.to_vec()].concat()
+        let metrics = [class.precision, class.recall, class.f1].map(fraction);
+        [vec![numbered(label, classes), grouped(class.images)], metrics.to_vec()].concat()
     });
     let header = ["class", "images", "precision", "recall", "F1"];
     print(format_args!("\n{}", table(&header, &[1, 2, 3, 4], terminal::width(), rows)));
@@ -57,11 +57,11 @@ fn numbered(label: usize, classes: &[ClassRecord]) -> String {
     format!("{label:>digits$} {}", classes[label].name)
 }
 
-/// The confusion matrix with the labels above its columns, and names cut so that it fits; nothing where it cannot.
+/// The confusion matrix with the labels above its columns and names cut to fit, or `None` where it is too wide.
 fn matrix(confusion: &[Vec<usize>], classes: &[ClassRecord]) -> Option<String> {
     let labels: Vec<String> = (0..classes.len()).map(|label| label.to_string()).collect();
     let counts = confusion.iter().flatten().map(|count| count.to_string().len());
-    // Two blanks stand behind every column, one behind the last.
+    // Two blanks follow every column, one follows the last.
     let column = 2 + counts.chain(labels.iter().map(String::len)).max()?;
     let names = COLUMNS.checked_sub(1 + column * classes.len())?;
     if names < labels.last()?.len() {

@@ -1,4 +1,4 @@
-//! What predictions say about a network: figures for each class, calibration, mistakes. No tensors here.
+//! What predictions say about a network: metrics of each class, calibration, mistakes. No tensors here.
 
 use std::cmp::Reverse;
 
@@ -26,8 +26,7 @@ impl Prediction {
     /// An image of the class `target`, taken for `predicted` with the given probability.
     ///
     /// `predicted` is what the device found the largest logit to be, so that it is right exactly where the plain
-    /// evaluation says so. A probability that is not a number, as an overflow
-    /// leaves it, is no confidence at all: it counts as 0.
+    /// evaluation says so. A probability that is not a number, as an overflow leaves it, counts as 0.
     #[must_use]
     pub fn new(target: usize, predicted: usize, probability: f32) -> Self {
         let confidence = if probability.is_nan() { 0.0 } else { f64::from(probability).clamp(0.0, 1.0) };
@@ -50,13 +49,13 @@ pub(crate) fn confusion(pairs: &[(usize, usize)], classes: usize) -> Vec<Vec<usi
     confusion
 }
 
-/// The figures of each class against all others, from `confusion[target][predicted]`, for the classes called `names`.
+/// Precision, recall and F1 of each class against all others, from `confusion[target][predicted]`, for the classes called `names`.
 ///
 /// # Panics
 /// When `confusion` is not square.
 #[must_use]
 pub fn class_records(confusion: &[Vec<usize>], names: &[String]) -> Vec<ClassRecord> {
-    let figures = |class: usize| {
+    let metrics = |class: usize| {
         let images: usize = confusion[class].iter().sum();
         let predicted: usize = confusion.iter().map(|row| row[class]).sum();
         let right = confusion[class][class];
@@ -65,7 +64,7 @@ pub fn class_records(confusion: &[Vec<usize>], names: &[String]) -> Vec<ClassRec
         let f1 = (predicted + images > 0).then(|| 2.0 * right as f64 / (predicted + images) as f64);
         ClassRecord { name: name(class, names), images, precision, recall, f1 }
     };
-    (0..confusion.len()).map(figures).collect()
+    (0..confusion.len()).map(metrics).collect()
 }
 
 /// The pairs of classes with the most mistakes, the worst first, at most ten.
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_of_classes_are_those_of_the_definition() {
+    fn metrics_of_classes_are_those_of_the_definition() {
         // t = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
         // p = [0, 0, 1, 2, 1, 1, 0, 2, 2, 1, 0, 2]
         // for k in range(4):
@@ -271,7 +270,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_image_is_counted_once_and_the_figures_agree_with_the_accuracy(
+        fn every_image_is_counted_once_and_the_metrics_agree_with_the_accuracy(
             drawn in prop::collection::vec((0..5_usize, 0..5_usize, 0.0..=1.0_f32), 1..200)
         ) {
             let predictions: Vec<_> = drawn.iter().map(|&(target, guess, p)| Prediction::new(target, guess, p)).collect();

@@ -1,0 +1,301 @@
+use std::marker::PhantomData;
+
+use burn::tensor::Device;
+use kindling_config::{Config, ConfigError, Section};
+use kindling_data::{ImageData, ImageSet};
+use kindling_models::{ImageShape, LayerSummary, NetworkConfig};
+use kindling_record::{RunDirectory, RunRecord};
+use kindling_training::{Host, Order, Place, batches, contained};
+use serde_json::{Map, Value};
+
+use crate::{
+    CheckDevice, CheckResult, ClassificationError, Evaluation, LearningRateRange, Prediction, RangeTest, Workload,
+    WorkloadConfig,
+    evaluation::evaluate_each,
+    fit, lr_range,
+    predict::probabilities,
+    run, sanity,
+    splits::{check_data, image_shape, source, splits},
+    workload,
+};
+
+/// A network that a config can name, with everything that can be done with it, whatever its type.
+///
+/// Each method takes the network's keys from the config's section `network` and contains panics of the backend: they are
+/// errors. A `device` has no autodiff; with it goes how many bytes it takes in one piece, where that is known.
+pub trait AnyNetwork: Send + Sync {
+    /// Name in configs.
+    fn name(&self) -> &str;
+
+    /// The name, the complete default keys and their help, for the registry of configs.
+    fn section(&self) -> Section;
+
+    /// The layers of the network with these keys, from the network itself; nothing is allocated on `device`.
+    ///
+    /// # Errors
+    /// When the keys make no network for such images.
+    fn layers(
+        &self,
+        keys: &Map<String, Value>,
+        shape: ImageShape,
+        device: &Device,
+    ) -> Result<Vec<LayerSummary>, ClassificationError>;
+
+    /// Checks that `data` and `place` can carry the run: what [`train`](Self::train) would say before its first step.
+    ///
+    /// # Errors
+    /// When the network cannot take the images, training it takes more memory than there is, there are too few images for
+    /// a validation split, or too few in a batch for every device to get one.
+    fn check(&self, config: &Config, data: &ImageData, place: &Place) -> Result<(), ClassificationError>;
+
+    /// Trains what `config` describes on `data` and leaves everything in `directory`, which must be new.
+    ///
+    /// The record's status says how it ended: finished, interrupted or diverged.
+    ///
+    /// # Errors
+    /// When the directory holds another run, of which nothing is touched; when [`check`](Self::check) finds something; and
+    /// when something fails: unless it is the directory that does, the record then says `failed` and why.
+    fn train(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        directory: &RunDirectory,
+        host: Host,
+    ) -> Result<RunRecord, ClassificationError>;
+
+    /// Resumes the run in `directory`; `config` is its record's. With another number of epochs it trains a finished run
+    /// further, where the schedule allows it.
+    ///
+    /// # Errors
+    /// As [`train`](Self::train), and when another process writes the run, its checkpoints are damaged or gone, it was begun
+    /// on other data, or it cannot be trained further.
+    fn resume(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        directory: &RunDirectory,
+        host: Host,
+    ) -> Result<RunRecord, ClassificationError>;
+
+    /// Tests the weights of the finished run in `directory` as the run itself did at its end: its metrics, and what the
+    /// network makes of each test image in the file's order.
+    ///
+    /// # Errors
+    /// When the weights cannot be read, the run was tested on other data, or the device fails.
+    fn test(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        directory: &RunDirectory,
+        device: (&Device, Option<u64>),
+    ) -> Result<(Evaluation, Vec<Prediction>), ClassificationError>;
+
+    /// Returns the probability of each of the run's classes for each of `images`, by the weights of the finished run in
+    /// `directory`.
+    ///
+    /// The images have the size of those that the run was trained on, and their bytes mean the same; their labels do not
+    /// matter.
+    ///
+    /// # Errors
+    /// When the weights cannot be read or are for images of another size, or the device fails.
+    fn predict(
+        &self,
+        config: &Config,
+        images: &ImageSet,
+        directory: &RunDirectory,
+        device: (&Device, Option<u64>),
+    ) -> Result<Vec<Vec<f32>>, ClassificationError>;
+
+    /// Checks whether the network can learn from `data`; each result is told as it is found.
+    ///
+    /// # Errors
+    /// When the network cannot take the images, or the device fails.
+    fn sanity_checks(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        device: CheckDevice<'_>,
+        on_check: &mut dyn FnMut(&CheckResult),
+    ) -> Result<Vec<CheckResult>, ClassificationError>;
+
+    /// Trains with a learning rate that grows from step to step, and finds where the loss falls fastest.
+    ///
+    /// # Errors
+    /// When the range makes no sense, the network cannot take the images, or the device fails.
+    fn lr_range_test(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        device: (&Device, Option<u64>),
+        range: LearningRateRange,
+    ) -> Result<RangeTest, ClassificationError>;
+
+    /// Makes steps on random images that can be timed.
+    ///
+    /// # Errors
+    /// When the network cannot take the images, or the device fails.
+    fn workload(
+        &self,
+        config: &Config,
+        workload: WorkloadConfig,
+        device: (&Device, Option<u64>),
+    ) -> Result<Box<dyn Workload>, ClassificationError>;
+}
+
+/// Registers a network under `name`; the fields of `config` are the defaults of its keys.
+///
+/// # Panics
+/// When `config` is neither a struct with named fields nor one without fields.
+#[must_use]
+pub fn network<C: NetworkConfig>(name: &str, config: &C) -> Box<dyn AnyNetwork> {
+    let keys = match serde_json::to_value(config) {
+        Ok(Value::Object(keys)) => keys,
+        Ok(Value::Null) => Map::new(),
+        other => panic!("the config of network `{name}` is no struct with named fields: {other:?}"),
+    };
+    Box::new(Registered::<C> { name: name.to_owned(), keys, config: PhantomData })
+}
+
+/// A network's name and its default keys.
+struct Registered<C> {
+    name: String,
+    keys: Map<String, Value>,
+    config: PhantomData<fn() -> C>,
+}
+
+impl<C: NetworkConfig> Registered<C> {
+    /// The network that these keys describe.
+    fn parsed(&self, keys: &Map<String, Value>) -> Result<C, ClassificationError> {
+        // A struct without fields is nothing in serde's eyes.
+        let value = if self.keys.is_empty() && keys.is_empty() { Value::Null } else { Value::Object(keys.clone()) };
+        let parsed = serde_json::from_value(value).or_else(|_| serde_json::from_value(Value::Object(keys.clone())));
+        Ok(parsed.map_err(|error| ConfigError::Malformed(format!("network {}: {error}", self.name)))?)
+    }
+}
+
+/// Runs `work`, and makes an error of a panic: Burn panics where a backend fails.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ClassificationError>) -> Result<T, ClassificationError> {
+    contained(|| Ok(work()))?
+}
+
+impl<C: NetworkConfig> AnyNetwork for Registered<C> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn section(&self) -> Section {
+        let help = C::HELP.iter().map(|&(key, help)| (key.to_owned(), help.to_owned()));
+        Section { name: self.name.clone(), keys: self.keys.clone(), help: help.collect() }
+    }
+
+    fn layers(
+        &self,
+        keys: &Map<String, Value>,
+        shape: ImageShape,
+        device: &Device,
+    ) -> Result<Vec<LayerSummary>, ClassificationError> {
+        let network = self.parsed(keys)?;
+        // With autodiff, so that parameters which are no longer lazy are known as such.
+        guarded(|| Ok(kindling_models::layers(&network.init(shape, 0, &device.clone().autodiff())?)))
+    }
+
+    fn check(&self, config: &Config, data: &ImageData, place: &Place) -> Result<(), ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        guarded(|| fit::check(&network, config, data, place))
+    }
+
+    fn train(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        directory: &RunDirectory,
+        host: Host,
+    ) -> Result<RunRecord, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        guarded(|| {
+            let (trainer, train, evaluated) = run::prepare(&network, config, data, host)?;
+            Ok(trainer.fit(directory, train, evaluated)?)
+        })
+    }
+
+    fn resume(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        directory: &RunDirectory,
+        host: Host,
+    ) -> Result<RunRecord, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        check_data(&directory.read_record()?, data)?;
+        guarded(|| {
+            let (trainer, train, evaluated) = run::prepare(&network, config, data, host)?;
+            Ok(trainer.resume(directory, train, evaluated)?)
+        })
+    }
+
+    fn test(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        directory: &RunDirectory,
+        (device, largest): (&Device, Option<u64>),
+    ) -> Result<(Evaluation, Vec<Prediction>), ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        check_data(&directory.read_record()?, data)?;
+        guarded(|| {
+            let network = run::trained(&network, config, image_shape(data), directory, device)?;
+            let test = source(config, data, splits(config, data)?.test, "test", largest);
+            let (batch_size, limit) = (config.training.batch_size, config.training.limit_batches);
+            Ok(evaluate_each(&network, &mut batches(&test, batch_size, limit, Order::File, 0, device))?)
+        })
+    }
+
+    fn predict(
+        &self,
+        config: &Config,
+        images: &ImageSet,
+        directory: &RunDirectory,
+        (device, largest): (&Device, Option<u64>),
+    ) -> Result<Vec<Vec<f32>>, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        let classes = directory.read_record()?.dataset.classes().len();
+        let [height, width] = images.size();
+        guarded(|| {
+            let shape = ImageShape { channels: 1, height, width, classes };
+            let network = run::trained(&network, config, shape, directory, device)?;
+            probabilities(&network, config, images, device, largest)
+        })
+    }
+
+    fn sanity_checks(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        device: CheckDevice<'_>,
+        on_check: &mut dyn FnMut(&CheckResult),
+    ) -> Result<Vec<CheckResult>, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        guarded(|| sanity::sanity_checks(&network, config, data, device, on_check))
+    }
+
+    fn lr_range_test(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        device: (&Device, Option<u64>),
+        range: LearningRateRange,
+    ) -> Result<RangeTest, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        guarded(|| lr_range::lr_range_test(&network, config, data, device, range))
+    }
+
+    fn workload(
+        &self,
+        config: &Config,
+        workload: WorkloadConfig,
+        (device, largest): (&Device, Option<u64>),
+    ) -> Result<Box<dyn Workload>, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        guarded(|| workload::workload(&network, config, workload, device, largest))
+    }
+}

@@ -1,0 +1,137 @@
+//! Training and inference steps on random images, to be timed.
+
+use std::time::{Duration, Instant};
+
+use burn::{optim::ModuleOptimizer, tensor::Device};
+use kindling_config::Config;
+use kindling_data::{ImageBatch, ImageSet, ImageSource, Normalization};
+use kindling_kernels::Kernels;
+use kindling_models::{ImageShape, Network, NetworkConfig};
+use kindling_training::{LearningRates, Order, batches, training_step};
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+
+use crate::{ClassificationError, Classifier, init_optimizer, learning_rates, run::fresh_for};
+
+/// Images that batches are made from: 26 MB as f32 at 28x28, more than the caches hold.
+pub const IMAGES: usize = 8192;
+
+/// What is timed.
+#[derive(Clone, Debug)]
+pub struct WorkloadConfig {
+    /// The images' size and the number of classes.
+    pub shape: ImageShape,
+    /// Images in a batch; optimizer, precision and the rest are the config's.
+    pub batch_size: usize,
+    /// Whether a step trains, or only runs the network forward.
+    pub trains: bool,
+    /// The order of the images: a shuffled one is gathered, the file's is made of slices.
+    pub order: Order,
+    /// Chosen anew for every run: workloads with others take turns in one program.
+    pub kernels: Kernels,
+}
+
+/// A network on a device, with everything made that its steps need.
+pub trait Workload {
+    /// Images in the batch of a step.
+    fn images(&self) -> usize;
+
+    /// Takes `steps` steps and waits for the device; each reads its loss, or its number of correct images, back, as
+    /// training and evaluation do.
+    ///
+    /// # Errors
+    /// When the device fails, an earlier run failed, or a loss is not finite.
+    fn run(&mut self, steps: usize) -> Result<Duration, ClassificationError>;
+}
+
+/// The workload of any network.
+struct Steps<N: Network> {
+    config: WorkloadConfig,
+    /// Taken while the optimizer changes it: with a single owner, it does so in place.
+    model: Option<Classifier<N>>,
+    optimizer: ModuleOptimizer,
+    rates: LearningRates,
+    source: ImageSource,
+    /// The epoch that the next run begins with, from 1.
+    epoch: usize,
+    /// With autodiff where a step trains.
+    device: Device,
+}
+
+/// Makes the workload of `network` on `device`, which has no autodiff and takes `largest` bytes in one piece.
+pub(crate) fn workload<C: NetworkConfig>(
+    network: &C,
+    config: &Config,
+    workload: WorkloadConfig,
+    device: &Device,
+    largest: Option<u64>,
+) -> Result<Box<dyn Workload>, ClassificationError> {
+    workload.kernels.choose();
+    let device = if workload.trains { device.clone().autodiff() } else { device.clone() };
+    let model = fresh_for(network, config, workload.shape, &device)?;
+    // Whole batches only, so that every step is the same work; a copy of a smaller set would fit the caches.
+    let images = IMAGES.next_multiple_of(workload.batch_size);
+    let source = ImageSource::new(random_images(workload.shape, images)?, Normalization::default(), "random");
+    Ok(Box::new(Steps {
+        optimizer: init_optimizer(&config.optimizer, &model),
+        rates: learning_rates(&config.optimizer, &model),
+        model: Some(model),
+        source: source.with_largest(largest),
+        epoch: 1,
+        device,
+        config: workload,
+    }))
+}
+
+impl<N: Network> Workload for Steps<N> {
+    fn images(&self) -> usize {
+        self.config.batch_size
+    }
+
+    fn run(&mut self, steps: usize) -> Result<Duration, ClassificationError> {
+        self.config.kernels.choose();
+        self.device.sync().map_err(ClassificationError::backend)?;
+        let start = Instant::now();
+        let (mut left, mut loss) = (steps, 0.0);
+        while left > 0 {
+            let (source, device) = (&self.source, &self.device);
+            let epoch = batches(source, self.config.batch_size, None, self.config.order, self.epoch, device);
+            self.epoch += 1;
+            for batch in epoch.take(left) {
+                let model = self.model.take();
+                let model = model.ok_or_else(|| ClassificationError::backend("an earlier step failed"))?;
+                let (model, found) = if self.config.trains {
+                    let step = training_step(&model, batch?)?;
+                    (self.optimizer.step(self.rates.scaled(1.0), model, step.gradients), step.totals.loss())
+                } else {
+                    infer(&model.network, batch?)?;
+                    (model, 0.0)
+                };
+                self.model = Some(model);
+                loss += found;
+                left -= 1;
+            }
+        }
+        self.device.sync().map_err(ClassificationError::backend)?;
+        let seconds = start.elapsed();
+        if f64::is_finite(loss) {
+            Ok(seconds)
+        } else {
+            Err(ClassificationError::backend(format!("expected finite losses, found {loss}")))
+        }
+    }
+}
+
+/// Runs the network forward and waits for the number of correct images.
+fn infer<N: Network>(network: &N, batch: ImageBatch) -> Result<(), ClassificationError> {
+    let logits = network.forward(batch.images); // [batch, classes]
+    let correct = logits.argmax(1).squeeze_dim::<1>(1).equal(batch.targets).int().sum(); // [1]
+    correct.try_into_data().map(|_| ()).map_err(ClassificationError::backend)
+}
+
+fn random_images(shape: ImageShape, count: usize) -> Result<ImageSet, ClassificationError> {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let ImageShape { height, width, classes, .. } = shape;
+    let pixels = (0..count * height * width).map(|_| random.random()).collect();
+    let labels = (0..count).map(|_| random.random_range(0..classes) as u8).collect();
+    Ok(ImageSet::new(pixels, labels, height, width)?)
+}

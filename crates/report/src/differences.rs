@@ -1,0 +1,213 @@
+//! What tells configurations apart: the keys whose values differ, and a short label for each configuration.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kindling_record::{RunRecord, Setup};
+use serde_json::{Map, Value};
+
+use crate::groups::{Group, Run};
+
+/// The longest label of a configuration, in characters: two of them fit beside each other in a legend.
+pub(crate) const LONGEST_LABEL: usize = 24;
+/// The key that makes runs repetitions of one another.
+pub(crate) const SEED: &str = "training.seed";
+/// What stands where there is no value.
+pub(crate) const NONE: &str = "–";
+/// Stands between the setups of parts that were computed differently.
+const THEN: &str = " then ";
+/// What is no key of a config, and has values that need no name beside them.
+const SAID_IN_WORDS: [&str; 6] = ["model", "data", "backend", "kernels", "devices", "instructions"];
+/// The order of a config's sections.
+const SECTIONS: [&str; 6] = ["network", "data", "optimizer", "schedule", "protocol", "training"];
+
+/// The keys of groups' configs, and how they were computed, with a value for each group.
+pub(crate) struct Keys {
+    /// Keys whose values are not the same in all groups.
+    pub different: Vec<Key>,
+    /// Keys whose values are, in the order of the sections.
+    pub common: Vec<Key>,
+}
+
+/// A key of the config such as `optimizer.learning_rate`, or `backend`, `kernels`, `devices`, `instructions`, `data`.
+pub(crate) struct Key {
+    /// Its path.
+    pub path: String,
+    /// The value that each group has, as people read it; none where it has not got the key.
+    pub values: Vec<Option<String>>,
+}
+
+impl Key {
+    /// The part before the last dot, which a variant of that section may bring.
+    fn section(&self) -> &str {
+        self.path.rsplit_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// Whether it names the variant of its section.
+    fn is_name(&self) -> bool {
+        self.path.ends_with(".name")
+    }
+}
+
+/// The keys of all groups.
+pub(crate) fn keys(groups: &[Group]) -> Keys {
+    let described: Vec<BTreeMap<String, String>> = groups.iter().map(|group| described(group, groups)).collect();
+    let mut paths: Vec<&String> = described.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().into_iter().collect();
+    let section = |path: &str| SECTIONS.iter().position(|section| path.split('.').next() == Some(section));
+    paths.sort_by_key(|path| (section(path).unwrap_or(SECTIONS.len()), !path.ends_with(".name")));
+    let keys = paths.into_iter().map(|path| Key {
+        path: path.clone(),
+        values: described.iter().map(|keys| keys.get(path).cloned()).collect(),
+    });
+    let (different, common) = keys.partition(|key| key.values.windows(2).any(|pair| pair[0] != pair[1]));
+    Keys { different, common }
+}
+
+/// A group's keys with their values as people read them, without the seed where that tells repetitions apart.
+fn described(group: &Group, groups: &[Group]) -> BTreeMap<String, String> {
+    let Some(run) = group.runs.first() else { return BTreeMap::new() };
+    let setups = run.setups();
+    let mut keys: BTreeMap<String, String> =
+        flat(&run.record.config).into_iter().map(|(path, value)| (path, plain(&value))).collect();
+    if setups.len() < 2 {
+        keys.remove(SEED);
+    }
+    if !keys.contains_key("network.name") {
+        keys.insert("model".to_owned(), run.record.model.clone());
+    }
+    let words = in_words(&setups);
+    for (name, words) in SAID_IN_WORDS[2..].iter().copied().zip(words) {
+        if !words.is_empty() {
+            keys.insert(name.to_owned(), words);
+        }
+    }
+    // The data's name tells sets apart, but for those of one name.
+    let data = &run.record.dataset;
+    let others = groups.iter().filter_map(|group| Some(&group.runs.first()?.record.dataset));
+    if others.into_iter().any(|other| other.name == data.name && other.sha256 != data.sha256) {
+        let digest: String = data.sha256.chars().take(8).collect();
+        keys.insert("data".to_owned(), format!("{} {digest}", data.name));
+    } else if !keys.contains_key("data.name") {
+        keys.insert("data".to_owned(), data.name.clone());
+    }
+    keys
+}
+
+/// A label for each group: its model where that is unique; what it has of the only thing they differ in; its runs' name;
+/// or else a letter, which a table explains.
+pub(crate) fn labels(groups: &[Group]) -> Vec<String> {
+    let models: Vec<String> = groups.iter().map(|group| group.runs[0].record.model.clone()).collect();
+    if are_labels(&models) {
+        return models;
+    }
+    if let Some(labels) = by_difference(&keys(groups).different).filter(|labels| are_labels(labels)) {
+        return labels;
+    }
+    let names: Vec<String> = groups.iter().map(|group| name(group).unwrap_or_default()).collect();
+    if are_labels(&names) { names } else { (0..groups.len()).map(letters).collect() }
+}
+
+/// Whether these tell all groups apart and fit into a legend.
+fn are_labels(labels: &[String]) -> bool {
+    let distinct: BTreeSet<&String> = labels.iter().collect();
+    let fits = |label: &String| (1..=LONGEST_LABEL).contains(&label.chars().count());
+    distinct.len() == labels.len() && labels.iter().all(fits)
+}
+
+/// The values of the only thing in which the groups differ, but for the keys that a variant of a section brings.
+fn by_difference(different: &[Key]) -> Option<Vec<String>> {
+    let has_variants = |section: &str| different.iter().any(|key| key.is_name() && key.section() == section);
+    let mut own = different.iter().filter(|key| key.is_name() || !has_variants(key.section()));
+    let (key, None) = (own.next()?, own.next()) else { return None };
+    let value = |value: &Option<String>| value.clone().unwrap_or_else(|| NONE.to_owned());
+    // Names speak for themselves, and so does what is said in words.
+    let is_clear = key.is_name() || SAID_IN_WORDS.contains(&key.path.as_str());
+    let word = if is_clear { "" } else { key.path.rsplit_once('.').map_or(key.path.as_str(), |(_, last)| last) };
+    Some(key.values.iter().map(|one| format!("{} {}", word.replace('_', " "), value(one)).trim().to_owned()).collect())
+}
+
+/// The name that the group's runs were given, without the seed and the time that are appended to it.
+fn name(group: &Group) -> Option<String> {
+    let mut names: Vec<&str> = group.runs.iter().map(|run| given_name(&run.record.id)).collect();
+    names.dedup();
+    let [name] = names[..] else { return None };
+    Some(name.to_owned()).filter(|name| *name != group.runs[0].record.model)
+}
+
+/// `mine` of `mine-seed-2-20261101-120000-2`.
+fn given_name(id: &str) -> &str {
+    let is_number = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = id.split('-').collect();
+    let stamp = parts.windows(2).rposition(|pair| is_number(pair[0], 8) && is_number(pair[1], 6));
+    let mut kept = &parts[..stamp.unwrap_or(parts.len())];
+    if let [before @ .., "seed", _] = kept {
+        kept = before;
+    }
+    let length = kept.iter().map(|part| part.len() + 1).sum::<usize>();
+    &id[..length.saturating_sub(1)]
+}
+
+/// `A` to `Z`, then `AA`, `AB` and so on.
+fn letters(index: usize) -> String {
+    let last = char::from(b'A' + (index % 26) as u8);
+    if index < 26 { last.to_string() } else { format!("{}{last}", letters(index / 26 - 1)) }
+}
+
+/// How parts were computed, in words: what they have in common, or one after the other.
+fn in_words(setups: &[Setup]) -> [String; 4] {
+    let parts: Vec<[String; 4]> = setups.iter().map(Setup::in_words).collect();
+    std::array::from_fn(|index| {
+        let mut words: Vec<&str> = parts.iter().map(|words| words[index].as_str()).collect();
+        if words.windows(2).all(|pair| pair[0] == pair[1]) {
+            words.truncate(1);
+        }
+        words.retain(|words| !words.is_empty());
+        words.join(THEN)
+    })
+}
+
+/// A config's keys with dots between the sections: `optimizer.learning_rate`.
+pub(crate) fn flat(config: &Map<String, Value>) -> BTreeMap<String, Value> {
+    let mut keys = BTreeMap::new();
+    for (key, value) in config {
+        match value {
+            Value::Object(section) => {
+                keys.extend(flat(section).into_iter().map(|(inner, value)| (format!("{key}.{inner}"), value)));
+            }
+            value => {
+                keys.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    keys
+}
+
+/// The value of a key such as `training.epochs`; nothing where it is null.
+pub(crate) fn key<'a>(record: &'a RunRecord, path: &str) -> Option<&'a Value> {
+    let mut parts = path.split('.');
+    let first = record.config.get(parts.next()?)?;
+    parts.try_fold(first, |value, part| value.get(part)).filter(|value| !value.is_null())
+}
+
+/// A config's value as people read it.
+pub(crate) fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) if values.is_empty() => "none".to_owned(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join("+"),
+        // A learning rate of 1 is typed so.
+        Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether the run saw only the first batches of its data.
+pub(crate) fn is_limited(record: &RunRecord) -> bool {
+    key(record, "training.limit_batches").is_some()
+}
+
+/// What must be seen wherever the run's metrics are: `synthetic`, `limited`, or both; mostly nothing.
+pub(crate) fn marks(run: &Run) -> Vec<&'static str> {
+    let is_synthetic = run.record.dataset.name == "synthetic";
+    [is_synthetic.then_some("synthetic"), run.is_limited().then_some("limited")].into_iter().flatten().collect()
+}

@@ -1,0 +1,15 @@
+//! The assignment that Kindling reproduces: its runs, the reference's metrics, and the report that sets both side by side.
+
+mod charts;
+mod command;
+mod configs;
+#[cfg(test)]
+mod fixtures;
+mod gradients;
+mod measured;
+mod reference;
+mod report;
+mod tables;
+mod verdict;
+
+pub(crate) use command::{command, reproduce};
