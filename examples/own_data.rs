@@ -58,7 +58,8 @@ struct Regression {
 impl Regression {
     /// How far off each prediction is, in miles per gallon, `[batch]`.
     fn errors(&self, (features, miles): (Tensor<2>, Tensor<1>)) -> Tensor<1> {
-        self.output.forward(self.hidden.forward(features).tanh()).squeeze_dim(1) - miles
+        let output = self.output.forward(self.hidden.forward(features).tanh()).squeeze_dim(1); // [batch]
+        output * 6.0 + 20.0 - miles // in about the table's mean and standard deviation
     }
 
     fn sums(errors: &Tensor<1>) -> Sums {

@@ -124,7 +124,7 @@ impl Table {
 
 /// The value that `text` is for the key of this path.
 pub(crate) fn value(path: &str, text: &str, registry: &Registry) -> Result<Value, ConfigError> {
-    if text == "none" {
+    if matches!(text, "none" | "null") {
         return Ok(Value::Null);
     }
     let (name, key) = path.split_once('.').unwrap_or((path, ""));

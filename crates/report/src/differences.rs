@@ -51,13 +51,13 @@ impl Key {
 /// The keys of all groups.
 pub(crate) fn keys(groups: &[Group]) -> Keys {
     let described: Vec<BTreeMap<String, String>> = groups.iter().map(|group| described(group, groups)).collect();
-    let mut paths: Vec<&String> = described.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().into_iter().collect();
+    let mut paths: Vec<&String> =
+        described.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().into_iter().collect();
     let section = |path: &str| SECTIONS.iter().position(|section| path.split('.').next() == Some(section));
     paths.sort_by_key(|path| (section(path).unwrap_or(SECTIONS.len()), !path.ends_with(".name")));
-    let keys = paths.into_iter().map(|path| Key {
-        path: path.clone(),
-        values: described.iter().map(|keys| keys.get(path).cloned()).collect(),
-    });
+    let keys = paths
+        .into_iter()
+        .map(|path| Key { path: path.clone(), values: described.iter().map(|keys| keys.get(path).cloned()).collect() });
     let (different, common) = keys.partition(|key| key.values.windows(2).any(|pair| pair[0] != pair[1]));
     Keys { different, common }
 }
@@ -92,8 +92,8 @@ fn described(group: &Group, groups: &[Group]) -> BTreeMap<String, String> {
     keys
 }
 
-/// A label for each group: its model where that is unique; what it has of the only thing they differ in; its runs' name;
-/// or else a letter, which a table explains.
+/// A label for each group: its model where that is unique; else its value of the only key in which they differ; else
+/// the name of its runs; else a letter, which a table explains.
 pub(crate) fn labels(groups: &[Group]) -> Vec<String> {
     let models: Vec<String> = groups.iter().map(|group| group.runs[0].record.model.clone()).collect();
     if are_labels(&models) {
@@ -144,6 +144,17 @@ fn given_name(id: &str) -> &str {
     }
     let length = kept.iter().map(|part| part.len() + 1).sum::<usize>();
     &id[..length.saturating_sub(1)]
+}
+
+/// Whether the groups' labels are letters, which say nothing by themselves.
+pub(crate) fn are_letters(groups: &[Group]) -> bool {
+    groups.len() > 1 && groups.iter().enumerate().all(|(index, group)| group.label == letters(index))
+}
+
+/// What a group has of the keys in `different`: `data.augment none, training.batch_size 64`.
+pub(crate) fn listed(different: &[Key], group: usize) -> String {
+    let value = |key: &Key| format!("{} {}", key.path, key.values[group].as_deref().unwrap_or(NONE));
+    different.iter().map(value).collect::<Vec<_>>().join(", ")
 }
 
 /// `A` to `Z`, then `AA`, `AB` and so on.
@@ -210,4 +221,56 @@ pub(crate) fn is_limited(record: &RunRecord) -> bool {
 pub(crate) fn marks(run: &Run) -> Vec<&'static str> {
     let is_synthetic = run.record.dataset.name == "synthetic";
     [is_synthetic.then_some("synthetic"), run.is_limited().then_some("limited")].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{group, run_report::fixtures::run};
+
+    /// The labels of runs with these names, models and configs.
+    fn labels(runs: &[(&str, &str, Value)]) -> Vec<String> {
+        let place = tempfile::tempdir().unwrap();
+        let runs = runs
+            .iter()
+            .map(|(id, model, config)| run(place.path(), id, json!({ "model": model, "config": config })))
+            .collect();
+        group(runs).into_iter().map(|group| group.label).collect()
+    }
+
+    #[test]
+    fn a_label_is_the_model_or_the_value_of_the_only_key_that_differs_or_the_runs_name_or_a_letter() {
+        let rate = |rate: f64| json!({ "optimizer": { "learning_rate": rate } });
+        let (mlp, cnn) = (json!({ "network": { "name": "mlp" } }), json!({ "network": { "name": "cnn" } }));
+        assert_eq!(labels(&[("a", "mlp", mlp), ("b", "cnn", cnn)]), ["mlp", "cnn"]);
+        let rates = [("a", "mlp", rate(1.0)), ("b", "mlp", rate(0.01))];
+        assert_eq!(labels(&rates), ["learning rate 1", "learning rate 0.01"]);
+        // A variant's own keys come with its name.
+        let adam = json!({ "optimizer": { "name": "adam", "learning_rate": 0.001, "beta_1": 0.9 } });
+        assert_eq!(labels(&[("a", "mlp", json!({})), ("b", "mlp", adam.clone())]), ["sgd", "adam"]);
+        let both = |size: usize, rate: f64| json!({ "optimizer": { "learning_rate": rate }, "training": { "batch_size": size } });
+        let named = [
+            ("usual-seed-1-20260102-030405", "mlp", both(32, 0.1)),
+            ("usual-seed-2-20260102-030405-2", "mlp", json!({ "training": { "seed": 2 } })),
+            ("large-batches-20260102-030405", "mlp", both(256, 0.4)),
+        ];
+        assert_eq!(labels(&named), ["usual", "large-batches"]);
+        let unnamed = [("mlp-20260102-030405", "mlp", both(32, 0.1)), ("mlp-20260102-030407", "mlp", both(256, 0.4))];
+        assert_eq!(labels(&unnamed), ["A", "B"]);
+    }
+
+    #[test]
+    fn letters_go_on_after_the_alphabet() {
+        assert_eq!([0, 25, 26, 51, 52, 701, 702].map(letters), ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]);
+    }
+
+    #[test]
+    fn nested_keys_have_dots_and_lists_are_values() {
+        let Value::Object(config) = json!({ "a": { "b": { "c": 1 }, "d": [1, 2] }, "e": null }) else { panic!() };
+        let flat: Vec<(String, String)> = flat(&config).into_iter().map(|(key, value)| (key, plain(&value))).collect();
+        let expected = [("a.b.c", "1"), ("a.d", "1+2"), ("e", "none")];
+        assert_eq!(flat, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    }
 }

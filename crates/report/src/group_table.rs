@@ -4,7 +4,7 @@ use kindling_record::{MetricRecord, StepRecord};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    differences::{NONE, keys},
+    differences::{keys, listed},
     groups::{Group, Run, repeats},
     metrics::{best, metrics, sample_text},
     plot::{Axis, LineChart, Point, Series, Style},
@@ -45,8 +45,8 @@ pub fn groups_table(groups: &[Group], width: Option<u16>) -> String {
     let table = table(&header, &right, width, rows);
     let different = keys(groups).different;
     let places = groups.iter().enumerate().map(|(index, group)| {
-        let values = different.iter().map(|key| format!("{} {}", key.path, key.values[index].as_deref().unwrap_or(NONE)));
-        let title = std::iter::once(group.label.clone()).chain(values).collect::<Vec<_>>().join(", ");
+        let title = [group.label.clone(), listed(&different, index)].join(", ");
+        let title = title.trim_end_matches(", ");
         let runs: Vec<String> = group.runs.iter().map(|run| format!("  {}", run.directory.path().display())).collect();
         format!("{title}:\n{}", runs.join("\n"))
     });

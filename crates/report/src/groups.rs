@@ -188,7 +188,11 @@ mod tests {
     fn a_seed_counts_once_and_the_finished_run_first_started_is_the_one() {
         let place = tempfile::tempdir().unwrap();
         let of = |id: &str, status: &str, started: &str, seed: usize| {
-            run(place.path(), id, json!({ "status": status, "started": started, "config": { "training": { "seed": seed } } }))
+            run(
+                place.path(),
+                id,
+                json!({ "status": status, "started": started, "config": { "training": { "seed": seed } } }),
+            )
         };
         let runs = [
             of("c", "failed", "2026-01-01T00:00:00Z", 1),
@@ -235,7 +239,11 @@ mod tests {
     fn the_hosts_instructions_do_not_divide_a_gpus_runs_and_a_run_that_moved_is_a_group_of_its_own() {
         let place = tempfile::tempdir().unwrap();
         let on = |id: &str, seed: usize, parts: &[Value]| {
-            run(place.path(), id, json!({ "backend": "wgpu", "parts": parts, "config": { "training": { "seed": seed } } }))
+            run(
+                place.path(),
+                id,
+                json!({ "backend": "wgpu", "parts": parts, "config": { "training": { "seed": seed } } }),
+            )
         };
         let [one, other] = ["AVX2", "AVX-512"].map(|instructions| part("wgpu", "composed", 1, instructions));
         let groups = group(vec![on("a", 1, &[one]), on("b", 2, std::slice::from_ref(&other))]);

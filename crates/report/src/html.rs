@@ -203,10 +203,7 @@ mod tests {
             y: Axis { label: "test loss (nats)".to_owned(), ..Axis::default() },
             series: vec![Series {
                 label: "mlp & <b>".to_owned(),
-                points: vec![
-                    Point { x: 1.0, y: 0.5, std: Some(0.1) },
-                    Point { x: 2.0, y: 0.4, std: Some(0.1) },
-                ],
+                points: vec![Point { x: 1.0, y: 0.5, std: Some(0.1) }, Point { x: 2.0, y: 0.4, std: Some(0.1) }],
                 color: 0,
                 style: Style::Measured,
             }],

@@ -2,8 +2,8 @@
 //!
 //! Everything here reads [`RunRecord`](kindling_record::RunRecord)s and what lies beside them, and gives text and
 //! pictures: a [`table()`] for a terminal, a [`LineChart`] as SVG, PNG or characters, a [`Document`] as HTML and
-//! Markdown. It shows whatever [`metrics()`] the records have, knows no config but by its keys, never sees a tensor, and
-//! never prints.
+//! Markdown. It shows whatever [`metrics()`] the records have and takes configs as keys with values. It never sees a
+//! tensor, and it never prints.
 //!
 //! A report on all runs of a directory, those that differ by their seed alone taken together:
 //!

@@ -46,7 +46,8 @@ fn table(table: &TableBlock) -> String {
     // `markdown` takes care of bars in cells alone.
     let header: Vec<String> = table.header.iter().map(|name| inline(name).replace('|', "\\|")).collect();
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let cell = |cell: &String| cell.strip_suffix(BEST).map_or_else(|| inline(cell), |best| format!("**{}**", inline(best)));
+    let cell =
+        |cell: &String| cell.strip_suffix(BEST).map_or_else(|| inline(cell), |best| format!("**{}**", inline(best)));
     let rows = table.rows.iter().map(|row| row.iter().map(cell).collect::<Vec<_>>());
     let grid = markdown(&header, &table.right, rows);
     if table.caption.is_empty() { grid } else { format!("{}\n\n{grid}", paragraph(&table.caption)) }

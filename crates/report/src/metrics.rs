@@ -89,9 +89,10 @@ mod tests {
     fn fractions_are_shown_in_percent_and_other_numbers_so_that_they_can_be_read() {
         let (accuracy, loss) = (metric("top-5-accuracy", None), metric("loss", Some("nats")));
         assert_eq!(value_text(&accuracy, 0.8743), "87.43 %");
-        assert_eq!([0.351_24, 12.0, 1.5e-6, 2.5e7, 0.0].map(|value| value_text(&loss, value)), [
-            "0.3512", "12.0000", "1.500e-6", "2.500e7", "0.0000"
-        ]);
+        assert_eq!(
+            [0.351_24, 12.0, 1.5e-6, 2.5e7, 0.0].map(|value| value_text(&loss, value)),
+            ["0.3512", "12.0000", "1.500e-6", "2.500e7", "0.0000"]
+        );
         let sample = Sample::of([0.5, 0.7]).unwrap();
         assert_eq!(sample_text(&accuracy, &sample), "60.00 ± 14.14 %");
         assert_eq!(sample_text(&loss, &sample), "0.6000 ± 0.1414");

@@ -3,7 +3,6 @@
 use crate::{
     groups::{Group, Run},
     metrics::metric,
-    statistics::Sample,
 };
 
 /// As many configurations can be told apart in a chart.
@@ -21,8 +20,8 @@ pub(crate) fn prominent(groups: &[Group]) -> Vec<usize> {
     let name = monitor.and_then(|monitor| monitor.split_once('/')).map_or("loss", |(_, name)| name);
     let sign = if metric(groups, name).higher_is_better { -1.0 } else { 1.0 };
     let rank = |group: &Group| {
-        let sample = group.sample(|run| monitored(run)).filter(|sample| !sample.mean.is_nan());
-        sample.map_or(f64::INFINITY, |Sample { mean, .. }| sign * mean)
+        let sample = group.sample(monitored).filter(|sample| !sample.mean.is_nan());
+        sample.map_or(f64::INFINITY, |sample| sign * sample.mean)
     };
     let mut best: Vec<usize> = (0..groups.len()).collect();
     best.sort_by(|&a, &b| rank(&groups[a]).total_cmp(&rank(&groups[b])));
@@ -32,7 +31,7 @@ pub(crate) fn prominent(groups: &[Group]) -> Vec<usize> {
 }
 
 /// The value of the metric that the run monitors, at its best epoch.
-pub(crate) fn monitored(run: &Run) -> Option<f64> {
+fn monitored(run: &Run) -> Option<f64> {
     let best = run.record.best_epoch?;
     run.record.epochs.iter().find(|epoch| epoch.epoch == best)?.get(&run.record.monitor)
 }

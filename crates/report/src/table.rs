@@ -66,7 +66,8 @@ pub fn markdown(header: &[&str], right: &[usize], rows: impl IntoIterator<Item =
 
 /// The runs, one a row, with the status to show for each; folded to fit `width` columns if given.
 ///
-/// The metrics are those on the test split, or where a run has none those of its best epoch, as the column `split` says.
+/// The metrics are those on the test split, or where a run has none those of its best epoch, as the column `split`
+/// says.
 #[must_use]
 pub fn runs_table(runs: &[(RunStatus, RunRecord)], width: Option<u16>) -> String {
     let shown: Vec<Shown<'_>> = runs.iter().map(|(_, record)| Shown::of(record)).collect();
@@ -227,7 +228,40 @@ pub fn grouped(count: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::run_report::fixtures::run;
+
+    #[test]
+    fn a_run_is_summed_up_by_its_test_metrics_or_else_by_those_of_its_best_epoch() {
+        let place = tempfile::tempdir().unwrap();
+        let tested = run(place.path(), "mlp-1", json!({})).record;
+        let said = summary(&tested);
+        assert!(said.contains("test loss 0.5000, test accuracy 75.00 % (weights of the last epoch; n = 1)"), "{said}");
+        assert!(said.ends_with("40.0 s of training and evaluation, 1,234 training images/s"), "{said}");
+        let values = json!({ "train/loss": 0.5, "valid/loss": 2.5, "valid/psnr": 31.25 });
+        let epoch = json!({
+            "epoch": 1, "metrics": values, "learning_rate": 0.1, "seconds": 1.0, "samples_per_second": 1.0,
+            "evaluation_seconds": 1.0,
+        });
+        let metrics = json!([
+            { "name": "loss", "higher_is_better": false, "unit": null },
+            { "name": "psnr", "higher_is_better": true, "unit": "dB" },
+        ]);
+        let changes = json!({ "metrics": metrics, "monitor": "valid/psnr", "epochs": [epoch], "test": null });
+        let mut other = run(place.path(), "autoencoder-1", changes).record;
+        other.dataset.images = None;
+        let said = summary(&other);
+        let expected = "valid loss 2.5000, valid psnr 31.2500 (weights of epoch 1, the highest valid psnr; n = 1)";
+        assert!(said.contains(expected) && said.ends_with("1,234 training samples/s"), "{said}");
+        let both = [(RunStatus::Finished, tested), (RunStatus::Running, other)];
+        let text = runs_table(&both, None);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0][4..], ["epochs", "split", "loss", "accuracy", "psnr", "time"]);
+        assert_eq!(lines[2][4..], ["1/3", "test", "0.5000", "75.00", "%", "40.0", "s"]);
+        assert_eq!(lines[3][4..], ["1/3", "valid,", "epoch", "1", "2.5000", "31.2500", "40.0", "s"]);
+    }
 
     #[test]
     fn counts_are_grouped_by_thousands() {
@@ -253,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folded_table_keeps_figures_on_their_lines() {
+    fn a_folded_table_keeps_numbers_on_their_lines() {
         let row = ["mlp, learning rate 0.1", "87.43 ± 0.31 % (n = 3)", "0.3512 ± 0.0123 (n = 3)"].map(str::to_owned);
         for width in [44, 52, 60, 68_u16] {
             let header = ["configuration", "test accuracy", "test loss"];
@@ -263,7 +297,7 @@ mod tests {
             assert_eq!((text.matches("(n = 3)").count(), text.matches("± 0.31 %").count()), (2, 1), "{text}");
             assert!(!text.contains('\u{a0}'));
         }
-        // Rather too wide than a figure in pieces.
+        // Rather too wide than a number in pieces.
         let narrow = table(&["", "loss", "accuracy"], &[1, 2], Some(20), [row.to_vec()]);
         assert!(narrow.matches("(n = 3)").count() == 2 && narrow.contains("± 0.0123"), "{narrow}");
     }

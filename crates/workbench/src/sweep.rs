@@ -287,7 +287,8 @@ fn known_runs(plan: &[Planned], data: &mut DataSets<'_>, place: &PlaceArguments)
 /// How much work a run is, in any unit: multiplications of an image's way through the network, times epochs.
 fn cost(workbench: &Workbench, config: &Config) -> f64 {
     let network = workbench.network_of(&config.network).ok();
-    let layers = network.and_then(|network| network.layers(&config.network.keys, ImageShape::MNIST, &Device::default()).ok());
+    let layers =
+        network.and_then(|network| network.layers(&config.network.keys, ImageShape::MNIST, &Device::default()).ok());
     // A kernel of a convolution is applied at many positions: about so many, where a pooling layer came before it.
     let positions = |layer: &LayerSummary| if layer.shape.len() == 4 { 200.0 } else { 1.0 };
     let multiplications = |layer: &LayerSummary| layer.parameters as f64 * positions(layer);

@@ -29,7 +29,7 @@ struct ReproduceArguments {
     /// Train every experiment with each of the seeds 1 to N
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// Only these questions: 1.1 (the first run), 1.2, 1.3, 1.4 (1.2 and 1.3), 1.5, 1.6, 1.7, suggestions [default: all]
+    /// Only these questions: 1.1 (first run), 1.2, 1.3, 1.4 (1.2 and 1.3), 1.5, 1.6, 1.7, suggestions [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     only: Vec<String>,
     /// See a ninth of the data, to try the whole in minutes; the report is marked as quick, and judges nothing

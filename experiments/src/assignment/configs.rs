@@ -8,8 +8,8 @@ use super::reference::Question;
 /// Batches of every split in a quick reproduction: a ninth of the data.
 const QUICK_BATCHES: usize = 100;
 
-/// The config of a row's run with this seed. All follow the reference's protocol: all of train in the order of the file,
-/// batches of 64, plain SGD. A quick one sees a part of the data alone.
+/// The config of a row's run with this seed. All follow the reference's protocol: all of train in file order, batches of
+/// 64, plain SGD. A quick one sees only a part of the data.
 pub(crate) fn config(
     (question, row): (Question, &str),
     seed: u64,

@@ -63,7 +63,8 @@ pub(crate) fn trained(place: &Path, id: &str, accuracies: &[f64], changes: &Valu
             "classes": ["Coat", "Bag"], "height": 28, "width": 28, "background": 0,
         },
         "metrics": [
-            { "name": "loss", "higher_is_better": false, "unit": "nats" }, { "name": "accuracy", "higher_is_better": true },
+            { "name": "loss", "higher_is_better": false, "unit": "nats" },
+            { "name": "accuracy", "higher_is_better": true },
         ],
         "monitor": "test/loss", "epochs": epochs.collect::<Vec<Value>>(), "best_epoch": best, "seconds": 40.0,
         "test": { "metrics": { "test/loss": 0.5, "test/accuracy": 0.75 }, "confusion": [[2, 0], [1, 1]] },

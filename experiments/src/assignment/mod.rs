@@ -1,4 +1,4 @@
-//! The assignment that Kindling reproduces: its runs, the reference's metrics, and the report that sets both side by side.
+//! The assignment that Kindling reproduces: its runs, the reference's metrics, and the report that compares them.
 
 mod charts;
 mod command;

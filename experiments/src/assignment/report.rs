@@ -27,8 +27,8 @@ const CAUTION: &str = "QUICK: the runs saw only a part of the data, so that none
 pub(crate) fn document(reproduction: &Reproduction) -> Result<Document, ReportError> {
     let reference = &reproduction.reference;
     let lead = format!(
-        "An assignment on image classification with Fashion-MNIST, first done in PyTorch, is done again with Kindling on \
-         Burn. The reference: {}. {}.",
+        "An assignment on image classification with Fashion-MNIST, first done in PyTorch, is done again with Kindling \
+         on Burn. The reference: {}. {}.",
         reference.text("source"),
         reference.text("note")
     );
@@ -218,8 +218,8 @@ fn cnn(reproduction: &Reproduction) -> Result<Vec<Block>, ReportError> {
 }
 
 fn suggestions(reproduction: &Reproduction) -> Result<Vec<Block>, ReportError> {
-    let text = "The CNN of 1.7 for the same 13 epochs with a third convolution, with a learning rate that falls along a \
-                cosine, with training images that are shifted, mirrored and partly erased, and with all of these.";
+    let text = "The CNN of 1.7 for the same 13 epochs with a third convolution, with a learning rate that falls along \
+                a cosine, with training images that are shifted, mirrored and partly erased, and with all of these.";
     let mut blocks = vec![Block::Paragraph(text.to_owned()), Block::Table(suggestions_table(reproduction))];
     blocks.extend(test_charts("suggestions", &curves(reproduction, Question::Suggestions))?);
     Ok(blocks)
@@ -331,8 +331,8 @@ mod tests {
     fn sentences_change_with_the_numbers() {
         let of = |values: [f64; 2]| Sample::of(values).unwrap();
         let rows = [("0.1", of([0.879, 0.881])), ("0.01", of([0.878, 0.880])), ("1", of([0.1, 0.1]))];
-        let expected = "Accuracy beside that of 0.1: 0.01 -0.0010 (within the spread over the seeds, 0.0020), 1 -0.7800 \
-                        (more than the spread over the seeds, 0.0014).";
+        let expected = "Accuracy beside that of 0.1: 0.01 -0.0010 (within the spread over the seeds, 0.0020), 1 \
+                        -0.7800 (more than the spread over the seeds, 0.0014).";
         assert_eq!(beside(&rows).unwrap(), expected);
         assert_eq!((beside(&rows[..1]), beside(&[])), (None, None));
     }

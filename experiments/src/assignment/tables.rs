@@ -137,8 +137,8 @@ pub(crate) fn accuracy_table(reproduction: &Reproduction, question: Question, ro
     );
     let more = match question {
         Question::Convergence => {
-            " The test set decides when to stop, as in the reference: after 3 epochs without a lower test loss. Epochs to \
-             convergence are those to the lowest one; `50+` where it still improved when 50 were done; \
+            " The test set decides when to stop, as in the reference: after 3 epochs without a lower test loss. Epochs \
+             to convergence are those to the lowest one; `50+` where it still improved when 50 were done; \
              each run's where some of a rate's runs still improved and others did not."
         }
         Question::Cnn => " The reference's table is of its best epoch; the last is compared with the end of its curve.",

@@ -212,10 +212,7 @@ mod tests {
                 (Some(found), Some(wanted)) => is_near(found, *wanted),
                 (found, wanted) => found.is_none() && wanted.is_none(),
             };
-            assert!(
-                is_near(point.x, *x) && is_near(point.y, *y) && is_same,
-                "{point:?}, expected {x} {y} {std:?}"
-            );
+            assert!(is_near(point.x, *x) && is_near(point.y, *y) && is_same, "{point:?}, expected {x} {y} {std:?}");
         }
     }
 

@@ -165,7 +165,7 @@ mod tests {
         let words = "1.2 learning rate 0.1, 1.5 base, 1.6 convergence of the first run of all, 1.7 network";
         let long = legend(&[words, "B"]);
         assert_eq!((long.placed[0].lines.join(" ").as_str(), long.placed[0].lines.len()), (words, 2));
-        assert_eq!(long.placed[1].y - long.placed[0].y, 2.0 * LINE);
+        assert!((long.placed[1].y - long.placed[0].y - 2.0 * LINE).abs() < 1e-9);
         for labels in [&[words, "B"][..], &["A", "mlp", "learning rate 0.01"], &["WWWWWWWWWWWWWWWWWWWWWWWW"; 7]] {
             let legend = legend(labels);
             for Placed { lines, x, y, .. } in &legend.placed {

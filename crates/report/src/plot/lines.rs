@@ -120,7 +120,8 @@ impl LineChart {
         }
         let mut scene = render_multiple(plots, layout);
         if ink != Ink::Terminal {
-            let entry = |(series, label)| Entry { label, color: color(series), dashes: dash(series), width: width_of(series) };
+            let entry =
+                |(series, label)| Entry { label, color: color(series), dashes: dash(series), width: width_of(series) };
             let legend = Legend::new(self.legend().into_iter().map(entry).collect(), scene.width);
             let top = scene.height;
             scene.height += legend.height();

@@ -120,9 +120,8 @@ const PNG_WIDTH: f64 = 960.0;
 
 /// Colours that read on white and on black, and for those who see fewer of them: Okabe and Ito's, a little darker where
 /// theirs are pale (<https://jfly.uni-koeln.de/color/>).
-const COLORS: [&str; 10] = [
-    "#0072b2", "#d55e00", "#009e73", "#b0579a", "#a8820a", "#3a8fc4", "#7f7f7f", "#8c5a3c", "#7b61c9", "#5f9b2e",
-];
+const COLORS: [&str; 10] =
+    ["#0072b2", "#d55e00", "#009e73", "#b0579a", "#a8820a", "#3a8fc4", "#7f7f7f", "#8c5a3c", "#7b61c9", "#5f9b2e"];
 
 /// Which ink a plot is drawn in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

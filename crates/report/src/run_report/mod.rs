@@ -34,9 +34,6 @@ use crate::{
 /// So many warnings stand in the open; more are folded away.
 const WARNINGS: usize = 8;
 
-/// So many keys that differ are columns of the summary; more have a table of their own.
-const KEYS_BESIDE: usize = 4;
-
 /// The report on `groups` that `command` made.
 ///
 /// # Errors
@@ -47,7 +44,7 @@ pub fn run_report(groups: &[Group], command: &str) -> Result<Document, ReportErr
     let program = command.split_whitespace().next().unwrap_or("kindling");
     let keys = keys(groups);
     // A few keys stand beside the results, so that nobody has to look from one long table to another.
-    let (beside, own) = keys.different.split_at(if keys.different.len() > KEYS_BESIDE { 0 } else { keys.different.len() });
+    let (beside, own) = summary::beside(&keys.different);
     let configs = provenance::key_blocks(groups, own, &keys.common);
     let mut sections = vec![
         section("summary", "Summary", vec![Block::Table(summary::summary_table(groups, beside))]),
@@ -155,7 +152,7 @@ fn shown_run(group: &Group) -> Option<&Run> {
     evaluated.or_else(|| group.runs.iter().find(has_matrix))
 }
 
-/// Every metric over epochs, and the loss on the samples that were not trained on over time.
+/// Every metric over epochs, and the first of them on the samples that were not trained on over time.
 fn curves(groups: &[Group]) -> Result<Vec<Block>, ReportError> {
     if groups.iter().flat_map(|group| &group.runs).all(|run| run.record.epochs.is_empty()) {
         return Ok(vec![Block::Paragraph("No run has finished an epoch.".to_owned())]);
@@ -167,8 +164,8 @@ fn curves(groups: &[Group]) -> Result<Vec<Block>, ReportError> {
         _ => iter::once(&Split::Train).chain(&evaluated).map(|split| (format!(" {split}"), vec![*split])).collect(),
     };
     let mut text = "Curves are means and bands standard deviations over the runs that got so far. Train metrics are \
-                    means over an epoch in which the weights change, each batch before its update; the others are those \
-                    of the weights after the epoch."
+                    means over an epoch in which the weights change, each batch before its update; the others are \
+                    those of the weights after the epoch."
         .to_owned();
     if prominent(groups).len() < groups.len() {
         text += " The configurations that are best by the metric they monitor are in colour, the others in grey.";
@@ -180,8 +177,9 @@ fn curves(groups: &[Group]) -> Result<Vec<Block>, ReportError> {
             blocks.extend(curve_block(groups, &name, &metric.name, splits, Against::Epoch)?);
         }
     }
-    for split in evaluated.iter().take(1) {
-        blocks.extend(curve_block(groups, "loss seconds", "loss", &[*split], Against::Seconds)?);
+    if let (Some(&split), Some(first)) = (evaluated.first(), metrics(groups).first()) {
+        let name = format!("{} seconds", first.name);
+        blocks.extend(curve_block(groups, &name, &first.name, &[split], Against::Seconds)?);
     }
     Ok(blocks)
 }
@@ -205,8 +203,7 @@ fn curve_block(
     };
     let count = |group: &Group| group.count(|epoch| splits.iter().find_map(|&split| measured(epoch, metric, split)));
     let names: Vec<&str> = splits.iter().map(|split| split.as_str()).collect();
-    let mut caption =
-        format!("{} {metric} over {over} ({}).", names.join(" and "), counted(groups.iter().map(count)));
+    let mut caption = format!("{} {metric} over {over} ({}).", names.join(" and "), counted(groups.iter().map(count)));
     if let Some(first) = caption.get(..1).map(str::to_uppercase) {
         caption.replace_range(..1, &first);
     }

@@ -49,14 +49,15 @@ fn key_table(groups: &[Group], different: &[Key]) -> TableBlock {
     let paths = different.iter().map(|key| format!("`{}`", key.path));
     let cell = |key: &Key, group: usize| key.values[group].clone().unwrap_or_else(|| NONE.to_owned());
     let (first, header, rows): (_, Vec<String>, Vec<Vec<String>>) = if different.len() > groups.len() {
-        let rows = different.iter().zip(paths).map(|(key, path)| {
-            std::iter::once(path).chain((0..groups.len()).map(|group| cell(key, group))).collect()
-        });
+        let rows = different
+            .iter()
+            .zip(paths)
+            .map(|(key, path)| std::iter::once(path).chain((0..groups.len()).map(|group| cell(key, group))).collect());
         ("key", labels.collect(), rows.collect())
     } else {
-        let rows = labels.enumerate().map(|(group, label)| {
-            std::iter::once(label).chain(different.iter().map(|key| cell(key, group))).collect()
-        });
+        let rows = labels
+            .enumerate()
+            .map(|(group, label)| std::iter::once(label).chain(different.iter().map(|key| cell(key, group))).collect());
         let rows = rows.collect();
         ("configuration", paths.collect(), rows)
     };
@@ -108,7 +109,8 @@ fn runs_block(groups: &[Group]) -> TableBlock {
     }
     common.reverse();
     let common = if common.is_empty() { String::new() } else { format!(" All have {}.", common.join(", ")) };
-    let caption = format!("Every run of this report.{common} Starts are in UTC; times are whole runs, over all their parts.");
+    let caption =
+        format!("Every run of this report.{common} Starts are in UTC; times are whole runs, over all their parts.");
     table.right[1] = table.header.len() - 1;
     table.caption = with_repeats(&caption, groups);
     table
@@ -173,6 +175,9 @@ fn circumstances(runs: &[&Run]) -> Vec<String> {
 /// How to train the groups again: the config of the first, and a command for each with what it has of its own.
 fn again(groups: &[Group], program: &str) -> Option<Block> {
     let first = &groups.iter().find_map(|group| group.runs.first())?.record;
+    if first.config.is_empty() {
+        return None;
+    }
     let config = format!("{:#}", Value::Object(first.config.clone()));
     // Only image classifiers are trained by a command.
     let mut blocks = Vec::new();
@@ -237,7 +242,10 @@ mod tests {
     fn every_run_is_listed_with_what_it_takes_to_make_it_again() {
         let place = tempfile::tempdir().unwrap();
         let moved = json!({
-            "config": { "optimizer": { "name": "adam", "learning_rate": 0.1, "beta_1": 0.9 }, "training": { "clip_norm": 1.5 } },
+            "config": {
+                "optimizer": { "name": "adam", "learning_rate": 0.1, "beta_1": 0.9 },
+                "training": { "clip_norm": 1.5 },
+            },
             "backend": "ndarray",
             "parts": [part("flex", "fused, AVX2", 1, "AVX2"), part("ndarray", "composed", 1, "AVX2")],
         });
@@ -257,9 +265,7 @@ mod tests {
         assert_eq!(runs.rows[2][3..5], ["flex, then ndarray", "fused, AVX2, then composed"]);
         assert!(lines[0].contains("a processor, 2 threads") && lines[1].contains("burn 0.22.1, kindling 0.1.0"));
         assert_eq!(lines[3], "Time of the runs that count: 2 min 00 s");
-        let [Block::Code(commands), Block::Paragraph(_), Block::Code(config)] = &again[..] else {
-            panic!("{again:?}")
-        };
+        let [Block::Code(commands), Block::Paragraph(_), Block::Code(config)] = &again[..] else { panic!("{again:?}") };
         let lines: Vec<&str> = commands.lines().collect();
         assert!(lines[0].starts_with("# ") && lines[0].ends_with(", seeds 1, 2"), "{commands}");
         assert_eq!(lines[1], "birds train --config config.json --backend flex --seed 1");
@@ -274,7 +280,9 @@ mod tests {
     #[test]
     fn what_differs_is_in_one_table_and_what_is_common_is_said_once() {
         let place = tempfile::tempdir().unwrap();
-        let rate = |id: &str, rate: f64| run(place.path(), id, json!({ "config": { "optimizer": { "learning_rate": rate } } }));
+        let rate = |id: &str, rate: f64| {
+            run(place.path(), id, json!({ "config": { "optimizer": { "learning_rate": rate } } }))
+        };
         let groups = group(vec![rate("a", 0.1), rate("b", 0.01), rate("c", 0.001)]);
         let blocks = configurations(&groups);
         let [Block::Table(table), Block::Paragraph(title), Block::List(common)] = &blocks[..] else {
@@ -285,7 +293,8 @@ mod tests {
         assert_eq!(common[0], "network: name `mlp`, hidden `512+512`");
         assert!(!common.concat().contains("learning_rate") && !common.concat().contains("seed"), "{common:?}");
         // More keys than configurations: they are the rows.
-        let unlike = json!({ "model": "cnn", "config": { "network": { "name": "cnn", "hidden": 128 }, "training": { "epochs": 9 } } });
+        let config = json!({ "network": { "name": "cnn", "hidden": 128 }, "training": { "epochs": 9 } });
+        let unlike = json!({ "model": "cnn", "config": config });
         let two = group(vec![rate("d", 0.1), run(place.path(), "e", unlike)]);
         let Block::Table(table) = &configurations(&two)[0] else { panic!() };
         assert_eq!(table.header, ["key", "mlp", "cnn"]);

@@ -4,7 +4,7 @@ use kindling_record::{MetricRecord, RunRecord, RunStatus};
 
 use crate::{
     curves::{Split, evaluated_splits, measured},
-    differences::{Key, NONE, key, marks},
+    differences::{Key, NONE, are_letters, key, keys, listed, marks},
     document::TableBlock,
     groups::{Group, Run, with_repeats},
     metrics::{best, metric, metrics, sample_text, titled},
@@ -12,6 +12,8 @@ use crate::{
     table::{duration, grouped, samples},
 };
 
+/// So many keys that differ are columns beside results; more have a table of their own.
+const KEYS_BESIDE: usize = 4;
 /// Ends the best value of a column: a page and Markdown set such a cell in bold instead.
 pub(crate) const BEST: &str = " *";
 
@@ -21,7 +23,7 @@ struct Columns<'a> {
     header: Vec<String>,
     rows: Vec<Vec<String>>,
     /// How many columns of text stand before the numbers.
-    text: usize,
+    texts: usize,
 }
 
 impl<'a> Columns<'a> {
@@ -33,7 +35,7 @@ impl<'a> Columns<'a> {
             let values = different.iter().map(|key| key.values[index].clone().unwrap_or_else(|| NONE.to_owned()));
             std::iter::once(group.marked_label()).chain(values).collect()
         });
-        let mut columns = Self { groups, text: header.len(), header, rows: rows.collect() };
+        let mut columns = Self { groups, texts: header.len(), header, rows: rows.collect() };
         columns.text("runs", runs_text);
         columns
     }
@@ -84,11 +86,16 @@ impl<'a> Columns<'a> {
     }
 
     fn table(self, caption: &str) -> TableBlock {
-        let right = (self.text..self.header.len()).collect();
+        let right = (self.texts..self.header.len()).collect();
         let best = if self.groups.len() > 1 { " The best mean of a column is marked." } else { "" };
         let caption = with_repeats(&format!("{caption}{best}"), self.groups);
         TableBlock { caption, header: self.header, right, rows: self.rows }
     }
+}
+
+/// The keys that are columns beside results, and those that are too many for that and stand elsewhere.
+pub(crate) fn beside(different: &[Key]) -> (&[Key], &[Key]) {
+    different.split_at(if different.len() > KEYS_BESIDE { 0 } else { different.len() })
 }
 
 /// The groups side by side: one table for one metric.
@@ -99,20 +106,25 @@ impl<'a> Columns<'a> {
 pub fn comparison_table(groups: &[Group], metric: &str, splits: &[Split]) -> TableBlock {
     let metric = self::metric(groups, metric);
     let name = &metric.name;
-    let mut columns = Columns::new(groups, &[]);
+    // Letters are explained.
+    let different = if are_letters(groups) { keys(groups).different } else { Vec::new() };
+    let (beside, below) = beside(&different);
+    let mut columns = Columns::new(groups, beside);
     for &split in splits {
         let value = |run: &Run| run.last(|epoch| measured(epoch, name, split));
         columns.metric(&format!("{split} {name}, last epoch"), &metric, value);
-        columns.metric(&format!("{split} {name}, best of all epochs"), &metric, |run| best_of_epochs(run, &metric, split));
+        columns
+            .metric(&format!("{split} {name}, best of all epochs"), &metric, |run| best_of_epochs(run, &metric, split));
     }
     if !splits.contains(&Split::Test) {
         columns.metric(&format!("test {name}"), &metric, |run| tested(run, name));
     }
     let mut caption = "Mean ± standard deviation over a configuration's runs.".to_owned();
-    for group in groups {
-        let remarks = remarks(group);
-        if !remarks.is_empty() {
-            caption += &format!(" {}: {}.", group.label, remarks.join("; "));
+    for (index, group) in groups.iter().enumerate() {
+        let keys = Some(listed(below, index)).filter(|keys| !keys.is_empty());
+        let notes: Vec<String> = keys.into_iter().chain(remarks(group)).collect();
+        if !notes.is_empty() {
+            caption += &format!(" {}: {}.", group.label, notes.join("; "));
         }
     }
     columns.table(&caption)
@@ -152,9 +164,9 @@ pub(crate) fn summary_table(groups: &[Group], different: &[Key]) -> TableBlock {
     let common = columns.common(&["runs", "parameters", "epochs", "best epoch"]);
     let common = common.map_or_else(String::new, |common| format!(" {common}"));
     columns.table(&format!(
-        "Mean ± standard deviation over a configuration's runs.{valid} Test metrics are those of the reported weights: \
-         the best epoch's, or the last where the protocol is `assignment`. Throughput is that of training steps, times \
-         are whole runs with evaluation and checkpoints.{common}"
+        "Mean ± standard deviation over a configuration's runs.{valid} Test metrics are those of the reported \
+         weights: the best epoch's, or the last where the protocol is `assignment`. Throughput is that of training \
+         steps, times are whole runs with evaluation and checkpoints.{common}"
     ))
 }
 
@@ -288,15 +300,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let groups = groups(place.path());
         let table = summary_table(&groups, &[]);
-        let header = [
-            "configuration",
-            "runs",
-            "epochs",
-            "test loss (nats)",
-            "test accuracy",
-            "images/s",
-            "time per run",
-        ];
+        let header =
+            ["configuration", "runs", "epochs", "test loss (nats)", "test accuracy", "images/s", "time per run"];
         assert_eq!((table.header.as_slice(), table.rows.len()), (&header.map(str::to_owned)[..], 2));
         assert!(table.rows.iter().all(|row| row.len() == header.len()));
         assert_eq!(table.rows[0][1..4], ["2 (1 diverged)", "0 to 3 of 3", "0.5000 (n = 1)"]);
@@ -313,13 +318,15 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let groups = groups(place.path());
         let loss = comparison_table(&groups, "loss", &[Split::Test]);
-        let header = ["configuration", "runs", "test loss, last epoch (nats)", "test loss, best of all epochs (nats)"];
-        assert_eq!(loss.header, header);
-        assert_eq!(loss.rows[0][2..4], ["0.7500 (n = 1)", "0.2500 (n = 1) *"]);
+        // The labels are letters, which the keys explain.
+        assert_eq!(loss.header[..4], ["configuration", "`data.name`", "`training.limit_batches`", "runs"]);
+        assert_eq!(loss.header[4..], ["test loss, last epoch (nats)", "test loss, best of all epochs (nats)"]);
+        assert_eq!(loss.rows[0][1..3], ["fashion-mnist", "none"]);
+        assert_eq!(loss.rows[0][4..6], ["0.7500 (n = 1)", "0.2500 (n = 1) *"]);
         assert!(loss.caption.contains(": seed 2 diverged at step 7 (weight in fc1)."), "{}", loss.caption);
         let train = comparison_table(&groups, "accuracy", &[Split::Train]);
-        assert_eq!(train.header[4], "test accuracy");
-        assert_eq!(train.rows[0][2..5], ["80.00 % (n = 1)", "80.00 % (n = 1)", "75.00 % (n = 1)"]);
+        assert_eq!(train.header[6], "test accuracy");
+        assert_eq!(train.rows[0][4..7], ["80.00 % (n = 1)", "80.00 % (n = 1)", "75.00 % (n = 1)"]);
     }
 
     #[test]
@@ -330,17 +337,22 @@ mod tests {
             { "name": "psnr", "higher_is_better": true, "unit": "dB" },
         ]);
         let epochs = |psnr: f64| {
-            let values = json!({ "train/loss": 2e-5, "train/psnr": psnr, "valid/loss": 3e-5, "valid/psnr": psnr + 0.5 });
+            let values =
+                json!({ "train/loss": 2e-5, "train/psnr": psnr, "valid/loss": 3e-5, "valid/psnr": psnr + 0.5 });
             let mut epoch = epoch(1, 0.5, 10.0);
             epoch["metrics"] = json!(null);
             epoch["metrics"] = values;
             epoch
         };
         let of = |id: &str, psnr: f64, width: usize| {
-            let mut run = run(place.path(), id, json!({
-                "model": "autoencoder", "metrics": metrics, "monitor": "valid/psnr", "test": null,
-                "config": { "width": width }, "epochs": [epochs(psnr)],
-            }));
+            let mut run = run(
+                place.path(),
+                id,
+                json!({
+                    "model": "autoencoder", "metrics": metrics, "monitor": "valid/psnr", "test": null,
+                    "config": { "width": width }, "epochs": [epochs(psnr)],
+                }),
+            );
             run.record.dataset.images = None;
             run
         };

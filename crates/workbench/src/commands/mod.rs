@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn what_is_wrong_with_arguments_or_config_is_told_from_what_fails() {
         let outcome = |error: anyhow::Error| Outcome::of_error(&error.context("run mlp"));
-        let setting = || TrainingError::Setting { name: "epochs", wanted: "at least 1".to_owned(), found: "0".to_owned() };
+        let setting =
+            || TrainingError::Setting { name: "epochs", wanted: "at least 1".to_owned(), found: "0".to_owned() };
         for wrong in [
             Misuse("--steps: expected at least 1, found 0".to_owned()).into(),
             ConfigError::NoNetwork.into(),

@@ -94,8 +94,8 @@ fn plan(grids: &[Grid], name: Option<&str>, registry: &Registry) -> Result<(Vec<
 
 /// Name of a run, such as `mlp-learning-rate-0.1-seed-1`, with the characters that a name may have.
 fn run_name(start: Option<&str>, model: &str, values: &[String]) -> String {
-    // The model is the name's start where none is given.
-    let parts = values.iter().filter(|value| start.is_some() || !value.starts_with("model "));
+    // The network is the name's start where none is given.
+    let parts = values.iter().filter(|value| start.is_some() || !value.starts_with("network "));
     let name = [start.unwrap_or(model)].into_iter().chain(parts.map(String::as_str)).collect::<Vec<_>>().join("-");
     // `1e+16` is `1e16`, and `1e-16` is not.
     let name = name.replace("e+", "e");
@@ -118,7 +118,7 @@ mod tests {
             planned(r#"{"model": "mlp", "hidden": [[64, 32], [8]], "learning_rate": 0.1, "seeds": 2}"#, None);
         assert_eq!(names[..2], ["mlp-hidden-64-32-seed-1", "mlp-hidden-64-32-seed-2"]);
         let (names, _) = planned(r#"{"model": ["mlp", "cnn"], "augment": [[], ["flip"]]}"#, Some("new"));
-        assert_eq!(names[1..3], ["new-augment-none-model-cnn", "new-augment-flip-model-mlp"]);
+        assert_eq!(names[1..3], ["new-augment-none-network-cnn", "new-augment-flip-network-mlp"]);
     }
 
     #[test]
