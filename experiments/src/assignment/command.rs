@@ -51,7 +51,7 @@ struct ReproduceArguments {
 /// How the command is typed.
 pub(crate) fn command() -> Command {
     let about = "Regenerate the assignment: every table and curve, beside the reference's";
-    ReproduceArguments::augment_args(Command::new("reproduce").about(about))
+    ReproduceArguments::augment_args(Command::new("reproduce")).about(about).long_about(None)
 }
 
 /// Trains the assignment's runs, or finds them, and writes the report on them.
