@@ -69,10 +69,8 @@ impl Regression {
 
 impl Task for Regression {
     type Batch = (Tensor<2>, Tensor<1>);
-    const METRICS: &'static [Metric] = &[
-        Metric::LOSS,
-        Metric { name: "absolute error", higher_is_better: false, unit: Some("mpg") },
-    ];
+    const METRICS: &'static [Metric] =
+        &[Metric::LOSS, Metric { name: "absolute error", higher_is_better: false, unit: Some("mpg") }];
     const SAMPLES: &'static str = "cars";
 
     fn train(&self, batch: Self::Batch) -> Objective {

@@ -56,7 +56,7 @@ fn every_backend_learns_real_data_as_flex_does_and_the_others_agree_on_its_weigh
     let accuracy = |backend: &str| {
         let record = trained(&place.path().join(backend), &[&REAL[..], &["--backend", backend]].concat());
         assert_eq!((record.backend.as_str(), record.dataset.test), (backend, 10_000));
-        record.test.unwrap().accuracy
+        record.test.unwrap().get("accuracy").unwrap()
     };
     let flex = accuracy("flex");
     // 200 steps of this rate reach 0.52, where chance is 0.1: enough of the way for a wrong gradient to show.
@@ -113,7 +113,8 @@ pub(crate) fn check_losses(what: &str, found: &[f64], expected: &[f64]) {
 #[test]
 fn a_run_begun_on_one_backend_is_resumed_on_another() {
     let config = r#"{
-        "model": "mlp", "hidden": [32], "dataset": "synthetic", "optimizer": "momentum", "limit_batches": 12, "epochs": 5
+        "network": {"name": "mlp", "hidden": [32]}, "data": "synthetic", "optimizer": "momentum",
+        "training": {"limit_batches": 12, "epochs": 5}
     }"#;
     for (backend, device) in crate::golden::devices() {
         let other = if backend == "flex" { BACKENDS[1] } else { "flex" };
@@ -155,7 +156,8 @@ fn devices_that_share_every_batch_follow_the_losses_of_one() {
         let (record, one) = (record(&run(name)), record(&run("one")));
         assert_eq!(record.parts[0].devices, devices);
         assert_eq!(record.dataset.train, one.dataset.train);
-        let (found, expected) = (record.epochs[0].train_accuracy, one.epochs[0].train_accuracy);
+        let accuracy = |record: &RunRecord| record.epochs[0].get("train/accuracy").unwrap();
+        let (found, expected) = (accuracy(&record), accuracy(&one));
         // The same images: rounding may move one across a boundary.
         assert!((found - expected).abs() <= 1.5 / record.dataset.train as f64, "{found}, {expected}");
     }
@@ -182,7 +184,7 @@ fn more_devices_than_images_in_a_batch_are_refused() {
     let output = command(place.path(), &arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let message = text(&output.stderr);
-    assert!(message.contains("batch_size: expected an image for each of the 3 devices at least, found 2"), "{message}");
+    assert!(message.contains("training.batch_size: expected an image for each of the 3 devices at least, found 2"), "{message}");
     assert!(!place.path().join("runs").exists());
 }
 
@@ -194,16 +196,17 @@ fn half_precision_trains_is_recorded_and_leaves_weights_that_anyone_can_read() {
         let output = command(place.path(), &arguments).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         let record: RunRecord = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(record.config["precision"], precision);
+        assert_eq!(record.config["training"]["precision"], precision);
         // The fused ones are for f32.
         assert_eq!(record.parts[0].kernels, "composed");
-        let losses: Vec<_> = record.epochs.iter().map(|epoch| epoch.train_loss).collect();
+        let losses: Vec<_> = record.epochs.iter().map(|epoch| epoch.get("train/loss").unwrap()).collect();
         // In f32 it falls by 0.17; at 2.3 the numbers of bf16 lie 0.016 apart.
         assert!(losses[2] < losses[0] - 0.1, "{precision}: {losses:?}");
         let run = only_run(place.path());
         let evaluated = command(place.path(), &["evaluate", run.to_str().unwrap(), "--json"]).output().unwrap();
         let found: Value = serde_json::from_slice(&evaluated.stdout).unwrap();
-        assert_eq!(found["accuracy"].as_f64(), Some(record.test.unwrap().accuracy));
+        let tested = record.test.unwrap().get("accuracy");
+        assert!(tested.is_some() && found["accuracy"].as_f64() == tested);
 
         // Numbers of a half type are f32 whose last bits are zero.
         let bytes = std::fs::read(run.join("model.safetensors")).unwrap();
@@ -266,7 +269,7 @@ fn libtorchs_own_layers_train_as_burns_do_in_single_and_in_bfloat16() {
         let output = command(place.path(), &arguments).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         let record: RunRecord = serde_json::from_slice(&output.stdout).unwrap();
-        record.epochs.iter().map(|epoch| epoch.train_loss).collect::<Vec<_>>()
+        record.epochs.iter().map(|epoch| epoch.get("train/loss").unwrap()).collect::<Vec<_>>()
     };
     // Rounding in f32, and in bf16, where numbers about 2 lie 0.016 apart.
     for (precision, tolerance) in [("f32", 1e-4), ("bf16", 0.02)] {

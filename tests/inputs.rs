@@ -37,7 +37,7 @@ fn a_set_with_names_packing_and_encoding_of_its_own_is_trained_on() {
     let stderr = text(&output.stderr);
     assert!(output.status.success() && !stderr.contains("warning"), "{stderr}");
     let record: RunRecord = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(record.dataset.classes, ["0", "top", "middle", "bottom"]);
+    assert_eq!(record.dataset.classes(), ["0", "top", "middle", "bottom"]);
 }
 
 #[test]

@@ -21,7 +21,8 @@ fn refused(place: &Path, code: i32, checks: &[(&[&str], &str)]) {
 fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("bad.json"), r#"{"model": "mlp", "learning-rate": 1}"#).unwrap();
-    fs::write(place.path().join("bad.toml"), "model = \"mlp\"\n").unwrap();
+    fs::write(place.path().join("bad.toml"), "network = \"mlp\"\n[training]\nepoch = 3\n").unwrap();
+    fs::write(place.path().join("bad.yaml"), "model: mlp\n").unwrap();
     let checks: &[(&[&str], &str)] = &[
         (&["train", "mlp", "--backend", "tpu"], "no backend `tpu`; there are flex, ndarray, wgpu, vulkan, libtorch"),
         #[cfg(not(feature = "rocm"))]
@@ -33,31 +34,55 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
             &["train", "mlp", "--backend", "ndarray", "--precision", "f16"],
             "precision f16: ndarray on this device computes in f32; choose one",
         ),
-        (&["train", "mlp", "--precision", "f16", "--optimizer", "adam"], "precision: expected f32 or bf16 with the"),
+        (&["train", "mlp", "--precision", "f16", "--optimizer", "adam"], "training.precision: expected f32 or bf16 with the"),
         #[cfg(not(feature = "remote"))]
         (&["serve"], "this build cannot serve; one that can comes with: just serve"),
         (&["bench", "mlp", "--repeats", "0"], "--repeats: expected at least 1, found 0"),
-        (&["train", "mlp", "--dataset", "idx"], "--dataset idx needs the directory of its files: --data-dir DIR"),
-        (&["train", "mlp", "--dataset", "synthetic", "--data-dir", "."], "--dataset synthetic takes no --data-dir"),
+        (&["train", "mlp", "--dataset", "idx"], "data set `idx` needs the directory of its files: --data-dir DIR"),
+        (&["train", "mlp", "--dataset", "synthetic", "--data-dir", "."], "data set `synthetic` takes no --data-dir"),
         (&["train", "mlp", "--dashboard", "always"], "--dashboard always needs a terminal"),
         (&["train", "mlp", "--name", "a b"], "`a b` cannot name a run"),
         (
             &["train", "vgg"],
             "invalid value 'vgg' for '[MODEL]'\n  [possible values: mlp, mlp-deep, mlp-wide, cnn, cnn-deep]",
         ),
-        (&["train"], "`model` is missing"),
-        (&["train", "mlp", "--epochs", "0"], "epochs: expected at least 1, found 0"),
+        (&["train"], "`network` is missing; `kindling models` lists what there is"),
+        (&["train", "mlp", "--epochs", "0"], "training.epochs: expected at least 1, found 0"),
+        (&["train", "mlp", "--epochs", "ten"], "--epochs ten: training.epochs: expected a whole number, found \"ten\""),
         (&["train", "mlp", "--epoch", "1"], "unexpected argument '--epoch' found"),
         (&["train", "mlp", "--kernels", "fast"], "invalid value 'fast' for '--kernels <KERNELS>'"),
         (&["resume", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
         (&["evaluate", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
         (&["bench", "--kernels", "auto,fast"], "[possible values: auto, composed]"),
-        (&["train", "cnn", "--hidden", "8"], "hidden widths go with the model `mlp`, not with `cnn`"),
+        (&["train", "cnn", "--hidden", "8,8"], "network.hidden: expected a whole number, found [8,8]"),
+        (
+            &["train", "mlp", "--set", "network.channels=8"],
+            "`network.channels` requires network `cnn` or `cnn-deep` (got `mlp`)",
+        ),
+        (
+            &["train", "mlp", "--set", "network.hiden=8"],
+            "--set network.hiden=8: config: unknown key `network.hiden`; did you mean `network.hidden`?",
+        ),
         (&["train", "mlp", "--optimizer", "sdg"], "invalid value 'sdg' for '--optimizer <OPTIMIZER>'"),
-        (&["train", "mlp", "--nesterov"], "`nesterov` requires optimizer `momentum` (got `sgd`)"),
-        (&["train", "mlp", "--set", "beta2=1"], "--set beta2=1: config: unknown key `beta2`; did you mean `beta_2`?"),
-        (&["train", "--config", "bad.json"], "unknown key `learning-rate`; did you mean `learning_rate`?"),
-        (&["check", "--config", "bad.toml"], "error: bad.toml: expected a config in JSON, found what looks like TOML"),
+        (&["train", "mlp", "--nesterov"], "`optimizer.nesterov` requires optimizer `momentum` (got `sgd`)"),
+        (
+            &["train", "mlp", "--monitor", "test/loss"],
+            "protocol.monitor: expected a metric such as valid/loss with the protocol `validated`, found test/loss",
+        ),
+        (&["train", "mlp", "--dataset", "synthetic", "--monitor", "valid/f1"], "monitor: expected one of "),
+        (
+            &["train", "mlp", "--set", "beta2=1"],
+            "--set beta2=1: config: unknown key `beta2`; did you mean `optimizer.beta_2`?",
+        ),
+        (&["train", "--config", "bad.json"], "unknown key `learning-rate`; did you mean `optimizer.learning_rate`?"),
+        (
+            &["train", "--config", "bad.toml"],
+            "bad.toml: config: unknown key `training.epoch`; did you mean `training.epochs`?",
+        ),
+        (
+            &["check", "--config", "bad.yaml"],
+            "error: bad.yaml: expected a config in JSON or TOML, found what looks like YAML",
+        ),
         (&["samples", "--output", "a.pdf"], "error: expected a file that ends in .svg or .png, found a.pdf\n"),
         (&["predict", "mlp", "-x.png"], "to pass '-x.png' as a value, use '-- -x.png'"),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
@@ -147,7 +172,7 @@ fn images_too_small_for_the_network_are_refused_before_a_run_is_made() {
         write("labels-idx1-ubyte", words(&[2049, 4]), vec![0, 1, 0, 1]);
     }
     let output = kindling(place.path(), &["train", "cnn", "--dataset", "idx", "--data-dir", "."]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("needs at least 4x4 pixels, found 3x3"), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("needs at least 4x4 pixels (got 3x3)"), "{}", text(&output.stderr));
     assert!(!place.path().join("runs").exists());
 }

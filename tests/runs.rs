@@ -54,7 +54,8 @@ fn a_run_goes_by_its_directorys_name_and_a_copy_of_it_counts_for_nothing() {
     let compared = kindling(place.path(), &["compare", "best", "copy"]);
     assert!(compared.status.success(), "{}", text(&compared.stderr));
     let shown = text(&compared.stdout);
-    assert!(shown.contains("(n = 1)") && !shown.contains("n = 2"), "{shown}");
+    let counted = &json(place.path(), &["compare", "best", "copy", "--json"])[0];
+    assert_eq!((&counted["n"], &counted["runs"], &counted["repeats"]), (&1.into(), &["best"][..].into(), &["copy"][..].into()));
     assert!(shown.contains("Each seed counts once. Left out: copy (seed 42 beside best)."), "{shown}");
 }
 
@@ -68,9 +69,12 @@ fn composed_kernels_are_a_sweep_of_their_own_and_a_configuration_of_their_own() 
     let path = |groups: &Value| groups[0]["runs"][0]["path"].as_str().unwrap().to_owned();
     assert_ne!(path(&first), path(&composed));
     assert_eq!(path(&sweep(&["--kernels", "composed"])), path(&composed), "the same run is not made again");
-    let both = json(place.path(), &["compare", &path(&first), &path(&composed), "--json"]);
+    let compare = ["compare", &path(&first), &path(&composed)];
+    let both = json(place.path(), &[&compare[..], &["--json"]].concat());
     let both = both.as_array().unwrap();
-    assert!(both.len() == 2 && both[1]["label"].as_str().unwrap().contains("composed kernels"), "{both:?}");
+    assert!(both.len() == 2 && both[0]["label"] != both[1]["label"], "{both:?}");
+    let shown = text(&kindling(place.path(), &compare).stdout);
+    assert!(shown.contains("composed kernels") && shown.contains("fused "), "{shown}");
 }
 
 #[test]
@@ -89,7 +93,7 @@ fn predict_needs_no_data_set_and_inverts_what_is_unlike_the_runs_own_images() {
     let train = ["train", "mlp", "--hidden", "8", "--dataset", "idx", "--data-dir", "light", "--epochs", "1"];
     assert!(kindling(place.path(), &train).status.success());
     let run = only_run(place.path());
-    let known = record(&run).dataset;
+    let known = record(&run).dataset.images.unwrap();
     assert_eq!((known.height, known.width, known.background), (8, 6, 255));
     fs::remove_dir_all(&data).unwrap();
 

@@ -214,14 +214,14 @@ fn without_a_dashboard_a_terminal_shows_a_bar_and_a_line_for_each_epoch() {
     let arguments = [&TRAIN[..4], &["--epochs", "2", "--dashboard", "never"]].concat();
     let End { code, left, all } = Terminal::start(place.path(), &arguments).end();
     assert_eq!(code, 0, "{left}");
-    for part in ["epoch 1 of 2, train ", " of 5,505 images, ", "s left"] {
+    for part in ["epoch 1 of 2, train ", " of 5,505 samples, ", "s left"] {
         assert!(all.contains(part), "{part}: {all}");
     }
-    for part in ["epoch  1 of 2: train loss", "epoch  2 of 2: train loss", "test accuracy"] {
+    for part in ["epoch  1 of 2: train accuracy", "epoch  2 of 2: train accuracy", "test accuracy"] {
         assert!(left.contains(part), "{part}: {left}");
     }
     let piped = kindling(place.path(), &[&arguments[..4], &["--epochs", "1"]].concat());
-    assert!(text(&piped.stderr).contains("epoch  1 of 1: train loss"));
+    assert!(text(&piped.stderr).contains("epoch  1 of 1: train accuracy"));
     assert!(!text(&piped.stderr).contains('\u{1b}'), "no control characters in a pipe");
 }
 
@@ -250,7 +250,7 @@ fn a_terminal_without_escape_sequences_gets_none() {
             let End { all, .. } = Terminal::spawn(&place, command, &[environment]).end();
             assert!(!all.contains('\u{1b}'), "{environment:?} {arguments:?}: {all:?}");
             let expected = match arguments[0] {
-                "train" if arguments[1] == "mlp" => "epoch  1 of 1: train loss",
+                "train" if arguments[1] == "mlp" => "epoch  1 of 1: train accuracy",
                 "lr-find" | "gradients" => "──",
                 "samples" => "triangle",
                 _ => "mlp",

@@ -52,7 +52,11 @@ fn a_sweep_trains_every_combination_once_and_never_again() {
     let again = kindling(place.path(), &SWEEP);
     assert!(again.status.success() && runs(place.path()) == first);
     assert!(text(&again.stderr).contains("4 of 4 runs are there already"), "{}", text(&again.stderr));
-    assert!(text(&again.stdout).contains("n = 2"), "{}", text(&again.stdout));
+    // The row of the first rate: its label in three words, then its number of runs.
+    let shown = text(&again.stdout);
+    let row = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = row.into_iter().find(|words| words.starts_with(&["learning", "rate", "0.1"]));
+    assert_eq!(row.as_ref().and_then(|words| words.get(3)), Some(&"2"), "{shown}");
     // One value more takes its own runs alone.
     let more = [&SWEEP[..9], &["--learning-rate", "0.1,0.01,0.001", "--seeds=2"]].concat();
     assert!(kindling(place.path(), &more).status.success());
@@ -84,7 +88,7 @@ fn a_diverged_run_and_a_failed_one_stop_no_sweep() {
     fs::write(place.path().join("grid.json"), grid).unwrap();
     let output = kindling(place.path(), &["sweep", "--grid", "grid.json"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("--dataset idx needs the directory"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("data set `idx` needs the directory"), "{}", text(&output.stderr));
     let statuses: Vec<_> = runs(place.path()).iter().map(|run| record(run).status.to_string()).collect();
     assert_eq!(statuses.len(), 3);
     assert_eq!(statuses.iter().filter(|status| *status == "diverged").count(), 1);
@@ -171,7 +175,7 @@ fn evaluate_keeps_what_it_found_and_predict_agrees_with_the_pictures_of_mistakes
     let found = json(place.path(), &["evaluate", run.to_str().unwrap(), "--json"]);
     let kept: Value = serde_json::from_str(&fs::read_to_string(run.join("evaluation.json")).unwrap()).unwrap();
     assert_eq!(found["accuracy"], kept["accuracy"]);
-    assert_eq!(kept["accuracy"], serde_json::to_value(record(&run).test.unwrap().accuracy).unwrap());
+    assert_eq!(kept["accuracy"], serde_json::to_value(record(&run).test.unwrap().get("accuracy")).unwrap());
     let mistakes = kept["mistakes"].as_array().unwrap();
     assert!(!mistakes.is_empty(), "a net that weak makes some");
     for mistake in mistakes {
@@ -222,7 +226,7 @@ fn augmentation_changes_what_is_trained_on_and_looked_for_and_always_alike() {
         let record = json(place.path(), &[&train[..], augment, &["--json"]].concat());
         let find = ["lr-find", "mlp", "--hidden", "16", "--dataset", "synthetic", "--steps", "20", "--json"];
         let points = json(place.path(), &[&find[..], augment].concat())["points"].clone();
-        (record["epochs"][0]["train_loss"].clone(), points)
+        (record["epochs"][0]["metrics"]["train/loss"].clone(), points)
     };
     let (plain, mirrored) = (losses(&[]), losses(&["--augment", "flip"]));
     assert!(plain.0 != mirrored.0 && plain.1 != mirrored.1);

@@ -91,7 +91,9 @@ pub enum TrainingError {
         memory: Option<u64>,
     },
     /// The data is not what the run was begun with.
-    #[error("this run was begun on {wanted}, and the data here is {found}; resume it with the data that it was begun with")]
+    #[error(
+        "this run was begun on {wanted}, and the data here is {found}; resume it with the data that it was begun with"
+    )]
     OtherData {
         /// The data of the run.
         wanted: String,

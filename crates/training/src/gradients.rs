@@ -79,4 +79,3 @@ impl Sums {
         self.squares.sqrt()
     }
 }
-

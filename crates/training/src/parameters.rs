@@ -61,7 +61,9 @@ struct Numbers<'a, F> {
 
 impl<F: FnMut(&Parameter, &mut dyn Iterator<Item = f64>) -> bool> ModuleVisitor for Numbers<'_, F> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(parameter) = self.parameters.get(&param.id).filter(|_| matches!(self.result, Ok(true))) else { return };
+        let Some(parameter) = self.parameters.get(&param.id).filter(|_| matches!(self.result, Ok(true))) else {
+            return;
+        };
         let tensor = match self.gradients {
             Some(gradients) => gradients.get::<D>(param.id),
             None => Some(param.val().without_autodiff()),

@@ -167,12 +167,7 @@ mod tests {
         steps_of(task, devices, micro_batches, Table::new(84, 1))
     }
 
-    fn steps_of(
-        task: &Net,
-        devices: usize,
-        micro_batches: usize,
-        table: Table,
-    ) -> Result<Vec<Step>, TrainingError> {
+    fn steps_of(task: &Net, devices: usize, micro_batches: usize, table: Table) -> Result<Vec<Step>, TrainingError> {
         let plan = Plan { batch_size: 25, limit: None, order: Order::Shuffled { seed: 4 } };
         let epoch = Epoch::new(plan, 1, 84);
         let source: SharedSource<_> = Arc::new(table);

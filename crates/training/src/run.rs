@@ -1,277 +1,39 @@
-//! A run from start to end.
+//! A run from its first step to its end.
 
 use std::{
-    collections::BTreeMap,
-    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Instant,
 };
 
 use burn::{module::Module, store::ModuleRecord, tensor::Device};
-use kindling_record::{DatasetRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, StepLog, Timings, now, replace_file};
+use kindling_record::{RunDirectory, RunRecord, RunStatus, StepLog, replace_file};
 
 use crate::{
-    Checkpoint, Event, Host, Order, Phase, Source, Task, Trainer, TrainingError,
+    Checkpoint, Event, Host, Order, Phase, Task, Trainer, TrainingError,
     checkpoint::{self, Newest},
     early_stopping::Monitor,
     ema::Ema,
     feed::{Epoch, SharedSource},
     guard::message,
-    named_parameters,
-    parameters::initialize,
     replicas::Replicas,
     schedule::RunRates,
     session::{End, Session},
     shell::{Show, inside},
     source::{self, Plan},
-    trainable_parameters,
     warm_up::{WarmUp, warm_up},
     weights,
 };
 
-/// The version of Burn that this crate was written for.
-pub const BURN_VERSION: &str = "0.22.1";
-/// What burn-train's dashboard panics with when its user chooses to kill the training.
-const KILLED: &str = "Killing training from user input.";
-
 /// Training samples, and those evaluated after each epoch.
 pub(crate) type Sources<T> = [SharedSource<<T as Task>::Batch>; 2];
 
-pub(crate) fn fit<T: Task>(
-    mut trainer: Trainer<T>,
-    directory: &RunDirectory,
-    sources: Sources<T>,
-) -> Result<RunRecord, TrainingError> {
-    let taken = || TrainingError::Taken { path: directory.path().to_path_buf() };
-    if !directory.is_new() {
-        return Err(taken());
-    }
-    let _lock = directory.lock()?;
-    // Another process may have trained here before this one had the lock.
-    if !directory.is_new() {
-        return Err(taken());
-    }
-    let monitor = trainer.check()?;
-    check_sources(&sources)?;
-    let config = std::mem::replace(&mut trainer.config, Ok(serde_json::Map::new()))?;
-    trainer.task = on_device(trainer.task, &trainer.host)?;
-    let place = &trainer.host.place;
-    let record = RunRecord {
-        schema: SCHEMA,
-        id: directory.id(),
-        status: RunStatus::Running,
-        started: now(),
-        parts: vec![place.part()],
-        config,
-        backend: place.backend.clone(),
-        device: place.device_name.clone(),
-        versions: versions(),
-        machine: place.machine.clone(),
-        dataset: dataset(&trainer, &sources),
-        model: trainer.settings.name.clone(),
-        parameters: trainable_parameters(&named_parameters(&trainer.task)),
-        metrics: T::METRICS.iter().map(|metric| metric.record()).collect(),
-        monitor: monitor.name.clone(),
-        epochs: Vec::new(),
-        best_epoch: None,
-        stopped_early: None,
-        test: None,
-        seconds: 0.0,
-        samples_per_second: None,
-        timings: Timings::default(),
-        diverged: None,
-        error: None,
-    };
-    directory.write_record(&record)?;
-    log::info!("started {} on {}", directory.id(), place.device_name);
-    let state = at_start(record, &trainer, &sources);
-    guard(directory, || run(trainer, sources, monitor, state, None, directory))
-}
-
-pub(crate) fn resume<T: Task>(
-    mut trainer: Trainer<T>,
-    directory: &RunDirectory,
-    sources: Sources<T>,
-) -> Result<RunRecord, TrainingError> {
-    let _lock = directory.lock()?;
-    let old = directory.read_record()?;
-    let done = old.epochs.len();
-    // A run that was finished with fewer epochs than it was to have stopped early: its checkpoint says so.
-    let is_over = old.status == RunStatus::Finished && trainer.settings.epochs == done;
-    if old.status == RunStatus::Diverged || is_over {
-        return Ok(old);
-    }
-    let monitor = trainer.check()?;
-    check_sources(&sources)?;
-    let (wanted, found) = (&old.dataset, dataset(&trainer, &sources));
-    if wanted.sha256 != found.sha256 {
-        let told = |dataset: &DatasetRecord| format!("{} with the digest {}", dataset.name, dataset.sha256);
-        return Err(TrainingError::OtherData { wanted: told(wanted), found: told(&found) });
-    }
-    let (was_finished, stopped_early) = (old.status == RunStatus::Finished, old.stopped_early.clone());
-    let finished = old.clone();
-    let (mut state, start) = starting_point(&trainer, old, directory, &sources)?;
-    let (planned, epochs) = (state.epochs, trainer.settings.epochs);
-    if was_finished && epochs == planned {
-        return Ok(finished);
-    }
-    extend(&trainer, &mut state, done, stopped_early)?;
-    let batches = trainer.plan().samples(sources[0].len()).div_ceil(trainer.settings.batch_size);
-    if state.batches != batches {
-        return Err(TrainingError::Setting {
-            name: "batch_size",
-            wanted: format!("the {} batches in an epoch that the run was begun with", state.batches),
-            found: batches.to_string(),
-        });
-    }
-    let config = std::mem::replace(&mut trainer.config, Ok(serde_json::Map::new()))?;
-    let place = &trainer.host.place;
-    state.record.parts.push(place.part());
-    state.record = RunRecord {
-        // A run may have been renamed since.
-        id: directory.id(),
-        status: RunStatus::Running,
-        config,
-        backend: place.backend.clone(),
-        device: place.device_name.clone(),
-        versions: versions(),
-        machine: place.machine.clone(),
-        error: None,
-        ..state.record
-    };
-    if epochs != planned {
-        log::info!("{epochs} epochs in place of {planned}");
-    }
-    trainer.task = on_device(trainer.task, &trainer.host)?;
-    if let Some(start) = &start {
-        check_parameters(&trainer.task, start, directory)?;
-    }
-    directory.write_record(&state.record)?;
-    log::info!("resumed {} on {} after step {}", directory.id(), place.device_name, state.step);
-    guard(directory, || run(trainer, sources, monitor, state, start, directory))
-}
-
-/// Sees to it that the run of `state` may have as many epochs as the trainer has.
-fn extend<T: Task>(
-    trainer: &Trainer<T>,
-    state: &mut Checkpoint,
-    done: usize,
-    stopped_early: Option<String>,
-) -> Result<(), TrainingError> {
-    let epochs = trainer.settings.epochs;
-    if epochs == state.epochs {
-        return Ok(());
-    }
-    let fails = |reason: String| Err(TrainingError::CannotExtend { epochs, done, reason });
-    if epochs < done {
-        return fails("a run cannot be shortened; train another with fewer".to_owned());
-    }
-    if let Some(reason) = stopped_early {
-        return fails(format!("it ended early ({reason}); train another with more patience"));
-    }
-    if let Some(schedule) = rates(trainer, 1).fixed_by_epochs() {
-        let planned = state.epochs;
-        return fails(format!(
-            "its schedule `{schedule}` was laid out for {planned} epochs; train another with {epochs}"
-        ));
-    }
-    state.epochs = epochs;
-    Ok(())
-}
-
-/// The splits must have samples.
-fn check_sources<B>(sources: &[SharedSource<B>; 2]) -> Result<(), TrainingError> {
-    for (name, source) in ["training source", "evaluation source"].into_iter().zip(sources) {
-        if source.is_empty() {
-            let (wanted, found) = ("at least one sample".to_owned(), "none".to_owned());
-            return Err(TrainingError::Setting { name, wanted, found });
-        }
-    }
-    Ok(())
-}
-
-/// The task on the first device, with autodiff and with every parameter drawn.
-fn on_device<T: Task>(task: T, host: &Host) -> Result<T, TrainingError> {
-    let device = tracked(host);
-    crate::contained(|| {
-        initialize(&task);
-        let is_there = task.devices().iter().all(|other| other.is_autodiff() && *other == device);
-        // A copy with running statistics of its own.
-        Ok(if is_there { task } else { task.valid().train().fork(&device) })
-    })
-}
-
-fn tracked(host: &Host) -> Device {
-    host.place.devices.first().cloned().unwrap_or_default().autodiff()
-}
-
-fn dataset<T: Task>(trainer: &Trainer<T>, sources: &Sources<T>) -> DatasetRecord {
-    let (plan, [train, valid]) = (trainer.plan(), sources);
-    let splits = [Some(train), Some(valid), trainer.test.as_ref()].into_iter().flatten();
-    trainer.dataset.clone().unwrap_or_else(|| DatasetRecord {
-        name: "data".to_owned(),
-        sha256: splits.map(|split| split.digest()).collect::<Vec<_>>().join(","),
-        train: plan.samples(train.len()),
-        valid: plan.samples(valid.len()),
-        test: trainer.test.as_ref().map_or(0, |test| plan.samples(test.len())),
-        images: None,
-    })
-}
-
-fn at_start<T: Task>(record: RunRecord, trainer: &Trainer<T>, sources: &Sources<T>) -> Checkpoint {
-    let batches = trainer.plan().samples(sources[0].len()).div_ceil(trainer.settings.batch_size);
-    Checkpoint::at_start(record, trainer.settings.epochs, batches)
-}
-
-/// Where the run of the record `old` is resumed.
-fn starting_point<T: Task>(
-    trainer: &Trainer<T>,
-    old: RunRecord,
-    directory: &RunDirectory,
-    sources: &Sources<T>,
-) -> Result<(Checkpoint, Option<Newest>), TrainingError> {
-    let path = directory.checkpoints();
-    let record = directory.path().join("run.json");
-    let unusable = |causes| TrainingError::NoCheckpoint { path: path.clone(), causes, record: record.clone() };
-    // The last weights need no others.
-    let newest = checkpoint::load_newest(&path, !trainer.settings.keeps_last).map_err(|damages| {
-        match damages.iter().find(|damage| damage.is_unread) {
-            Some(damage) => damage.clone().into(),
-            None => unusable(damages.iter().map(ToString::to_string).collect()),
-        }
-    })?;
-    let Some(newest) = newest else {
-        if old.epochs.is_empty() {
-            // No step of the parts before is left.
-            return Ok((at_start(RunRecord { parts: Vec::new(), ..old }, trainer, sources), None));
-        }
-        let cause = format!("expected one of the {} epochs in run.json, found none", old.epochs.len());
-        return Err(unusable(vec![cause]));
-    };
-    let (steps, wanted) = (directory.steps(), newest.state.steps_bytes);
-    let found = fs::metadata(&steps).map_or(0, |metadata| metadata.len());
-    if found < wanted {
-        return Err(unusable(vec![format!("{}: expected at least {wanted} bytes, found {found}", steps.display())]));
-    }
-    Ok((newest.state.clone(), Some(newest)))
-}
-
-/// Whether the task has the parameters of the checkpoint.
-fn check_parameters<T: Task>(task: &T, start: &Newest, directory: &RunDirectory) -> Result<(), TrainingError> {
-    let found: BTreeMap<_, _> =
-        named_parameters(task).into_iter().map(|parameter| (parameter.path, parameter.shape)).collect();
-    let wanted = &start.state.parameters;
-    let differs = wanted.keys().chain(found.keys()).find(|path| wanted.get(*path) != found.get(*path));
-    let Some(path) = differs else { return Ok(()) };
-    let told = |shape: Option<&Vec<usize>>| shape.map_or("none".to_owned(), |shape| format!("{shape:?}"));
-    let difference = format!("`{path}`: expected {}, found {}", told(wanted.get(path)), told(found.get(path)));
-    Err(TrainingError::Mismatch { path: directory.checkpoints(), difference })
-}
+/// What burn-train's dashboard panics with when its user chooses to kill the training.
+const KILLED: &str = "Killing training from user input.";
 
 /// Runs `training` so that nothing leaves it but a result, and writes a failure into the record.
 ///
 /// Burn panics where a backend fails; this is the boundary that catches it.
-fn guard(
+pub(crate) fn guard(
     directory: &RunDirectory,
     training: impl FnOnce() -> Result<RunRecord, TrainingError>,
 ) -> Result<RunRecord, TrainingError> {
@@ -297,7 +59,12 @@ fn guard(
     Err(error)
 }
 
-fn run<T: Task>(
+/// The first device, with autodiff.
+pub(crate) fn tracked(host: &Host) -> Device {
+    host.place.devices.first().cloned().unwrap_or_default().autodiff()
+}
+
+pub(crate) fn run<T: Task>(
     mut trainer: Trainer<T>,
     [train, valid]: Sources<T>,
     monitor: Monitor,
@@ -401,7 +168,8 @@ fn run<T: Task>(
     }
 }
 
-fn rates<T: Task>(trainer: &Trainer<T>, batches: usize) -> RunRates {
+/// The learning rates of a run whose epochs have so many batches.
+pub(crate) fn rates<T: Task>(trainer: &Trainer<T>, batches: usize) -> RunRates {
     let (rates, schedule) = (trainer.rates.clone(), trainer.schedule.clone());
     RunRates { schedule, rates, batches, epochs: trainer.settings.epochs, shown: f64::NAN }
 }
@@ -461,11 +229,4 @@ fn load<M: Module>(module: M, weights: ModuleRecord, directory: &RunDirectory) -
     module
         .try_load_record(weights)
         .map_err(|error| TrainingError::Checkpoint { path: directory.checkpoints(), message: error.to_string() })
-}
-
-fn versions() -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("kindling".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("burn".to_owned(), BURN_VERSION.to_owned()),
-    ])
 }

@@ -20,7 +20,6 @@ use crate::{
     shell::Reporter,
     source::Plan,
     stream,
-    trainer::Settings,
 };
 
 /// How a session ended.
@@ -38,6 +37,28 @@ pub(crate) enum End {
 pub type OnStep = Box<dyn FnMut(&StepRecord) -> ControlFlow<String>>;
 /// Called after each epoch; a reason to stop ends the run as early stopping does.
 pub type OnEpoch = Box<dyn FnMut(&EpochRecord) -> ControlFlow<String>>;
+
+/// The plain values among a trainer's settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) epochs: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) seed: u64,
+    pub(crate) is_shuffled: bool,
+    pub(crate) limit_batches: Option<usize>,
+    /// The split that is evaluated after each epoch.
+    pub(crate) evaluated: String,
+    pub(crate) monitor: Option<String>,
+    pub(crate) patience: Option<usize>,
+    pub(crate) keeps_last: bool,
+    pub(crate) clip_norm: Option<f64>,
+    pub(crate) micro_batches: usize,
+    pub(crate) ema_decay: Option<f64>,
+    pub(crate) ema_evaluate: bool,
+    pub(crate) gradient_steps: Option<usize>,
+    pub(crate) workers: usize,
+}
 
 /// One process's part of a run.
 pub(crate) struct Session<T: Task> {

@@ -187,7 +187,8 @@ impl Reporter<'_> {
     }
 
     pub(crate) fn start_training(&mut self, epoch: usize, samples: usize) -> Result<(), TrainingError> {
-        let result = self.processor.process_train(LearnerEvent::StartSplit { epoch_number: epoch, total_items: samples });
+        let result =
+            self.processor.process_train(LearnerEvent::StartSplit { epoch_number: epoch, total_items: samples });
         self.report(result)
     }
 
@@ -211,15 +212,12 @@ impl Reporter<'_> {
     }
 
     pub(crate) fn start_evaluation(&mut self, epoch: usize, samples: usize) -> Result<(), TrainingError> {
-        let result = self.processor.process_valid(LearnerEvent::StartSplit { epoch_number: epoch, total_items: samples });
+        let result =
+            self.processor.process_valid(LearnerEvent::StartSplit { epoch_number: epoch, total_items: samples });
         self.report(result)
     }
 
-    pub(crate) fn evaluated(
-        &mut self,
-        shown: Shown,
-        (position, total): (usize, usize),
-    ) -> Result<(), TrainingError> {
+    pub(crate) fn evaluated(&mut self, shown: Shown, (position, total): (usize, usize)) -> Result<(), TrainingError> {
         let progress = Progress::new(position, total, Some(self.samples.to_owned()));
         let item = TrainingItem::new(shown, progress, None, None);
         let result = self.processor.process_valid(LearnerEvent::ProcessedItem(item));

@@ -7,7 +7,7 @@ use burn::{
         metric::{Metric as BurnMetric, Numeric},
     },
 };
-use kindling_record::{DatasetRecord, EpochRecord, RunDirectory, RunRecord, StepRecord};
+use kindling_record::{DatasetRecord, EpochRecord, StepRecord};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -15,8 +15,8 @@ use crate::{
     Host, LearningRates, Order, Place, RateSchedule, Schedule, Source, Task, TrainingError,
     early_stopping::Monitor,
     feed::SharedSource,
-    lines, run,
-    session::{OnEpoch, OnStep},
+    lines,
+    session::{OnEpoch, OnStep, Settings},
     shell::{AddMetric, add_metric},
     source::Plan,
 };
@@ -39,28 +39,6 @@ pub struct Trainer<T: Task> {
     pub(crate) metrics: Vec<AddMetric>,
     pub(crate) on_step: Vec<OnStep>,
     pub(crate) on_epoch: Vec<OnEpoch>,
-}
-
-/// The plain values among a trainer's settings.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) name: String,
-    pub(crate) epochs: usize,
-    pub(crate) batch_size: usize,
-    pub(crate) seed: u64,
-    pub(crate) is_shuffled: bool,
-    pub(crate) limit_batches: Option<usize>,
-    /// The split that is evaluated after each epoch.
-    pub(crate) evaluated: String,
-    pub(crate) monitor: Option<String>,
-    pub(crate) patience: Option<usize>,
-    pub(crate) keeps_last: bool,
-    pub(crate) clip_norm: Option<f64>,
-    pub(crate) micro_batches: usize,
-    pub(crate) ema_decay: Option<f64>,
-    pub(crate) ema_evaluate: bool,
-    pub(crate) gradient_steps: Option<usize>,
-    pub(crate) workers: usize,
 }
 
 impl<T: Task> Trainer<T> {
@@ -287,40 +265,6 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// Trains on `train`, evaluates on `valid` after each epoch, and leaves everything in `directory`, which must be new.
-    ///
-    /// The record's status says how it ended: finished, interrupted or diverged.
-    ///
-    /// # Errors
-    /// When the directory holds another run, of which nothing is touched; when a setting is wrong; and when something
-    /// fails: unless it is the directory that does, the record then says `failed` and why.
-    pub fn fit(
-        self,
-        directory: &RunDirectory,
-        train: impl Source<Batch = T::Batch> + 'static,
-        valid: impl Source<Batch = T::Batch> + 'static,
-    ) -> Result<RunRecord, TrainingError> {
-        run::fit(self, directory, [Arc::new(train), Arc::new(valid)])
-    }
-
-    /// Resumes the run in `directory` from its latest checkpoint, or from the start if it has none, to the same bits as if
-    /// it had never stopped. With more epochs than it was to have, it trains further, where the schedule allows it.
-    ///
-    /// A checkpoint that is damaged is passed over for an older one that leads to the same end, which
-    /// [`Event::DamagedCheckpoint`](crate::Event::DamagedCheckpoint) tells.
-    ///
-    /// # Errors
-    /// As [`fit`](Self::fit), and when another process writes the run, its checkpoints are damaged or gone, or it was begun
-    /// on other data or with another task. A run that has nothing left to do is returned as it is.
-    pub fn resume(
-        self,
-        directory: &RunDirectory,
-        train: impl Source<Batch = T::Batch> + 'static,
-        valid: impl Source<Batch = T::Batch> + 'static,
-    ) -> Result<RunRecord, TrainingError> {
-        run::resume(self, directory, [Arc::new(train), Arc::new(valid)])
-    }
-
     /// How the training samples are cut into batches.
     pub(crate) fn plan(&self) -> Plan {
         let Settings { batch_size, limit_batches: limit, seed, is_shuffled, .. } = self.settings;
@@ -331,9 +275,8 @@ impl<T: Task> Trainer<T> {
     /// Checks the settings by themselves.
     pub(crate) fn check(&self) -> Result<Monitor, TrainingError> {
         let settings = &self.settings;
-        let fails = |name, wanted: &str, found: String| {
-            Err(TrainingError::Setting { name, wanted: wanted.to_owned(), found })
-        };
+        let fails =
+            |name, wanted: &str, found: String| Err(TrainingError::Setting { name, wanted: wanted.to_owned(), found });
         let counts = [
             ("epochs", Some(settings.epochs)),
             ("batch_size", Some(settings.batch_size)),

@@ -188,9 +188,7 @@ pub(crate) fn save<M: Module>(
     let crc32 = Sums {
         model: write(MODEL, &model.clone().into_record().into_bytes().map_err(failed)?)?,
         optimizer: write(OPTIMIZER, &optimizer.into_bytes().map_err(failed)?)?,
-        ema: averaged
-            .map(|averaged| write(EMA, &averaged.into_record().into_bytes().map_err(failed)?))
-            .transpose()?,
+        ema: averaged.map(|averaged| write(EMA, &averaged.into_record().into_bytes().map_err(failed)?)).transpose()?,
         checkpoint: crc32fast::hash(state.to_string().as_bytes()),
     };
     write_json(&staging.path().join(STATE), &State { crc32, checkpoint: state })?;

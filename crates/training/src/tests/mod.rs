@@ -93,7 +93,8 @@ impl Net {
     fn with(number: usize, device: &Device, norm: Option<BatchNorm>) -> Self {
         // Not by the process-wide generator, which tests would share.
         let linear = |inputs: usize, outputs: usize| {
-            let numbers: Vec<f32> = (0..inputs * outputs).map(|i| ((i * 37 + inputs) % 19) as f32 / 19.0 - 0.45 + number as f32).collect();
+            let numbers: Vec<f32> =
+                (0..inputs * outputs).map(|i| ((i * 37 + inputs) % 19) as f32 / 19.0 - 0.45 + number as f32).collect();
             let weight = Param::from_data(TensorData::new(numbers, [inputs, outputs]), device);
             let bias = Some(Param::from_data(TensorData::new(vec![0.1_f32; outputs], [outputs]), device));
             Linear { weight, bias }

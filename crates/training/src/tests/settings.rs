@@ -39,7 +39,8 @@ fn empty_sources_and_batches_that_cannot_be_made_are_errors() {
         (error.to_string(), directory)
     };
     assert_eq!(fit(Table::new(0, 1)).0, "training source: expected at least one sample, found none");
-    let missing = Table { missing: Some(crate::epoch_order(crate::Order::Shuffled { seed: 7 }, 1, 41)[0]), ..Table::new(41, 1) };
+    let missing =
+        Table { missing: Some(crate::epoch_order(crate::Order::Shuffled { seed: 7 }, 1, 41)[0]), ..Table::new(41, 1) };
     let (message, directory) = fit(missing);
     assert!(message.starts_with("a batch cannot be made: row "), "{message}");
     let record = directory.read_record().unwrap();
