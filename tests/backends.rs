@@ -184,7 +184,10 @@ fn more_devices_than_images_in_a_batch_are_refused() {
     let output = command(place.path(), &arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let message = text(&output.stderr);
-    assert!(message.contains("training.batch_size: expected an image for each of the 3 devices at least, found 2"), "{message}");
+    assert!(
+        message.contains("training.batch_size: expected an image for each of the 3 devices at least, found 2"),
+        "{message}"
+    );
     assert!(!place.path().join("runs").exists());
 }
 

@@ -1,16 +1,18 @@
 //! Kindling's networks against PyTorch's numbers: `assets/golden`, made by the script there.
 
-use std::{fs, path::PathBuf};
+use std::{collections::HashMap, fs, path::PathBuf};
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::{Module, ModuleVisitor, Param, ParamId},
     optim::GradientsParams,
     tensor::{Device, Int, Tensor, TensorData},
-    train::TrainStep,
 };
+use kindling_classification::{Classifier, init_optimizer, learning_rates};
+use kindling_config::{Config, Partial};
 use kindling_data::ImageBatch;
-use kindling_models::{CnnConfig, ImageShape, MlpConfig, Network, NetworkConfig};
-use kindling_training::{Classifier, ExperimentConfig, LearningRates, Settings, clip_by_global_norm, init_optimizer};
+use kindling_models::{Cnn, CnnConfig, ImageShape, Mlp, MlpConfig, Network, NetworkConfig};
+use kindling_training::{clip_by_global_norm, named_parameters, training_step, weights};
+use kindling_workbench::Workbench;
 use serde_json::Value;
 
 /// Relative to the largest number of a tensor: f32 sums of a few hundred terms in another order than PyTorch's.
@@ -20,9 +22,9 @@ const TOLERANCE_AFTER_TRAINING: f64 = 1e-3;
 /// Tensors with nothing larger than this are compared absolutely.
 const SMALLEST_SCALE: f64 = 1e-3;
 
-struct Golden {
+struct Golden<N> {
     document: Value,
-    network: Network,
+    network: N,
     device: Device,
 }
 
@@ -45,20 +47,27 @@ pub(crate) fn devices() -> Vec<(&'static str, Device)> {
     ]
 }
 
-impl Golden {
-    fn load(name: &str, device: &Device) -> Self {
+/// Checks each of the networks on each of the devices; they are called `mlp`, `cnn` and `cnn-deep`.
+fn check_all(mlp: impl Fn(&str, &Golden<Mlp>), cnn: impl Fn(&str, &Golden<Cnn>)) {
+    for (backend, device) in devices() {
+        let what = |name: &str| format!("{name} on {backend}");
+        mlp(&what("mlp"), &Golden::load("mlp", &MlpConfig { hidden: vec![7, 5] }, &device));
+        for (name, channels) in [("cnn", vec![3, 5]), ("cnn-deep", vec![3, 5, 4])] {
+            cnn(&what(name), &Golden::load(name, &CnnConfig { channels, hidden: 6 }, &device));
+        }
+    }
+}
+
+impl<N: Network> Golden<N> {
+    fn load(name: &str, config: &impl NetworkConfig<Network = N>, device: &Device) -> Self {
         let document: Value =
             serde_json::from_str(&fs::read_to_string(path(&format!("{name}.json"))).unwrap()).unwrap();
         let side = |key: &str| usize::try_from(document["shape"][key].as_u64().unwrap()).unwrap();
-        let shape = ImageShape { height: side("height"), width: side("width"), classes: side("classes") };
-        let config = match name {
-            "mlp" => NetworkConfig::Mlp(MlpConfig { hidden: vec![7, 5] }),
-            "cnn" => NetworkConfig::Cnn(CnnConfig { channels: vec![3, 5], hidden: 6 }),
-            _ => NetworkConfig::Cnn(CnnConfig { channels: vec![3, 5, 4], hidden: 6 }),
-        };
-        let weights = fs::read(path(&format!("{name}.start.safetensors"))).unwrap();
-        let network = config.init(shape, 0, &device.clone().autodiff()).unwrap().with_safetensors(weights).unwrap();
-        Self { document, network, device: device.clone() }
+        let (height, width, classes) = (side("height"), side("width"), side("classes"));
+        let network =
+            config.init(ImageShape { channels: 1, height, width, classes }, 0, &device.clone().autodiff()).unwrap();
+        let start = fs::read(path(&format!("{name}.start.safetensors"))).unwrap();
+        Self { network: weights::read(network, "", start).unwrap(), document, device: device.clone() }
     }
 
     fn numbers(&self, key: &str) -> Vec<f64> {
@@ -78,7 +87,6 @@ impl Golden {
             .map(|(pixels, targets)| ImageBatch {
                 images: Tensor::from_data(TensorData::new(pixels.to_vec(), [batch, 1, height, width]), &device),
                 targets: Tensor::<1, Int>::from_data(TensorData::new(targets.to_vec(), [batch]), &device),
-                whole: batch,
             })
             .collect()
     }
@@ -106,123 +114,127 @@ fn check_within(tolerance: f64, what: &str, found: &[f64], expected: &[f64]) {
 }
 
 /// Losses of `config`'s optimizer on the golden batches, from the golden weights.
-fn losses(golden: &Golden, config: &ExperimentConfig) -> (Vec<f64>, Classifier) {
-    let mut model = Classifier::new(golden.network.clone(), config.label_smoothing);
-    let mut optimizer = init_optimizer(config, &model);
-    let rates = LearningRates::new(config, &model).scaled(1.0);
+fn losses<N: Network>(golden: &Golden<N>, config: &Config) -> (Vec<f64>, Classifier<N>) {
+    let mut model = Classifier::new(golden.network.clone(), config.training.label_smoothing);
+    let mut optimizer = init_optimizer(&config.optimizer, &model);
+    let rates = learning_rates(&config.optimizer, &model).scaled(1.0);
     let mut losses = Vec::new();
     for batch in golden.batches() {
-        let output = TrainStep::step(&model, batch);
-        losses.push(output.item.read().unwrap().loss());
-        let gradients = match config.clip_norm {
-            Some(limit) => clip_by_global_norm(&model, output.grads, limit),
-            None => output.grads,
+        let step = training_step(&model, batch).unwrap();
+        losses.push(step.totals.loss());
+        let gradients = match config.training.clip_norm {
+            Some(limit) => clip_by_global_norm(&model, step.gradients, limit),
+            None => step.gradients,
         };
         model = optimizer.step(rates.clone(), model, gradients);
     }
     (losses, model)
 }
 
-fn sgd() -> ExperimentConfig {
-    Settings::from_json(r#"{"model": "mlp"}"#).unwrap().resolve().unwrap()
+/// The config that keys without their sections describe.
+fn config(keys: &Value) -> Config {
+    let mut partial = Partial::default();
+    for (key, value) in keys.as_object().unwrap() {
+        partial.set(key, value.clone());
+    }
+    partial.resolve(&Workbench::new("kindling").registry()).unwrap()
+}
+
+fn sgd() -> Config {
+    config(&serde_json::json!({ "network": "mlp" }))
 }
 
 #[test]
 fn logits_are_pytorchs_in_training_and_in_evaluation_mode() {
-    for (backend, device) in devices() {
-        for name in ["mlp", "cnn", "cnn-deep"] {
-            let golden = Golden::load(name, &device);
-            let images = golden.batches().remove(0).images;
-            let what = format!("{name} on {backend}");
-            // Evaluation first: a forward pass in training mode moves the running statistics.
-            let evaluated = golden.network.valid().forward(images.clone().inner());
-            check(&what, &values(evaluated), &golden.numbers("logits_evaluation"));
-            check(&what, &values(golden.network.forward(images)), &golden.numbers("logits_train"));
+    fn check_logits<N: Network>(what: &str, golden: &Golden<N>) {
+        let images = golden.batches().remove(0).images;
+        // Evaluation first: a forward pass in training mode moves the running statistics.
+        let evaluated = golden.network.valid().forward(images.clone().inner());
+        check(what, &values(evaluated), &golden.numbers("logits_evaluation"));
+        check(what, &values(golden.network.forward(images)), &golden.numbers("logits_train"));
+    }
+    check_all(check_logits, check_logits);
+}
+
+/// Compares gradients with the golden ones of these names.
+struct Gradients<'a> {
+    what: &'a str,
+    expected: &'a Value,
+    found: &'a GradientsParams,
+    names: HashMap<ParamId, String>,
+    checked: usize,
+}
+
+impl ModuleVisitor for Gradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(gradient) = self.found.get::<D>(param.id) else { return };
+        let name = &self.names[&param.id];
+        let is_linear = D == 2;
+        let gradient = if is_linear { values(gradient.swap_dims(0, 1)) } else { values(gradient) };
+        let what = format!("{name} of {}", self.what);
+        let expected = |name: &str| numbers(&self.expected[name]);
+        if name.starts_with("conv") && name.ends_with("bias") {
+            // Zero in exact arithmetic, since batch norm follows: PyTorch's numbers are rounding, as ours may be, of
+            // sums whose terms are as large as the weight's gradients.
+            let scale = expected(&name.replace("bias", "weight")).into_iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+            let largest = gradient.iter().chain(&expected(name)).fold(0.0, |a: f64, b| a.max(b.abs()));
+            assert!(largest <= TOLERANCE * scale, "{what}: {largest} is not zero beside {scale}");
+        } else {
+            check(&what, &gradient, &expected(name));
         }
+        self.checked += 1;
     }
 }
 
 #[test]
 fn gradients_are_pytorchs_for_every_parameter() {
-    struct Check<'a> {
-        golden: &'a Golden,
-        backend: &'a str,
-        gradients: &'a GradientsParams,
-        path: Vec<String>,
-        checked: usize,
+    fn check_gradients<N: Network>(what: &str, golden: &Golden<N>) {
+        let model = Classifier::new(golden.network.clone(), 0.0);
+        let step = training_step(&model, golden.batches().remove(0)).unwrap();
+        // With PyTorch's names for batch norm.
+        let name = |path: String| path.replace("gamma", "weight").replace("beta", "bias");
+        let parameters = named_parameters(&model.network).into_iter();
+        let names = parameters.map(|parameter| (parameter.id, name(parameter.path))).collect();
+        let expected = &golden.document["gradients"];
+        let mut gradients = Gradients { what, expected, found: &step.gradients, names, checked: 0 };
+        model.network.visit(&mut gradients);
+        let count = match what.split(' ').next() {
+            Some("mlp") => 6,
+            Some("cnn") => 12,
+            _ => 16,
+        };
+        assert_eq!(gradients.checked, count, "{what}");
     }
-    impl ModuleVisitor for Check<'_> {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.path.push(name.to_owned());
-        }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let Some(gradient) = self.gradients.get::<D>(param.id) else { return };
-            // Without the names of the wrapper and the variant, and with PyTorch's for batch norm.
-            let name = self.path[2..].join(".").replace("gamma", "weight");
-            let name = name.replace("beta", "bias");
-            let is_linear = D == 2;
-            let gradient = if is_linear { values(gradient.swap_dims(0, 1)) } else { values(gradient) };
-            let what = format!("{name} on {}", self.backend);
-            let expected = |name: &str| numbers(&self.golden.document["gradients"][name]);
-            if name.starts_with("conv") && name.ends_with("bias") {
-                // Zero in exact arithmetic, since batch norm follows: PyTorch's numbers are rounding, as ours may be, of sums
-                // whose terms are as large as the weight's gradients.
-                let scale = expected(&name.replace("bias", "weight")).into_iter().fold(0.0, |a: f64, b| a.max(b.abs()));
-                let largest = gradient.iter().chain(&expected(&name)).fold(0.0, |a: f64, b| a.max(b.abs()));
-                assert!(largest <= TOLERANCE * scale, "{what}: {largest} is not zero beside {scale}");
-            } else {
-                check(&what, &gradient, &expected(&name));
-            }
-            self.checked += 1;
-        }
-    }
-    for (backend, device) in devices() {
-        for (name, count) in [("mlp", 6), ("cnn", 12), ("cnn-deep", 16)] {
-            let golden = Golden::load(name, &device);
-            let model = Classifier::new(golden.network.clone(), 0.0);
-            let output = TrainStep::step(&model, golden.batches().remove(0));
-            let path = Vec::new();
-            let mut visitor = Check { golden: &golden, backend, gradients: &output.grads, path, checked: 0 };
-            model.visit(&mut visitor);
-            assert_eq!(visitor.checked, count, "{name} on {backend}");
-        }
-    }
+    check_all(check_gradients, check_gradients);
 }
 
 #[test]
 fn twenty_steps_of_sgd_follow_pytorchs_losses_and_end_at_its_logits() {
-    for (backend, device) in devices() {
-        for name in ["mlp", "cnn", "cnn-deep"] {
-            let golden = Golden::load(name, &device);
-            let what = format!("{name} on {backend}");
-            let (losses, model) = losses(&golden, &sgd());
-            check(&what, &losses, &golden.numbers("losses"));
-            let images = golden.batches().remove(0).images.inner();
-            let logits = values(model.network.valid().forward(images));
-            let expected = golden.numbers("logits_evaluation_after_training");
-            check_within(TOLERANCE_AFTER_TRAINING, &what, &logits, &expected);
-        }
+    fn check_steps<N: Network>(what: &str, golden: &Golden<N>) {
+        let (losses, model) = losses(golden, &sgd());
+        check(what, &losses, &golden.numbers("losses"));
+        let images = golden.batches().remove(0).images.inner();
+        let logits = values(model.network.valid().forward(images));
+        let expected = golden.numbers("logits_evaluation_after_training");
+        check_within(TOLERANCE_AFTER_TRAINING, what, &logits, &expected);
     }
+    check_all(check_steps, check_steps);
 }
 
 #[test]
 fn batch_norms_running_statistics_are_pytorchs() {
-    for (backend, device) in devices() {
-        for (name, statistics) in [("cnn", 4), ("cnn-deep", 6)] {
-            let golden = Golden::load(name, &device);
-            let (_, model) = losses(&golden, &sgd());
-            let bytes = model.network.valid().to_safetensors().unwrap();
-            let reference = golden.document["running"].as_object().unwrap();
-            assert_eq!(reference.len(), statistics);
-            for (tensor, expected) in reference {
-                let what = format!("{tensor} of {name} on {backend}");
-                check_within(TOLERANCE_AFTER_TRAINING, &what, &tensor_of(&bytes, tensor), &numbers(expected));
-            }
+    let check_statistics = |what: &str, golden: &Golden<Cnn>| {
+        let (_, model) = losses(golden, &sgd());
+        let bytes = weights::write(&model.network.valid(), "").unwrap();
+        let reference = golden.document["running"].as_object().unwrap();
+        assert_eq!(reference.len(), if what.starts_with("cnn-deep") { 6 } else { 4 });
+        for (tensor, expected) in reference {
+            let what = format!("{tensor} of {what}");
+            check_within(TOLERANCE_AFTER_TRAINING, &what, &tensor_of(&bytes, tensor), &numbers(expected));
         }
-    }
+    };
+    // The mlp has none.
+    check_all(|_, _| (), check_statistics);
 }
 
 fn tensor_of(bytes: &[u8], name: &str) -> Vec<f64> {
@@ -242,10 +254,9 @@ fn optimizers_smoothing_and_clipping_follow_pytorchs_losses() {
     let variants = document["variants"].as_array().unwrap();
     assert_eq!(variants.len(), 9);
     for (backend, device) in devices() {
-        let golden = Golden::load("mlp", &device);
+        let golden = Golden::load("mlp", &MlpConfig { hidden: vec![7, 5] }, &device);
         for variant in variants {
-            let config = Settings::from_json(variant["config"].to_string()).unwrap().resolve().unwrap();
-            let (losses, _) = losses(&golden, &config);
+            let (losses, _) = losses(&golden, &config(&variant["config"]));
             check(&format!("{} on {backend}", variant["config"]), &losses, &numbers(&variant["losses"]));
         }
     }

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod backends;
+mod config;
+mod examples;
 mod golden;
 mod inputs;
 mod messages;

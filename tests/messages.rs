@@ -34,7 +34,10 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
             &["train", "mlp", "--backend", "ndarray", "--precision", "f16"],
             "precision f16: ndarray on this device computes in f32; choose one",
         ),
-        (&["train", "mlp", "--precision", "f16", "--optimizer", "adam"], "training.precision: expected f32 or bf16 with the"),
+        (
+            &["train", "mlp", "--precision", "f16", "--optimizer", "adam"],
+            "training.precision: expected f32 or bf16 with the",
+        ),
         #[cfg(not(feature = "remote"))]
         (&["serve"], "this build cannot serve; one that can comes with: just serve"),
         (&["bench", "mlp", "--repeats", "0"], "--repeats: expected at least 1, found 0"),
@@ -69,7 +72,7 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
             &["train", "mlp", "--monitor", "test/loss"],
             "protocol.monitor: expected a metric such as valid/loss with the protocol `validated`, found test/loss",
         ),
-        (&["train", "mlp", "--dataset", "synthetic", "--monitor", "valid/f1"], "monitor: expected one of "),
+        (&["train", "mlp", "--dataset", "synthetic", "--monitor", "valid/f1"], "protocol.monitor: expected valid/loss or valid/accuracy, found valid/f1"),
         (
             &["train", "mlp", "--set", "beta2=1"],
             "--set beta2=1: config: unknown key `beta2`; did you mean `optimizer.beta_2`?",

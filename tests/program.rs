@@ -278,7 +278,10 @@ fn an_idx_set_of_any_size_and_number_of_classes_is_trained_on() {
         let record: RunRecord = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(record.dataset.classes(), ["top", "middle", "bottom"]);
         assert_eq!((record.dataset.train, record.dataset.valid), (57, 3));
-        assert!((record.test.unwrap().get("accuracy").unwrap() - 1.0).abs() < 1e-12, "{model} learns three bright rows");
+        assert!(
+            (record.test.unwrap().get("accuracy").unwrap() - 1.0).abs() < 1e-12,
+            "{model} learns three bright rows"
+        );
     }
 }
 

@@ -9,72 +9,78 @@ use std::{
     process::{self, Child, ChildStderr, Command, Stdio},
     sync::LazyLock,
     thread,
-    time::Instant,
 };
 
 use burn::{tensor::Device, train::Interrupter};
+use kindling_classification::{AnyNetwork, network};
 use kindling_data::{ImageData, synthetic};
-use kindling_record::{MachineRecord, RunDirectory, RunRecord, RunStatus};
-use kindling_training::{Event, Host, Phase, Settings, Silent, resume, train};
+use kindling_kernels::Level;
+use kindling_models::MlpConfig;
+use kindling_record::{RunDirectory, RunRecord, RunStatus};
+use kindling_training::{Event, Host, Phase, Place};
 
-use crate::program::{command, kindling, only_run, record, text};
+use crate::program::{command, config, kindling, only_run, record, text, with};
 
 static SHAPES: LazyLock<ImageData> = LazyLock::new(synthetic::draw);
 
 /// Six batches in each of four epochs: moments and a schedule are state to lose, and augmentations a place.
 const CONFIG: &str = r#"{
-    "model": "mlp", "hidden": [16, 8], "dataset": "synthetic", "epochs": 4, "limit_batches": 6, "batch_size": 16,
-    "optimizer": "momentum", "schedule": "cosine", "augment": ["shift", "flip", "erase"], "gradient_steps": 10
+    "network": {"name": "mlp", "hidden": [16, 8]}, "data": {"name": "synthetic", "augment": ["shift", "flip", "erase"]},
+    "optimizer": "momentum", "schedule": "cosine",
+    "training": {"epochs": 4, "limit_batches": 6, "batch_size": 16, "gradient_steps": 10}
 }"#;
+
+/// The network of the configs here, with any widths.
+fn mlp() -> Box<dyn AnyNetwork> {
+    network("mlp", &MlpConfig::default())
+}
 
 /// Trains in this process, on one device of a backend, and does `after_step` after each training step; their number and
 /// what stops the run are its arguments.
 fn host((backend, device): (&str, Device), mut after_step: impl FnMut(usize, &Interrupter) + 'static) -> Host {
-    let interrupter = Interrupter::new();
-    let stop = interrupter.clone();
-    let mut steps = 0;
-    Host {
-        devices: vec![device],
-        largest_tensor: None,
-        memory: None,
-        compiles_kernels: false,
+    let mut host = Host::silent(Place {
         backend: backend.to_owned(),
         device_name: "this process".to_owned(),
-        kernels: format!("fused, {}", kindling_kernels::Level::best()),
-        instructions: kindling_kernels::Level::best().to_string(),
-        machine: MachineRecord { platform: "linux".to_owned(), processor: None, threads: 1 },
-        interrupter,
-        renderer: Box::new(|_| Box::new(Silent)),
-        on_event: Box::new(move |event| {
-            if let Event::Step { phase: Phase::Train } = event {
-                steps += 1;
-                after_step(steps, &stop);
-            }
-        }),
-        program_start: Instant::now(),
-    }
+        kernels: format!("fused, {}", Level::best()),
+        instructions: Level::best().to_string(),
+        ..Place::new(device)
+    });
+    let stop = host.interrupter.clone();
+    let mut steps = 0;
+    host.on_event = Box::new(move |event| {
+        if let Event::Step { phase: Phase::Train } = event {
+            steps += 1;
+            after_step(steps, &stop);
+        }
+    });
+    host
 }
 
 /// Begins a run in `runs`, in this process and on a device of a backend, and stops it after so many steps.
-pub(crate) fn stopped_run(runs: &Path, config: &str, place: (&str, Device), steps: usize) -> PathBuf {
-    let config = Settings::from_json(config).unwrap().resolve().unwrap();
+pub(crate) fn stopped_run(runs: &Path, text: &str, place: (&str, Device), steps: usize) -> PathBuf {
     let directory = RunDirectory::create(runs, "mlp").unwrap();
     let host = host(place, move |step, interrupter| {
         if step == steps {
             interrupter.stop(None);
         }
     });
-    let record = train(&config, &SHAPES, &directory, host).unwrap();
+    let record = mlp().train(&config(text), &SHAPES, &directory, host).unwrap();
     assert_eq!(record.status, RunStatus::Interrupted);
     directory.path().to_path_buf()
 }
 
-/// A run of [`CONFIG`] that the program trains to its end.
-fn whole(place: &Path) -> PathBuf {
+/// A run of [`CONFIG`], changed by `flags`, that the program trains to its end in `directory/runs`.
+fn trained(place: &Path, directory: &str, flags: &[&str]) -> PathBuf {
     fs::write(place.join("config.json"), CONFIG).unwrap();
-    let output = kindling(place, &["train", "--config", "config.json", "--runs-dir", "whole/runs"]);
+    let runs = format!("{directory}/runs");
+    let output = kindling(place, &with(&["train", "--config", "config.json", "--runs-dir", &runs], flags));
     assert!(output.status.success(), "{}", text(&output.stderr));
-    only_run(&place.join("whole"))
+    only_run(&place.join(directory))
+}
+
+/// The same run, never stopped.
+fn whole(place: &Path) -> PathBuf {
+    trained(place, "whole", &[])
 }
 
 /// Whether two runs have the same weights and the same steps, to the bit.
@@ -132,10 +138,9 @@ fn a_killed_run_is_listed_as_interrupted_and_resumes_to_the_same_bits() {
         });
         let runs = Path::new(&runs);
         let died = if let Ok(directory) = RunDirectory::find(runs, "mlp") {
-            resume(&SHAPES, &directory, host)
+            mlp().resume(&config(CONFIG), &SHAPES, &directory, host)
         } else {
-            let config = Settings::from_json(CONFIG).unwrap().resolve().unwrap();
-            train(&config, &SHAPES, &RunDirectory::create(runs, "mlp").unwrap(), host)
+            mlp().train(&config(CONFIG), &SHAPES, &RunDirectory::create(runs, "mlp").unwrap(), host)
         };
         panic!("it should have died: {died:?}");
     }
@@ -230,6 +235,41 @@ fn a_damaged_checkpoint_is_told_and_passed_over_and_without_a_whole_one_it_is_sa
     let refused = kindling(place.path(), &["resume", run.to_str().unwrap()]);
     let said = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{said}");
-    let advice = format!("kindling train --config {}", run.join("run.json").display());
+    let advice =
+        format!("train the run again in another directory with the config in {}", run.join("run.json").display());
     assert!(said.contains("state.json") && said.contains(&advice) && !said.contains("is kept"), "{said}");
+}
+
+#[test]
+fn a_finished_run_is_trained_further_to_the_weights_of_a_run_that_was_planned_so() {
+    let place = tempfile::tempdir().unwrap();
+    let constant = ["--schedule", "constant"];
+    let run = trained(place.path(), ".", &with(&constant, &["--epochs", "2"]));
+    let short = record(&run);
+    let resumed = kindling(place.path(), &["resume", "mlp", "--epochs", "4"]);
+    assert!(resumed.status.success(), "{}", text(&resumed.stderr));
+    let whole = trained(place.path(), "whole", &constant);
+    check_same(&run, &whole);
+    let (found, expected) = (record(&run), record(&whole));
+    assert_eq!((found.status, found.parts.len(), found.epochs.len()), (RunStatus::Finished, 2, 4));
+    assert_eq!((&found.config, found.best_epoch), (&expected.config, expected.best_epoch));
+    assert!(found.epochs[..2] == short.epochs);
+    // And it cannot be made shorter.
+    let shorter = kindling(place.path(), &["resume", "mlp", "--epochs", "3"]);
+    assert_eq!(shorter.status.code(), Some(2), "{}", text(&shorter.stderr));
+    assert!(text(&shorter.stderr).contains("a run cannot be shortened"), "{}", text(&shorter.stderr));
+    assert_eq!(record(&run), found);
+}
+
+#[test]
+fn a_run_whose_schedule_ends_with_its_epochs_is_not_trained_further() {
+    let place = tempfile::tempdir().unwrap();
+    let run = trained(place.path(), ".", &["--epochs", "2"]);
+    let before = fs::read(run.join("run.json")).unwrap();
+    let refused = kindling(place.path(), &["resume", "mlp", "--epochs", "4"]);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("its schedule `cosine` was laid out for 2 epochs; train another with 4"), "{said}");
+    assert!(!said.contains("is kept"), "{said}");
+    assert!(fs::read(run.join("run.json")).unwrap() == before);
 }

@@ -6,14 +6,14 @@ use std::{
     process::Stdio,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::program::{command, kindling, only_run, record, text, write_rows};
 
 const SMALL: [&str; 10] =
     ["mlp", "--hidden", "8", "--dataset", "synthetic", "--epochs", "1", "--limit-batches", "5", "--json"];
 
-fn json(place: &Path, arguments: &[&str]) -> Value {
+fn printed(place: &Path, arguments: &[&str]) -> Value {
     let output = kindling(place, arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -21,7 +21,7 @@ fn json(place: &Path, arguments: &[&str]) -> Value {
 
 /// Trains a run in `place`, the only one there.
 fn trained(place: &Path) -> PathBuf {
-    json(place, &[&["train"], &SMALL[..]].concat());
+    printed(place, &[&["train"], &SMALL[..]].concat());
     only_run(place)
 }
 
@@ -40,7 +40,7 @@ fn a_run_goes_by_its_directorys_name_and_a_copy_of_it_counts_for_nothing() {
     let best = run.with_file_name("best");
     fs::rename(run, &best).unwrap();
     copy(&best, &best.with_file_name("copy"));
-    let listed = json(place.path(), &["runs", "--json"]);
+    let listed = printed(place.path(), &["runs", "--json"]);
     let ids: Vec<_> = listed.as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["best", "copy"]);
 
@@ -54,15 +54,16 @@ fn a_run_goes_by_its_directorys_name_and_a_copy_of_it_counts_for_nothing() {
     let compared = kindling(place.path(), &["compare", "best", "copy"]);
     assert!(compared.status.success(), "{}", text(&compared.stderr));
     let shown = text(&compared.stdout);
-    let counted = &json(place.path(), &["compare", "best", "copy", "--json"])[0];
-    assert_eq!((&counted["n"], &counted["runs"], &counted["repeats"]), (&1.into(), &["best"][..].into(), &["copy"][..].into()));
+    let counted = &printed(place.path(), &["compare", "best", "copy", "--json"])[0];
+    let expected = (&json!(1), &json!(["best"]), &json!(["copy"]));
+    assert_eq!((&counted["n"], &counted["runs"], &counted["repeats"]), expected);
     assert!(shown.contains("Each seed counts once. Left out: copy (seed 42 beside best)."), "{shown}");
 }
 
 #[test]
 fn composed_kernels_are_a_sweep_of_their_own_and_a_configuration_of_their_own() {
     let place = tempfile::tempdir().unwrap();
-    let sweep = |more: &[&str]| json(place.path(), &[&["sweep"], &SMALL[..], &["--seed", "3,3"], more].concat());
+    let sweep = |more: &[&str]| printed(place.path(), &[&["sweep"], &SMALL[..], &["--seed", "3,3"], more].concat());
     let first = sweep(&[]);
     assert_eq!(first[0]["runs"].as_array().unwrap().len(), 1, "{first}");
     let composed = sweep(&["--kernels", "composed"]);
@@ -70,7 +71,7 @@ fn composed_kernels_are_a_sweep_of_their_own_and_a_configuration_of_their_own() 
     assert_ne!(path(&first), path(&composed));
     assert_eq!(path(&sweep(&["--kernels", "composed"])), path(&composed), "the same run is not made again");
     let compare = ["compare", &path(&first), &path(&composed)];
-    let both = json(place.path(), &[&compare[..], &["--json"]].concat());
+    let both = printed(place.path(), &[&compare[..], &["--json"]].concat());
     let both = both.as_array().unwrap();
     assert!(both.len() == 2 && both[0]["label"] != both[1]["label"], "{both:?}");
     let shown = text(&kindling(place.path(), &compare).stdout);
@@ -103,7 +104,7 @@ fn predict_needs_no_data_set_and_inverts_what_is_unlike_the_runs_own_images() {
     }
     let predicted = |more: &[&str]| {
         let pictures = ["predict", run.to_str().unwrap(), "light.png", "dark.png", "--json"];
-        let answers = json(place.path(), &[&pictures[..], more].concat());
+        let answers = printed(place.path(), &[&pictures[..], more].concat());
         [0, 1].map(|index| answers[index]["predictions"].clone())
     };
     let ([light, dark], [light_as_is, dark_as_is]) = (predicted(&[]), predicted(&["--as-is"]));

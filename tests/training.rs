@@ -25,20 +25,20 @@ fn batch(device: &Device) -> ImageBatch {
     }
 }
 
-/// Checks that `optimizer` gets every image of [`batch`] right.
-fn check_overfits(name: &str, network: &impl NetworkConfig, optimizer: &Optimizer) {
+/// Checks that the network gets every image of [`batch`] right in the end.
+fn check_overfits(name: &str, network: &impl NetworkConfig, chosen: &Optimizer) {
     let device = Device::flex().autodiff();
     let mut model = Classifier::new(network.init(ImageShape::MNIST, 1, &device).unwrap(), 0.0);
-    let (mut descent, rates) = (init_optimizer(optimizer, &model), learning_rates(optimizer, &model));
+    let (mut optimizer, rates) = (init_optimizer(chosen, &model), learning_rates(chosen, &model));
     let batch = batch(&device);
     let mut accuracy = 0.0;
     for _ in 0..150 {
         let step = training_step(&model, batch.clone()).unwrap();
         // After the loss.
         accuracy = step.totals.mean(1);
-        model = descent.step(rates.scaled(1.0), model, step.gradients);
+        model = optimizer.step(rates.scaled(1.0), model, step.gradients);
     }
-    assert!((accuracy - 1.0).abs() < 1e-12, "{name} with {optimizer:?}: {accuracy}");
+    assert!((accuracy - 1.0).abs() < 1e-12, "{name} with {chosen:?}: {accuracy}");
 }
 
 #[test]

@@ -3,12 +3,14 @@ use burn::{
     tensor::{FloatDType, Int, Tensor},
 };
 use kindling_data::ImageBatch;
-use kindling_kernels as kernels;
 use kindling_models::Network;
 use kindling_record::TestRecord;
 use kindling_training::{Metric, Objective, Sums, Task, TrainingError};
 
-use crate::evaluate;
+use crate::{cross_entropy, evaluate};
+
+/// What a classifier measures.
+pub(crate) const METRICS: [Metric; 2] = [Metric::LOSS, Metric::ACCURACY];
 
 /// A network with its loss: the [`Task`] of image classification.
 // The derive looks for the name `Module` among the bounds.
@@ -28,23 +30,10 @@ impl<N: Network> Classifier<N> {
     }
 }
 
-/// The cross entropy of each image, in nats and in f32: with smoothing `s`, `(1 - s)` of it against the target and `s`
-/// against the uniform distribution, as PyTorch's `cross_entropy` has it.
-///
-/// # Shapes
-/// - logits: `[batch, classes]`
-/// - targets: `[batch]`
-/// - output: `[batch]`
-#[must_use]
-pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, label_smoothing: f64) -> Tensor<1> {
-    // In f32 whatever the network computes in: half a type's range is soon too little for sums of exponentials.
-    kernels::cross_entropy(logits.cast(FloatDType::F32), targets, label_smoothing)
-}
-
 impl<N: Network> Task for Classifier<N> {
     type Batch = ImageBatch;
 
-    const METRICS: &'static [Metric] = &[Metric::LOSS, Metric::ACCURACY];
+    const METRICS: &'static [Metric] = &METRICS;
     const ROOT: &'static str = "network";
     const SAMPLES: &'static str = "images";
 

@@ -1,15 +1,13 @@
 use std::collections::BTreeMap;
 
-use burn::tensor::{FloatDType, Tensor, activation::softmax};
+use burn::tensor::{FloatDType, Int, Tensor, activation::softmax};
 use kindling_data::ImageBatch;
+use kindling_kernels as kernels;
 use kindling_models::Network;
 use kindling_record::{Metrics, TestRecord};
 use kindling_training::TrainingError;
 
-use crate::{
-    cross_entropy,
-    predictions::{Prediction, confusion},
-};
+use crate::predictions::{Prediction, confusion};
 
 /// The metrics of a network on a split.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +26,19 @@ impl From<Evaluation> for TestRecord {
         let metrics: BTreeMap<_, _> = metrics.map(|(name, value)| (name.to_owned(), value)).into();
         Self { metrics: Metrics(metrics), confusion: Some(confusion) }
     }
+}
+
+/// The cross entropy of each image, in nats and in f32: with smoothing `s`, `(1 - s)` of it against the target and `s`
+/// against the uniform distribution, as PyTorch's `cross_entropy` has it.
+///
+/// # Shapes
+/// - logits: `[batch, classes]`
+/// - targets: `[batch]`
+/// - output: `[batch]`
+#[must_use]
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, label_smoothing: f64) -> Tensor<1> {
+    // In f32 whatever the network computes in: half a type's range is soon too little for sums of exponentials.
+    kernels::cross_entropy(logits.cast(FloatDType::F32), targets, label_smoothing)
 }
 
 /// The batches that an evaluation goes through.

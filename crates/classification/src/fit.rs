@@ -8,6 +8,7 @@ use kindling_training::{Place, TrainingError, named_parameters, trainable_parame
 
 use crate::{
     ClassificationError,
+    classifier::METRICS,
     splits::{dtype, image_shape, splits},
 };
 
@@ -34,6 +35,7 @@ pub(crate) fn check_host<C: NetworkConfig>(
     data: &ImageData,
     place: &Place,
 ) -> Result<(), ClassificationError> {
+    check_monitor(config)?;
     let device = check_devices(config, &place.devices)?;
     // Lazy parameters take no memory.
     let network = network.init(image_shape(data), config.training.seed, &device.clone().autodiff())?;
@@ -67,6 +69,17 @@ fn bytes(config: &Config, data: &ImageData, parameters: usize) -> f64 {
     let averages = if config.training.ema_decay.is_some() { 1.0 } else { 0.0 };
     let pixels = (data.train.pixels().len() + data.test.pixels().len()) as f64;
     number * parameters as f64 * (2.0 + moments + averages) + pixels * (1 + size_of::<f32>()) as f64
+}
+
+/// Whether a classifier has the metric that decides which epoch is the best.
+fn check_monitor(config: &Config) -> Result<(), ClassificationError> {
+    let (split, found) = (config.protocol.evaluated_split(), config.protocol.monitor());
+    let known = METRICS.map(|metric| format!("{split}/{}", metric.name));
+    if known.iter().any(|known| known == found) {
+        return Ok(());
+    }
+    let wanted = known.join(" or ");
+    Err(ConfigError::Invalid { key: "protocol.monitor".to_owned(), wanted, found: found.to_owned() }.into())
 }
 
 /// The first of the devices, where all of them can do what `config` asks for.

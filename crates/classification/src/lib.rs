@@ -38,9 +38,9 @@ mod splits;
 mod tests;
 mod workload;
 
-pub use classifier::{Classifier, cross_entropy};
+pub use classifier::Classifier;
 pub use error::ClassificationError;
-pub use evaluation::{Evaluation, evaluate, evaluate_each};
+pub use evaluation::{Evaluation, cross_entropy, evaluate, evaluate_each};
 pub use lr_range::{LearningRateRange, RangePoint, RangeTest, SMOOTHING};
 pub use network::{AnyNetwork, network};
 pub use optimizer::{init_optimizer, learning_rates};

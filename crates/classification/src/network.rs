@@ -148,28 +148,20 @@ pub trait AnyNetwork: Send + Sync {
 /// When `config` is neither a struct with named fields nor one without fields.
 #[must_use]
 pub fn network<C: NetworkConfig>(name: &str, config: &C) -> Box<dyn AnyNetwork> {
-    let keys = match serde_json::to_value(config) {
-        Ok(Value::Object(keys)) => keys,
-        Ok(Value::Null) => Map::new(),
-        other => panic!("the config of network `{name}` is no struct with named fields: {other:?}"),
-    };
-    Box::new(Registered::<C> { name: name.to_owned(), keys, config: PhantomData })
+    Box::new(Registered::<C> { section: Section::of(name, config, C::HELP), config: PhantomData })
 }
 
 /// A network's name and its default keys.
 struct Registered<C> {
-    name: String,
-    keys: Map<String, Value>,
+    section: Section,
     config: PhantomData<fn() -> C>,
 }
 
 impl<C: NetworkConfig> Registered<C> {
     /// The network that these keys describe.
     fn parsed(&self, keys: &Map<String, Value>) -> Result<C, ClassificationError> {
-        // A struct without fields is nothing in serde's eyes.
-        let value = if self.keys.is_empty() && keys.is_empty() { Value::Null } else { Value::Object(keys.clone()) };
-        let parsed = serde_json::from_value(value).or_else(|_| serde_json::from_value(Value::Object(keys.clone())));
-        Ok(parsed.map_err(|error| ConfigError::Malformed(format!("network {}: {error}", self.name)))?)
+        let parsed = self.section.parsed(keys);
+        Ok(parsed.map_err(|error| ConfigError::Malformed(format!("network {}: {error}", self.section.name)))?)
     }
 }
 
@@ -180,12 +172,11 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, ClassificationError>) -> Result<T
 
 impl<C: NetworkConfig> AnyNetwork for Registered<C> {
     fn name(&self) -> &str {
-        &self.name
+        &self.section.name
     }
 
     fn section(&self) -> Section {
-        let help = C::HELP.iter().map(|&(key, help)| (key.to_owned(), help.to_owned()));
-        Section { name: self.name.clone(), keys: self.keys.clone(), help: help.collect() }
+        self.section.clone()
     }
 
     fn layers(

@@ -4,8 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    Choice, ConfigError, Data, Optimizer, Precision, Protocol, Schedule, Training, declare::object, keys::Registry,
-    print,
+    Choice, ConfigError, Data, Optimizer, Precision, Protocol, Registry, Schedule, Training, declare::object, print,
 };
 
 /// Everything that decides a run, but the data's bytes and the backend: all that enters training.

@@ -161,6 +161,17 @@ pub(crate) struct Field {
     pub(crate) flag: Option<&'static str>,
 }
 
+impl Field {
+    pub(crate) const fn new<T: Typed>(
+        name: &'static str,
+        help: &'static str,
+        range: Range,
+        flag: Option<&'static str>,
+    ) -> Self {
+        Self { name, help, kind: T::KIND, range, flag }
+    }
+}
+
 /// A variant of a section, as declared.
 #[derive(Debug)]
 pub(crate) struct Variant {
@@ -283,13 +294,9 @@ macro_rules! variants {
         }
 
         impl $type {
-            pub(crate) const FIELDS: &[Field] = &[$(Field {
-                name: stringify!($key),
-                help: concat!($($help),+),
-                kind: <$key_type as Typed>::KIND,
-                range: Range::$range,
-                flag: $flag,
-            }),+];
+            pub(crate) const FIELDS: &[Field] = &[
+                $(Field::new::<$key_type>(stringify!($key), concat!($($help),+), Range::$range, $flag)),+
+            ];
 
             pub(crate) const VARIANTS: &[Variant] =
                 &[$(Variant { name: $name, defaults: || object(&$variant::default()) }),+];
@@ -335,13 +342,9 @@ macro_rules! section {
         }
 
         impl $type {
-            pub(crate) const FIELDS: &[Field] = &[$(Field {
-                name: stringify!($key),
-                help: concat!($($help),+),
-                kind: <$key_type as Typed>::KIND,
-                range: Range::$range,
-                flag: $flag,
-            }),+];
+            pub(crate) const FIELDS: &[Field] = &[
+                $(Field::new::<$key_type>(stringify!($key), concat!($($help),+), Range::$range, $flag)),+
+            ];
 
             /// The declared keys with their defaults.
             pub(crate) fn defaults() -> Map<String, Value> {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::{
-    Config, ConfigError, Partial, Section, file,
-    keys::{Registry, path_of, plain, section},
+    Config, ConfigError, Partial, Registry, Section, file,
+    keys::{path_of, plain, section},
     resolve,
 };
 

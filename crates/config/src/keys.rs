@@ -1,31 +1,11 @@
 //! All keys that a config can have: the declared ones, and those of the registered networks and data sets.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
-    ConfigError, Data, Optimizer, Protocol, Schedule, Training,
+    ConfigError, Data, Optimizer, Protocol, Registry, Schedule, Section, Training,
     declare::{Field, Kind, Range, Variant},
 };
-
-/// What a network or a data set brings to a config.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Section {
-    /// The name by which a config chooses it.
-    pub name: String,
-    /// All its keys with their defaults.
-    pub keys: Map<String, Value>,
-    /// A line of help for some of the keys.
-    pub help: Vec<(String, String)>,
-}
-
-/// The networks and data sets that a config can choose from. The first data set is the default.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Registry {
-    /// The networks.
-    pub networks: Vec<Section>,
-    /// The data sets.
-    pub datasets: Vec<Section>,
-}
 
 /// A key of a config.
 #[derive(Clone, Debug, PartialEq)]
@@ -323,19 +303,16 @@ pub(crate) mod tests {
 
     use super::*;
 
-    fn of(name: &str, keys: Value, help: &[(&str, &str)]) -> Section {
-        let Value::Object(keys) = keys else { panic!("{keys} is no object") };
-        let help = help.iter().map(|(key, help)| ((*key).to_owned(), (*help).to_owned())).collect();
-        Section { name: name.to_owned(), keys, help }
-    }
-
     /// Networks and data sets with keys of all kinds.
     pub(crate) fn registry() -> Registry {
         let cnn = json!({"channels": [32, 64], "hidden": 128, "dropout": null, "activation": "relu", "rate": 0.5});
         let help = [("hidden", "Width of the hidden layer.")];
         Registry {
-            networks: vec![of("mlp", json!({"hidden": [512, 512]}), &[]), of("cnn", cnn, &help)],
-            datasets: vec![of("fashion-mnist", json!({}), &[]), of("idx", json!({"transpose": false}), &[])],
+            networks: vec![Section::of("mlp", &json!({"hidden": [512, 512]}), &[]), Section::of("cnn", &cnn, &help)],
+            datasets: vec![
+                Section::of("fashion-mnist", &json!({}), &[]),
+                Section::of("idx", &json!({"transpose": false}), &[]),
+            ],
         }
     }
 

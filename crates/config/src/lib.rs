@@ -37,9 +37,9 @@ pub use config::Config;
 pub use declare::{Kind, Range};
 pub use error::ConfigError;
 pub use grid::Grid;
-pub use keys::{Key, Registry, Section, keys};
+pub use keys::{Key, keys};
 pub use partial::Partial;
 pub use sections::{
     Adam, Adamw, Assignment, Augmentation, Choice, Constant, Cosine, Data, Momentum, Muon, OneCycle, Optimizer, Order,
-    Precision, Protocol, Schedule, Sgd, Step, Training, Validated,
+    Precision, Protocol, Registry, Schedule, Section, Sgd, Step, Training, Validated,
 };

@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    Config, ConfigError, file,
-    keys::{Registry, SECTIONS, Table, path_of, section, unknown},
+    Config, ConfigError, Registry, file,
+    keys::{SECTIONS, Table, path_of, section, unknown},
     resolve::value,
 };
 

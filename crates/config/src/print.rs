@@ -4,11 +4,23 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
-use crate::keys::{Key, Registry, SECTIONS, keys};
+use crate::{
+    Registry, Section,
+    keys::{Key, SECTIONS, keys},
+};
 
 /// The sections of a complete config as TOML, each key with a comment.
 pub(crate) fn toml(config: &Map<String, Value>, registry: &Registry) -> String {
-    let known = keys(registry);
+    // Two networks may have keys of one name that mean different things.
+    let chosen = |sections: &[Section], table: &str| {
+        let name = config.get(table).and_then(|values| values.get("name")).and_then(Value::as_str);
+        sections.iter().filter(|section| Some(section.name.as_str()) == name).cloned().collect()
+    };
+    let all = keys(registry);
+    let known = keys(&Registry {
+        networks: chosen(&registry.networks, "network"),
+        datasets: chosen(&registry.datasets, "data"),
+    });
     let mut text = String::new();
     for table in &SECTIONS {
         let Some(Value::Object(values)) = config.get(table.name) else { continue };
@@ -19,6 +31,7 @@ pub(crate) fn toml(config: &Map<String, Value>, registry: &Registry) -> String {
         for key in described {
             let name = key.path.split_once('.').map_or("", |(_, name)| name);
             if let Some(value) = left.remove(name) {
+                let key = all.iter().find(|other| name == "name" && other.path == key.path).unwrap_or(key);
                 line(&mut text, name, &value, &comment(key));
             }
         }

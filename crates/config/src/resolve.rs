@@ -3,9 +3,9 @@
 use serde_json::{Map, Number, Value};
 
 use crate::{
-    ConfigError,
+    ConfigError, Registry, Section,
     declare::{Kind, Range, either},
-    keys::{Registry, Section, Table, section, unknown},
+    keys::{Table, section, unknown},
 };
 
 impl Table {

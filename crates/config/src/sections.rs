@@ -2,13 +2,60 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::{
     ConfigError,
     declare::{Field, Kind, Range, Typed, Variant, object},
 };
+
+/// What a network or a data set brings to a config.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Section {
+    /// The name by which a config chooses it.
+    pub name: String,
+    /// All its keys with their defaults.
+    pub keys: Map<String, Value>,
+    /// A line of help for some of the keys.
+    pub help: Vec<(String, String)>,
+}
+
+impl Section {
+    /// The section whose keys are the fields of `defaults`, with these lines of help.
+    ///
+    /// # Panics
+    /// When `defaults` is neither a struct with named fields nor one without fields.
+    #[must_use]
+    pub fn of<T: Serialize>(name: &str, defaults: &T, help: &[(&str, &str)]) -> Self {
+        let keys = match serde_json::to_value(defaults) {
+            Ok(Value::Object(keys)) => keys,
+            Ok(Value::Null) => Map::new(),
+            other => panic!("the config of `{name}` is no struct with named fields: {other:?}"),
+        };
+        let help = help.iter().map(|&(key, help)| (key.to_owned(), help.to_owned())).collect();
+        Self { name: name.to_owned(), keys, help }
+    }
+
+    /// What the keys of a config describe, which are all of this section's.
+    ///
+    /// # Errors
+    /// When the type does not take them.
+    pub fn parsed<T: DeserializeOwned>(&self, keys: &Map<String, Value>) -> serde_json::Result<T> {
+        // A struct without fields is nothing in serde's eyes.
+        let value = if self.keys.is_empty() && keys.is_empty() { Value::Null } else { Value::Object(keys.clone()) };
+        serde_json::from_value(value).or_else(|_| serde_json::from_value(Value::Object(keys.clone())))
+    }
+}
+
+/// The networks and data sets that a config can choose from. The first data set is the default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Registry {
+    /// The networks.
+    pub networks: Vec<Section>,
+    /// The data sets.
+    pub datasets: Vec<Section>,
+}
 
 /// The network with its complete keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

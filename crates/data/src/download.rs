@@ -1,7 +1,7 @@
 //! Getting files: over HTTPS, or else out of the Debian package.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -9,13 +9,17 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use crate::{DataError, package::from_package};
+use crate::{
+    DataError,
+    error::{Failure, local},
+    package::unpack,
+};
 
 /// Larger than any file of the set: a source that goes on past it is broken.
 const MOST_BYTES: usize = 1 << 27;
 
 /// How the names of unfinished downloads begin.
-pub(crate) const TEMPORARY: &str = ".download-";
+const TEMPORARY: &str = ".download-";
 
 /// What a download tells while it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,14 +73,6 @@ pub(crate) struct Sources<'a> {
     pub(crate) files: &'a [&'a str],
     /// Whether a file of that name, at that path, is what it should be.
     pub(crate) verify: &'a dyn Fn(&str, &Path) -> Result<(), DataError>,
-}
-
-/// Why one source did not deliver.
-pub(crate) enum Failure {
-    /// Another source may do better.
-    Source(String),
-    /// This machine is the trouble; no source would do better.
-    Local(DataError),
 }
 
 /// Gets every file that `directory` lacks: each lands under a temporary name and takes its own when it is verified.
@@ -142,6 +138,29 @@ fn from_url(
     Ok(())
 }
 
+/// Takes the files out of the directory `place` of the Debian package.
+fn from_package(
+    directory: &Path,
+    package: &str,
+    place: &str,
+    sources: &Sources,
+    limits: Limits,
+    report: &mut dyn FnMut(FetchEvent),
+) -> Result<(), Failure> {
+    let scratch =
+        tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(directory).map_err(|error| local(directory, error))?;
+    let notice = &mut |text| report(FetchEvent::Notice(text));
+    let unpacked = unpack(package, scratch.path(), limits.package_manager, notice)?;
+    for name in sources.files {
+        let path = unpacked.join(place).join(name);
+        let mut file = File::open(&path).map_err(|error| Failure::Source(format!("{name}: {error}")))?;
+        let bytes = file.metadata().ok().map(|metadata| metadata.len());
+        report(FetchEvent::Started { from: format!("{package}: {name}"), bytes });
+        land(directory, name, &mut file, sources, report)?;
+    }
+    Ok(())
+}
+
 /// Removes what downloads left that were killed. An hour is longer than any that still goes on.
 fn remove_left_overs(directory: &Path) -> Result<(), DataError> {
     for entry in fs::read_dir(directory).map_err(DataError::io(directory))? {
@@ -158,7 +177,7 @@ fn remove_left_overs(directory: &Path) -> Result<(), DataError> {
 }
 
 /// Writes what `reader` gives to `directory/name`, by way of a temporary file that is verified first.
-pub(crate) fn land(
+fn land(
     directory: &Path,
     name: &str,
     reader: &mut dyn Read,
@@ -203,10 +222,6 @@ fn copy(reader: &mut dyn Read, writer: &mut dyn Write, report: &mut dyn FnMut(Fe
         writer.write_all(&buffer[..count]).map_err(Copying::Written)?;
         report(FetchEvent::Received(count as u64));
     }
-}
-
-pub(crate) fn local(path: &Path, error: io::Error) -> Failure {
-    Failure::Local(DataError::io(path)(error))
 }
 
 #[cfg(test)]

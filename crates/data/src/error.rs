@@ -1,4 +1,8 @@
-use std::{fmt::Display, io, path::PathBuf};
+use std::{
+    fmt::Display,
+    io,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 
@@ -57,6 +61,19 @@ impl DataError {
     pub(crate) fn malformed(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::Malformed { path: path.into(), message: message.into() }
     }
+}
+
+/// Why one source did not deliver.
+pub(crate) enum Failure {
+    /// Another source may do better.
+    Source(String),
+    /// This machine is the trouble; no source would do better.
+    Local(DataError),
+}
+
+/// The failure to read or write `path`.
+pub(crate) fn local(path: &Path, error: io::Error) -> Failure {
+    Failure::Local(DataError::io(path)(error))
 }
 
 /// The first of `items`, and how many more there are.

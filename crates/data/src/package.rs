@@ -1,30 +1,23 @@
-//! Files out of a Debian package, by apt-get and dpkg-deb and without root.
+//! What is in a Debian package, by apt-get and dpkg-deb and without root.
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::{
-    FetchEvent, Limits,
-    download::{Failure, Sources, TEMPORARY, land, local},
-};
+use crate::error::{Failure, local};
 
-/// Downloads `package` and takes the files of `sources` out of its directory `place`.
-pub(crate) fn from_package(
-    directory: &Path,
+/// Downloads `package` into `scratch`, and gives the directory there that it is unpacked to. Each command may take as
+/// long as `limit`.
+pub(crate) fn unpack(
     package: &str,
-    place: &str,
-    sources: &Sources,
-    limits: Limits,
-    report: &mut dyn FnMut(FetchEvent),
-) -> Result<(), Failure> {
-    let scratch =
-        tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(directory).map_err(|error| local(directory, error))?;
-    let scratch = scratch.path();
+    scratch: &Path,
+    limit: Duration,
+    notice: &mut dyn FnMut(String),
+) -> Result<PathBuf, Failure> {
     for made in ["lists/partial", "cache/archives/partial"] {
         fs::create_dir_all(scratch.join(made)).map_err(|error| local(scratch, error))?;
     }
@@ -33,14 +26,14 @@ pub(crate) fn from_package(
         format!("-oDir::State::Lists={}", scratch.join("lists").display()),
         format!("-oDir::Cache={}", scratch.join("cache").display()),
     ];
-    report(FetchEvent::Notice(format!("downloading the Debian package {package} with apt-get")));
+    notice(format!("downloading the Debian package {package} with apt-get"));
     let apt = |arguments: &[&str], own_lists: &[String]| {
         let mut command = Command::new("apt-get");
         command.args(["-q", "-oAPT::Sandbox::User="]).args(own_lists).args(arguments).current_dir(scratch);
-        run(command, scratch, limits.package_manager)
+        run(command, scratch, limit)
     };
     if apt(&["download", package], &[]).is_err() {
-        report(FetchEvent::Notice("reading the package lists with apt-get".to_owned()));
+        notice("reading the package lists with apt-get".to_owned());
         apt(&["update"], &own_lists).map_err(Failure::Source)?;
         apt(&["download", package], &own_lists).map_err(Failure::Source)?;
     }
@@ -52,16 +45,8 @@ pub(crate) fn from_package(
     let unpacked = scratch.join("unpacked");
     let mut unpack = Command::new("dpkg-deb");
     unpack.arg("--extract").arg(&archive).arg(&unpacked);
-    run(unpack, scratch, limits.package_manager).map_err(Failure::Source)?;
-
-    for name in sources.files {
-        let path = unpacked.join(place).join(name);
-        let mut file = File::open(&path).map_err(|error| Failure::Source(format!("{name}: {error}")))?;
-        let bytes = file.metadata().ok().map(|metadata| metadata.len());
-        report(FetchEvent::Started { from: format!("{package}: {name}"), bytes });
-        land(directory, name, &mut file, sources, report)?;
-    }
-    Ok(())
+    run(unpack, scratch, limit).map_err(Failure::Source)?;
+    Ok(unpacked)
 }
 
 /// Runs a command to its end or to the limit; the error is the last line it printed.

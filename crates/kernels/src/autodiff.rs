@@ -13,14 +13,15 @@ use burn::backend::{
 use burn::tensor::Shape;
 
 use crate::{
-    ChannelOrder, composed,
+    ChannelOrder,
+    composed::{self, BlockTensors},
     cpu::{block::Saved, cross_entropy},
-    fused,
+    fused::{self, LinearGradients},
     host::Host,
-    ops::{BlockTensors, KernelOps},
+    ops::KernelOps,
 };
 
-impl<B: Host + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
+impl<B: LinearGradients + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
     fn linear_layer(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -101,7 +102,7 @@ impl<B: Host + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
 #[derive(Debug)]
 struct Linear;
 
-impl<B: Host> Backward<B, 3> for Linear {
+impl<B: LinearGradients> Backward<B, 3> for Linear {
     /// x, weight, and the output behind a ReLU.
     type State = (FloatTensor<B>, FloatTensor<B>, Option<FloatTensor<B>>);
 

@@ -8,7 +8,14 @@ use burn::{
     tensor::{Scalar, Shape, ops::ConvOptions},
 };
 
-use crate::ops::BlockTensors;
+/// A block's parameters on a backend.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockTensors<B: Backend> {
+    pub(crate) weight: FloatTensor<B>,
+    pub(crate) bias: FloatTensor<B>,
+    pub(crate) gamma: FloatTensor<B>,
+    pub(crate) beta: FloatTensor<B>,
+}
 
 pub(crate) fn linear<B: Backend>(
     x: FloatTensor<B>,

@@ -10,14 +10,13 @@ use burn::{
 
 use crate::{
     Kernels,
-    composed::vector,
+    composed::{BlockTensors, vector},
     cpu::{
         Level,
         block::{self, ChannelOrder, Saved, Statistics},
         cross_entropy, descend, linear, rows,
     },
     host::Host,
-    ops::BlockTensors,
 };
 
 /// Whether every one of the tensors can be had as a slice of `f32`.
@@ -70,6 +69,30 @@ pub(crate) fn linear_backward<B: Host>(
         [B::tensor(gradients.weight, weight.shape(), x), B::tensor(gradients.bias, vector(sizes.outputs), x)],
     ))
 }
+
+/// A backend whose linear layer may have gradients of its own: the slices', or others, as libtorch has.
+pub(crate) trait LinearGradients: Host {
+    /// Whether [`linear_backward`](Self::linear_backward) goes with the backend's linear layer for these tensors.
+    fn has_linear(tensors: &[&FloatTensor<Self>]) -> bool {
+        on_host::<Self>(tensors)
+    }
+
+    /// The gradients of a linear layer's x, if wanted, weight and bias; `y` is its output where a ReLU is behind it.
+    fn linear_backward(
+        x: &FloatTensor<Self>,
+        weight: &FloatTensor<Self>,
+        y: Option<&FloatTensor<Self>>,
+        dy: &FloatTensor<Self>,
+        wants_x: bool,
+    ) -> Option<Gradients<Self, 2>> {
+        linear_backward::<Self>(x, weight, y, dy, wants_x)
+    }
+}
+
+#[cfg(feature = "cube")]
+impl LinearGradients for burn::backend::Cube {}
+#[cfg(feature = "remote")]
+impl LinearGradients for burn::backend::Remote {}
 
 /// Images as they lie: a packed tensor of them, and where it has their channels.
 fn images<B: Host>(tensor: &FloatTensor<B>) -> (FloatTensor<B>, ChannelOrder) {
@@ -226,6 +249,9 @@ pub(crate) fn descend<B: Host>(
 /// The operations of a backend on the host: its slices where they serve, else the composition.
 macro_rules! on_host {
     ($(#[$feature:meta])* $backend:ty) => {
+        $(#[$feature])*
+        impl LinearGradients for $backend {}
+
         $(#[$feature])*
         impl crate::KernelOps for $backend {
             fn linear_layer(

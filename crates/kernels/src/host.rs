@@ -6,12 +6,9 @@ use burn::{
     tensor::{DType, Shape, TensorData},
 };
 
-use crate::fused::{self, Gradients};
-
-/// A backend with more than Burn's operations to compute a layer by: its tensors are in the program's own memory, where
-/// the fused operations reach them, or it has a linear layer of its own, as libtorch has.
+/// A backend whose tensors may be in the program's own memory, where the fused operations reach them.
 pub(crate) trait Host: Backend {
-    /// Whether it has: a tensor of `f32` that is packed is then a slice.
+    /// Whether they are: a tensor of `f32` that is packed is then a slice.
     const ON_HOST: bool = false;
 
     /// The same tensor, its elements one after another in the order of its dimensions.
@@ -37,22 +34,6 @@ pub(crate) trait Host: Backend {
     /// A tensor on the device of another.
     fn tensor(floats: Vec<f32>, shape: Shape, like: &FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_from_data(TensorData::new(floats, shape), &like.device())
-    }
-
-    /// Whether [`linear_backward`](Self::linear_backward) goes with the backend's linear layer for these tensors.
-    fn has_linear(tensors: &[&FloatTensor<Self>]) -> bool {
-        fused::on_host::<Self>(tensors)
-    }
-
-    /// The gradients of a linear layer's x, if wanted, weight and bias; `y` is its output where a ReLU is behind it.
-    fn linear_backward(
-        x: &FloatTensor<Self>,
-        weight: &FloatTensor<Self>,
-        y: Option<&FloatTensor<Self>>,
-        dy: &FloatTensor<Self>,
-        wants_x: bool,
-    ) -> Option<Gradients<Self, 2>> {
-        fused::linear_backward::<Self>(x, weight, y, dy, wants_x)
     }
 }
 

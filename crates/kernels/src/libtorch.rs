@@ -5,9 +5,16 @@ use burn::{
     tensor::DType,
 };
 
-use crate::{Kernels, composed, fused::Gradients, host::Host, ops::KernelOps};
+use crate::{
+    Kernels, composed,
+    fused::{Gradients, LinearGradients},
+    host::Host,
+    ops::KernelOps,
+};
 
-impl Host for LibTorch {
+impl Host for LibTorch {}
+
+impl LinearGradients for LibTorch {
     fn has_linear(_: &[&FloatTensor<Self>]) -> bool {
         Kernels::chosen() == Kernels::Auto
     }

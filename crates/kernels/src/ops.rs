@@ -6,7 +6,10 @@ use burn::{
     tensor::{Int, Tensor},
 };
 
-use crate::{ChannelOrder, composed};
+use crate::{
+    ChannelOrder,
+    composed::{self, BlockTensors},
+};
 
 /// What a convolution block learns, and its constant.
 #[derive(Clone, Debug)]
@@ -109,15 +112,6 @@ pub trait KernelOps: Backend {
 impl KernelOps for burn::backend::Cube {}
 #[cfg(feature = "remote")]
 impl KernelOps for burn::backend::Remote {}
-
-/// A block's parameters on a backend.
-#[derive(Clone, Debug)]
-pub(crate) struct BlockTensors<B: Backend> {
-    pub(crate) weight: FloatTensor<B>,
-    pub(crate) bias: FloatTensor<B>,
-    pub(crate) gamma: FloatTensor<B>,
-    pub(crate) beta: FloatTensor<B>,
-}
 
 /// A linear layer, `x W + b`.
 ///

@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kindling_record::{RunRecord, Setup};
-use serde_json::{Map, Value};
+use kindling_record::Setup;
 
-use crate::groups::{Group, Run};
+use crate::{
+    run::{Group, SEED, flat, plain},
+    table::NONE,
+};
 
 /// The longest label of a configuration, in characters: two of them fit beside each other in a legend.
 pub(crate) const LONGEST_LABEL: usize = 24;
-/// The key that makes runs repetitions of one another.
-pub(crate) const SEED: &str = "training.seed";
-/// What stands where there is no value.
-pub(crate) const NONE: &str = "–";
 /// Stands between the setups of parts that were computed differently.
 const THEN: &str = " then ";
 /// What is no key of a config, and has values that need no name beside them.
@@ -176,56 +174,9 @@ fn in_words(setups: &[Setup]) -> [String; 4] {
     })
 }
 
-/// A config's keys with dots between the sections: `optimizer.learning_rate`.
-pub(crate) fn flat(config: &Map<String, Value>) -> BTreeMap<String, Value> {
-    let mut keys = BTreeMap::new();
-    for (key, value) in config {
-        match value {
-            Value::Object(section) => {
-                keys.extend(flat(section).into_iter().map(|(inner, value)| (format!("{key}.{inner}"), value)));
-            }
-            value => {
-                keys.insert(key.clone(), value.clone());
-            }
-        }
-    }
-    keys
-}
-
-/// The value of a key such as `training.epochs`; nothing where it is null.
-pub(crate) fn key<'a>(record: &'a RunRecord, path: &str) -> Option<&'a Value> {
-    let mut parts = path.split('.');
-    let first = record.config.get(parts.next()?)?;
-    parts.try_fold(first, |value, part| value.get(part)).filter(|value| !value.is_null())
-}
-
-/// A config's value as people read it.
-pub(crate) fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => "none".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(values) if values.is_empty() => "none".to_owned(),
-        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join("+"),
-        // A learning rate of 1 is typed so.
-        Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
-        other => other.to_string(),
-    }
-}
-
-/// Whether the run saw only the first batches of its data.
-pub(crate) fn is_limited(record: &RunRecord) -> bool {
-    key(record, "training.limit_batches").is_some()
-}
-
-/// What must be seen wherever the run's metrics are: `synthetic`, `limited`, or both; mostly nothing.
-pub(crate) fn marks(run: &Run) -> Vec<&'static str> {
-    let is_synthetic = run.record.dataset.name == "synthetic";
-    [is_synthetic.then_some("synthetic"), run.is_limited().then_some("limited")].into_iter().flatten().collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{group, run_report::fixtures::run};
@@ -264,13 +215,5 @@ mod tests {
     #[test]
     fn letters_go_on_after_the_alphabet() {
         assert_eq!([0, 25, 26, 51, 52, 701, 702].map(letters), ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]);
-    }
-
-    #[test]
-    fn nested_keys_have_dots_and_lists_are_values() {
-        let Value::Object(config) = json!({ "a": { "b": { "c": 1 }, "d": [1, 2] }, "e": null }) else { panic!() };
-        let flat: Vec<(String, String)> = flat(&config).into_iter().map(|(key, value)| (key, plain(&value))).collect();
-        let expected = [("a.b.c", "1"), ("a.d", "1+2"), ("e", "none")];
-        assert_eq!(flat, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     }
 }

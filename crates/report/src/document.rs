@@ -1,6 +1,14 @@
 //! What a report says, before it is HTML or Markdown.
 
-use crate::plot::{Confusion, LineChart, Pictures};
+use std::collections::BTreeSet;
+
+use crate::{
+    error::ReportError,
+    plot::{Confusion, LineChart, Pictures, Plot},
+};
+
+/// Ends the best value of a column: a page and Markdown set such a cell in bold instead.
+pub(crate) const BEST: &str = " *";
 
 /// A report.
 #[derive(Clone, Debug, Default)]
@@ -69,4 +77,56 @@ pub struct Figure<P> {
     pub caption: String,
     /// The picture.
     pub plot: P,
+}
+
+/// The figures of a report with their names, in their order, those in details included.
+///
+/// # Errors
+/// When a name is not of lower-case letters, digits and hyphens, or occurs twice.
+pub fn figures(document: &Document) -> Result<Vec<(&str, &dyn Plot)>, ReportError> {
+    let mut found = Vec::new();
+    collect(&document.lead, &mut found);
+    for section in &document.sections {
+        collect(&section.blocks, &mut found);
+    }
+    let mut names = BTreeSet::new();
+    for (name, _) in &found {
+        let refuse = |message: &str| ReportError::Plot { plot: (*name).to_owned(), message: message.to_owned() };
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+            return Err(refuse("expected a name of lower-case letters, digits and hyphens"));
+        }
+        if !names.insert(*name) {
+            return Err(refuse("two figures of the report have this name"));
+        }
+    }
+    Ok(found)
+}
+
+fn collect<'a>(blocks: &'a [Block], found: &mut Vec<(&'a str, &'a dyn Plot)>) {
+    for block in blocks {
+        match block {
+            Block::Chart(figure) => found.push((&figure.name, &figure.plot)),
+            Block::Confusion(figure) => found.push((&figure.name, &figure.plot)),
+            Block::Pictures(figure) => found.push((&figure.name, &figure.plot)),
+            Block::Details(_, inner) => collect(inner, found),
+            Block::Heading(_) | Block::Paragraph(_) | Block::List(_) | Block::Code(_) | Block::Table(_) => {}
+        }
+    }
+}
+
+/// What a name made of `text` may hold: lower-case letters and digits, and a hyphen for everything between them.
+pub(crate) fn file_name(text: &str) -> String {
+    let text = text.to_ascii_lowercase();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_made_of_letters_digits_and_hyphens() {
+        assert_eq!(file_name("1.7 CNN, all of it!"), "1-7-cnn-all-of-it");
+    }
 }

@@ -5,10 +5,12 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     differences::{keys, listed},
-    groups::{Group, Run, repeats},
+    document::BEST,
+    groups::repeats,
     metrics::{best, metrics, sample_text},
     plot::{Axis, LineChart, Point, Series, Style},
-    run_report::{BEST, runs_text, with_count},
+    run::{Group, Run},
+    run_report::{runs_text, with_count},
     statistics::Sample,
     table::{duration, table},
 };

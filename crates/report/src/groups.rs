@@ -2,116 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use kindling_record::{EpochRecord, PartRecord, RunDirectory, RunRecord, RunStatus, Setup};
+use kindling_record::Setup;
 use serde_json::Value;
 
 use crate::{
-    differences::{SEED, flat, is_limited, key, labels, marks},
-    statistics::Sample,
+    differences::labels,
+    run::{Group, Run, SEED, flat},
 };
-
-/// A run with its place and the status to show for it.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// Where it is.
-    pub directory: RunDirectory,
-    /// What it says.
-    pub record: RunRecord,
-    /// Its status: a `running` record without a living owner is interrupted.
-    pub status: RunStatus,
-}
-
-/// Runs that differ by their seed alone: with the same config, data, backend, kernels, devices and instructions.
-///
-/// A seed counts once: the same steps trained twice, or one run under two names, are one sample.
-#[derive(Clone, Debug, Default)]
-pub struct Group {
-    /// A short name that tells it from the other groups: a model, `learning rate 0.1`, the name of its runs, or `A`.
-    pub label: String,
-    /// A run for each seed, in the order of the seeds: all that metrics are taken from.
-    pub runs: Vec<Run>,
-    /// Further runs of these seeds, which count nowhere.
-    pub repeats: Vec<Run>,
-}
-
-impl Run {
-    /// Reads the run in `directory`.
-    ///
-    /// # Errors
-    /// When its record cannot be read.
-    pub fn read(directory: RunDirectory) -> Result<Self, kindling_record::RecordError> {
-        let record = directory.read_record()?;
-        let status = directory.status(&record);
-        Ok(Self { directory, record, status })
-    }
-
-    /// The value of the last epoch that `value` finds one in.
-    #[must_use]
-    pub fn last(&self, value: impl Fn(&EpochRecord) -> Option<f64>) -> Option<f64> {
-        self.record.epochs.iter().rev().find_map(value)
-    }
-
-    /// Whether it went as far as its config wanted: finished, or left the finite numbers.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        matches!(self.status, RunStatus::Finished | RunStatus::Diverged)
-    }
-
-    /// Whether it saw only the first batches of its data.
-    #[must_use]
-    pub fn is_limited(&self) -> bool {
-        is_limited(&self.record)
-    }
-
-    /// Its seed, `training.seed` of the config.
-    #[must_use]
-    pub fn seed(&self) -> Option<u64> {
-        key(&self.record, SEED).and_then(Value::as_u64)
-    }
-
-    /// How its parts were computed, one after the other; equal ones in a row are one.
-    #[must_use]
-    pub fn setups(&self) -> Vec<Setup> {
-        let mut setups: Vec<Setup> = self.record.parts.iter().map(PartRecord::setup).collect();
-        setups.dedup();
-        setups
-    }
-
-    /// What it has in common with the runs of its group.
-    fn kind(&self) -> (BTreeMap<String, Value>, &str, &str, Vec<Setup>) {
-        let (mut config, setups) = (flat(&self.record.config), self.setups());
-        // Where within a run its setup changed is not the same in any two.
-        if setups.len() < 2 {
-            config.remove(SEED);
-        }
-        (config, &self.record.model, &self.record.dataset.sha256, setups)
-    }
-
-    /// Decides which run of a seed counts: one that is over, the first to be started, the first by name.
-    fn precedence(&self) -> (Option<u64>, bool, &str, &str) {
-        (self.seed(), !self.is_over(), &self.record.started, &self.record.id)
-    }
-}
-
-impl Group {
-    /// The values that `value` finds in the runs.
-    pub fn sample(&self, value: impl Fn(&Run) -> Option<f64>) -> Option<Sample> {
-        Sample::of(self.runs.iter().filter_map(value))
-    }
-
-    /// How many of the runs have an epoch that `value` finds something in.
-    pub fn count(&self, value: impl Fn(&EpochRecord) -> Option<f64>) -> usize {
-        self.runs.iter().filter(|run| run.last(&value).is_some()).count()
-    }
-
-    /// The label, with a mark where its metrics are of synthetic data or of a part of the data.
-    #[must_use]
-    pub fn marked_label(&self) -> String {
-        let marks = self.runs.first().map(marks).unwrap_or_default();
-        let marks: Vec<_> = marks.into_iter().filter(|mark| !self.label.contains(mark)).collect();
-        if marks.is_empty() { self.label.clone() } else { format!("{} ({})", self.label, marks.join(", ")) }
-    }
-}
 
 /// Puts runs that differ only by their seed together, in the order in which they come.
 #[must_use]
@@ -138,6 +35,23 @@ pub fn group(runs: Vec<Run>) -> Vec<Group> {
         group.label = label;
     }
     groups
+}
+
+impl Run {
+    /// What it has in common with the runs of its group.
+    fn kind(&self) -> (BTreeMap<String, Value>, &str, &str, Vec<Setup>) {
+        let (mut config, setups) = (flat(&self.record.config), self.setups());
+        // Where within a run its setup changed is not the same in any two.
+        if setups.len() < 2 {
+            config.remove(SEED);
+        }
+        (config, &self.record.model, &self.record.dataset.sha256, setups)
+    }
+
+    /// Decides which run of a seed counts: one that is over, the first to be started, the first by name.
+    fn precedence(&self) -> (Option<u64>, bool, &str, &str) {
+        (self.seed(), !self.is_over(), &self.record.started, &self.record.id)
+    }
 }
 
 /// Which runs count nowhere, and why, as a sentence; nothing where all count.

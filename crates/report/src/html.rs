@@ -5,11 +5,9 @@ use std::collections::BTreeSet;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::{
-    document::{Block, Document, Figure, Section, TableBlock},
+    document::{BEST, Block, Document, Figure, Section, TableBlock, figures},
     error::ReportError,
     plot::Plot,
-    run_report::BEST,
-    write::figures,
 };
 
 const STYLE: &str = include_str!("report.css");

@@ -33,23 +33,25 @@ mod markdown;
 mod metrics;
 mod plot;
 mod ranking;
+mod run;
 mod run_report;
 mod statistics;
 mod table;
 mod write;
 
 pub use curves::{Against, Split, chart, epoch_series, evaluated_splits};
-pub use document::{Block, Document, Figure, Section, TableBlock};
+pub use document::{Block, Document, Figure, Section, TableBlock, figures};
 pub use error::ReportError;
 pub use group_table::{gradient_chart, groups_json, groups_table};
-pub use groups::{Group, Run, counted, group, repeats};
+pub use groups::{counted, group, repeats};
 pub use html::html;
 pub use markdown::markdown_document;
 pub use metrics::metrics;
 pub use plot::{Axis, Confusion, LineChart, Picture, Pictures, Plot, Point, Series, Style};
+pub use run::{Group, Run};
 pub use run_report::{
     comparison_table, configurations, evaluation_blocks, gradient_charts, how_it_was_run, run_report,
 };
 pub use statistics::Sample;
 pub use table::{duration, grouped, markdown, percent, runs_table, summary, table};
-pub use write::{figures, write};
+pub use write::write;

@@ -1,9 +1,8 @@
 //! A report as GitHub's Markdown, with its figures in files beside it.
 
 use crate::{
-    document::{Block, Document, TableBlock},
+    document::{BEST, Block, Document, TableBlock},
     html::{inline as html_inline, pieces, plain},
-    run_report::BEST,
     table::markdown,
 };
 

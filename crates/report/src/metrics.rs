@@ -2,7 +2,7 @@
 
 use kindling_record::{MetricRecord, RunRecord};
 
-use crate::{groups::Group, statistics::Sample};
+use crate::{run::Group, statistics::Sample};
 
 /// The metrics that the groups' runs have: the loss first, the others in the order of the records.
 ///

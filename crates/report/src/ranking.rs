@@ -1,8 +1,8 @@
 //! Which of many configurations are shown in colour and in detail.
 
 use crate::{
-    groups::{Group, Run},
     metrics::metric,
+    run::{Group, Run},
 };
 
 /// As many configurations can be told apart in a chart.

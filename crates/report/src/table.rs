@@ -6,10 +6,12 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Wi
 use kindling_record::{MetricRecord, Metrics, RunRecord, RunStatus};
 
 use crate::{
-    differences::{is_limited, key},
     metrics::{metrics_of, value_text},
+    run::{is_limited, key},
 };
 
+/// What stands where there is no value.
+pub(crate) const NONE: &str = "–";
 /// comfy-table's list of 19 characters for the parts of a grid: here only the line under the header.
 const HEADER_LINE_ONLY: &str = "     ──            ";
 

@@ -9,11 +9,10 @@ use std::{
 use kindling_record::replace_file;
 
 use crate::{
-    document::{Block, Document},
+    document::{Document, figures},
     error::ReportError,
     html::html,
     markdown::markdown_document,
-    plot::Plot,
 };
 
 /// Writes `report.html`, `report.md` and `figures/<name>.svg` and `.png` into `directory`.
@@ -43,48 +42,6 @@ pub fn write(document: &Document, directory: &Path) -> Result<(), ReportError> {
     remove_stale(&folder, &before, &kept)
 }
 
-/// The figures of a report with their names, in their order, those in details included.
-///
-/// # Errors
-/// When a name is not of lower-case letters, digits and hyphens, or occurs twice.
-pub fn figures(document: &Document) -> Result<Vec<(&str, &dyn Plot)>, ReportError> {
-    let mut found = Vec::new();
-    collect(&document.lead, &mut found);
-    for section in &document.sections {
-        collect(&section.blocks, &mut found);
-    }
-    let mut names = BTreeSet::new();
-    for (name, _) in &found {
-        let refuse = |message: &str| ReportError::Plot { plot: (*name).to_owned(), message: message.to_owned() };
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
-            return Err(refuse("expected a name of lower-case letters, digits and hyphens"));
-        }
-        if !names.insert(*name) {
-            return Err(refuse("two figures of the report have this name"));
-        }
-    }
-    Ok(found)
-}
-
-fn collect<'a>(blocks: &'a [Block], found: &mut Vec<(&'a str, &'a dyn Plot)>) {
-    for block in blocks {
-        match block {
-            Block::Chart(figure) => found.push((&figure.name, &figure.plot)),
-            Block::Confusion(figure) => found.push((&figure.name, &figure.plot)),
-            Block::Pictures(figure) => found.push((&figure.name, &figure.plot)),
-            Block::Details(_, inner) => collect(inner, found),
-            Block::Heading(_) | Block::Paragraph(_) | Block::List(_) | Block::Code(_) | Block::Table(_) => {}
-        }
-    }
-}
-
-/// What a name made of `text` may hold: lower-case letters and digits, and a hyphen for everything between them.
-pub(crate) fn file_name(text: &str) -> String {
-    let text = text.to_ascii_lowercase();
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
-    words.collect::<Vec<_>>().join("-")
-}
-
 /// Removes the figures that the report `before` shows, but for those `kept`.
 fn remove_stale(folder: &Path, before: &str, kept: &BTreeSet<&str>) -> Result<(), ReportError> {
     for entry in fs::read_dir(folder).map_err(failure(folder))? {
@@ -109,7 +66,7 @@ fn failure(path: &Path) -> impl FnOnce(io::Error) -> ReportError + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Axis, Figure, LineChart, Point, Section, Series, Style};
+    use crate::{Axis, Block, Figure, LineChart, Point, Section, Series, Style};
 
     fn chart(name: &str) -> Block {
         let points = vec![Point { x: 1.0, y: 0.5, std: None }, Point { x: 2.0, y: 0.4, std: None }];
@@ -163,10 +120,5 @@ mod tests {
             assert!(matches!(write(&report(blocks), place.path()), Err(ReportError::Plot { .. })));
         }
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn names_of_files_are_made_of_letters_digits_and_hyphens() {
-        assert_eq!(file_name("1.7 CNN, all of it!"), "1-7-cnn-all-of-it");
     }
 }

@@ -19,7 +19,7 @@ use crossterm::{
 };
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 
-use crate::{arguments::Dashboard, commands::Misuse, terminal};
+use crate::{arguments::Dashboard, outcome::Misuse, terminal};
 
 /// Whether to show the dashboard; `auto` does on a terminal with escape sequences, without --json.
 ///

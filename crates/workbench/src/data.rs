@@ -1,12 +1,11 @@
-//! Data sets by name, and loading the one that a config asks for, with a download's progress.
+//! Loading the data set that a config asks for, with a download's progress.
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use kindling_config::{Data, Section};
-use kindling_data::{Dataset, FetchEvent, ImageData, Load};
-use serde_json::{Map, Value};
+use kindling_config::Data;
+use kindling_data::{FetchEvent, ImageData, Load};
 
 use crate::{Workbench, output::notice, terminal};
 
@@ -31,48 +30,6 @@ pub fn load(workbench: &Workbench, data: &Data, directory: Option<&Path>) -> Res
         notice(format_args!("warning: {problem}"));
     }
     Ok(loaded)
-}
-
-/// A data set of any type by its name.
-pub(crate) trait AnyDataset: Send + Sync {
-    /// As in `data.name`.
-    fn name(&self) -> &str;
-
-    /// Its keys with their defaults.
-    fn section(&self) -> Section;
-
-    /// Loads it with the values of a config's keys.
-    fn load(&self, keys: &Map<String, Value>, request: &mut Load<'_>) -> Result<ImageData>;
-}
-
-struct Named<D> {
-    name: String,
-    defaults: D,
-}
-
-/// The data set `defaults` under this name.
-pub(crate) fn dataset<D: Dataset>(name: &str, defaults: D) -> Box<dyn AnyDataset> {
-    Box::new(Named { name: name.to_owned(), defaults })
-}
-
-impl<D: Dataset> AnyDataset for Named<D> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn section(&self) -> Section {
-        let keys = match serde_json::to_value(&self.defaults) {
-            Ok(Value::Object(keys)) => keys,
-            _ => Map::new(),
-        };
-        let help = D::HELP.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
-        Section { name: self.name.clone(), keys, help }
-    }
-
-    fn load(&self, keys: &Map<String, Value>, request: &mut Load<'_>) -> Result<ImageData> {
-        let dataset: D = serde_json::from_value(Value::Object(keys.clone())).context("the config's keys do not fit")?;
-        Ok(dataset.load(request)?)
-    }
 }
 
 #[derive(Default)]

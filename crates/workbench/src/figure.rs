@@ -7,7 +7,7 @@ use kindling_record::replace_file;
 use kindling_report::{LineChart, Plot};
 
 use crate::{
-    commands::{Misuse, Outcome},
+    outcome::{Misuse, Outcome},
     output::{notice, told},
     terminal,
 };

@@ -7,10 +7,7 @@ mod codes;
 
 use std::mem;
 
-use self::codes::{Bits, Scan, Table};
-
-/// What is wrong with a file.
-type Flaw = &'static str;
+use self::codes::{Bits, Flaw, Scan, Table};
 
 const CUT: Flaw = "it ends before its end-of-image marker";
 const SEGMENT: Flaw = "a segment is shorter than what it should hold";

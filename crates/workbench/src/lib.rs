@@ -72,6 +72,7 @@ mod fixtures;
 mod jpeg;
 mod log_file;
 mod machine;
+mod outcome;
 pub mod output;
 mod photo;
 mod pictures;
@@ -93,10 +94,10 @@ pub use kindling_models::{ImageShape, ModelError, Network, NetworkConfig};
 
 pub use self::{
     commands::{
-        Misuse, Outcome,
         evaluate::keep_evaluation,
         samples::{pick, sheet},
     },
+    outcome::{Misuse, Outcome},
     registry::{Run, Workbench},
 };
 

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempPath;
 
-use crate::workload::{Batches, Case};
+use crate::workload::{Batches, Case, Contender};
 
 /// The program; its docstring describes the protocol.
 const SCRIPT: &str = include_str!("pytorch_peer.py");
@@ -29,7 +29,7 @@ pub(crate) struct PyTorch {
 }
 
 /// A case that is set up in the peer; dropping it frees the peer's memory.
-pub(crate) struct Opened {
+struct Opened {
     peer: Rc<RefCell<Peer>>,
     id: u64,
 }
@@ -67,8 +67,14 @@ impl PyTorch {
         Ok(Self { peer: Rc::new(RefCell::new(peer)), about })
     }
 
-    /// Sets up `case`; the error says why PyTorch cannot.
-    pub(crate) fn open(&self, case: &Case, variant: &str) -> Result<Opened> {
+    /// A variant of PyTorch at `case`; the error says why it cannot.
+    pub(crate) fn contender(&self, case: &Case, variant: &str) -> Result<Contender> {
+        let opened = self.open(case, variant)?;
+        Ok(Contender::new(format!("pytorch {variant}"), None, move |steps| opened.run(steps)))
+    }
+
+    /// Sets up `case`.
+    fn open(&self, case: &Case, variant: &str) -> Result<Opened> {
         let (channels, hidden) = widths(&case.config.network)?;
         let mut peer = self.peer.borrow_mut();
         peer.last_id += 1;
@@ -107,7 +113,7 @@ fn widths(network: &Choice) -> Result<(Vec<usize>, Vec<usize>)> {
 
 impl Opened {
     /// Takes `steps` steps and gives the time they took.
-    pub(crate) fn run(&self, steps: usize) -> Result<Duration> {
+    fn run(&self, steps: usize) -> Result<Duration> {
         let answer = self.peer.borrow_mut().ask(&json!({"op": "run", "id": self.id, "steps": steps}))?;
         let seconds = answer["seconds"].as_f64().with_context(|| format!("PyTorch gave no time: {answer}"))?;
         Ok(Duration::from_secs_f64(seconds))

@@ -1,21 +1,16 @@
-//! Networks, data sets and commands by name, and the program around them.
+//! Networks, data sets and commands by name.
 
-use std::{env, iter, process::ExitCode, time::Instant};
+use std::{env, iter, marker::PhantomData, time::Instant};
 
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Command};
 use kindling_classification::AnyNetwork;
-use kindling_config::{Choice, Registry};
-use kindling_data::{Dataset, FashionMnist, Idx, Synthetic};
+use kindling_config::{Choice, Registry, Section};
+use kindling_data::{Dataset, FashionMnist, Idx, ImageData, Load, Synthetic};
 use kindling_models::{NetworkConfig, Preset, presets};
+use serde_json::{Map, Value};
 
-use crate::{
-    arguments, commands,
-    commands::Outcome,
-    data::{self, AnyDataset},
-    output::{name_program, notice, told},
-    relaunch,
-};
+use crate::outcome::Outcome;
 
 /// What runs a command: given the workbench and what was typed behind the command's name.
 pub type Run = fn(&Workbench, &ArgMatches) -> Result<Outcome>;
@@ -50,6 +45,9 @@ impl Workbench {
     }
 
     /// Adds a network; `config` has the defaults of its keys.
+    ///
+    /// # Panics
+    /// When `config` is neither a struct with named fields nor one without fields.
     #[must_use]
     pub fn network<C: NetworkConfig>(mut self, name: &str, config: C) -> Self {
         self.networks.retain(|known| known.name() != name);
@@ -59,10 +57,14 @@ impl Workbench {
 
     /// Adds a data set; `dataset` has the defaults of its keys. `--dataset NAME` chooses it; the default stays
     /// `fashion-mnist`.
+    ///
+    /// # Panics
+    /// When `dataset` is neither a struct with named fields nor one without fields.
     #[must_use]
     pub fn dataset<D: Dataset>(mut self, name: &str, dataset: D) -> Self {
         self.datasets.retain(|known| known.name() != name);
-        self.datasets.push(data::dataset(name, dataset));
+        let section = Section::of(name, &dataset, D::HELP);
+        self.datasets.push(Box::new(Registered::<D> { section, dataset: PhantomData }));
         self
     }
 
@@ -71,29 +73,6 @@ impl Workbench {
     pub fn command(mut self, command: Command, run: Run) -> Self {
         self.commands.push((command, run));
         self
-    }
-
-    /// Runs the command that the program's arguments name.
-    #[must_use]
-    pub fn main(self) -> ExitCode {
-        name_program(&self.program);
-        match self.run() {
-            Ok(outcome) => outcome.into(),
-            Err(error) => {
-                notice(format_args!("error: {}", told(&error)));
-                Outcome::of_error(&error).into()
-            }
-        }
-    }
-
-    fn run(&self) -> Result<Outcome> {
-        relaunch::without_empty_variables()?;
-        let all = commands::all(self);
-        let matches = arguments::parse(self, all.iter().map(|entry| entry.command.clone()));
-        let (name, matches) = matches.subcommand().context("expected a command, found none")?;
-        let entry =
-            all.iter().find(|entry| entry.command.get_name() == name).context("a command without a function")?;
-        (entry.run)(self, matches)
     }
 
     /// Name of the program.
@@ -148,5 +127,37 @@ impl Workbench {
     /// The commands that were added.
     pub(crate) fn own_commands(&self) -> &[(Command, Run)] {
         &self.commands
+    }
+}
+
+/// A data set of any type by its name.
+pub(crate) trait AnyDataset: Send + Sync {
+    /// As in `data.name`.
+    fn name(&self) -> &str;
+
+    /// Its keys with their defaults.
+    fn section(&self) -> Section;
+
+    /// Loads it with the values of a config's keys.
+    fn load(&self, keys: &Map<String, Value>, request: &mut Load<'_>) -> Result<ImageData>;
+}
+
+struct Registered<D> {
+    section: Section,
+    dataset: PhantomData<fn() -> D>,
+}
+
+impl<D: Dataset> AnyDataset for Registered<D> {
+    fn name(&self) -> &str {
+        &self.section.name
+    }
+
+    fn section(&self) -> Section {
+        self.section.clone()
+    }
+
+    fn load(&self, keys: &Map<String, Value>, request: &mut Load<'_>) -> Result<ImageData> {
+        let dataset: D = self.section.parsed(keys).context("the config's keys do not fit")?;
+        Ok(dataset.load(request)?)
     }
 }

@@ -14,7 +14,7 @@ use signal_hook::{
     low_level,
 };
 
-use crate::{commands::INTERRUPTED, dashboard, output::notice};
+use crate::{dashboard, outcome::INTERRUPTED, output::notice};
 
 /// What the next signal does.
 enum Action {

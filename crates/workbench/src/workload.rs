@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::ValueEnum;
-use kindling_classification::{IMAGES, Workload, WorkloadConfig};
+use kindling_classification::{IMAGES, WorkloadConfig};
 use kindling_config::{Config, Partial, Precision};
 use kindling_kernels::Kernels;
 use kindling_models::{ImageShape, trainable_parameters};
@@ -14,11 +14,7 @@ use kindling_training::{Order, contained};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{
-    Workbench,
-    backend::Backend,
-    pytorch::{Opened, PyTorch},
-};
+use crate::{Workbench, backend::Backend};
 
 /// What a timing covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -101,16 +97,12 @@ pub(crate) struct Contender {
     pub(crate) name: String,
     /// As in records; none for PyTorch.
     kernels: Option<String>,
-    work: Work,
+    /// Takes so many steps, and gives the time they took.
+    work: Box<dyn FnMut(usize) -> Result<Duration>>,
     /// Steps of one timing.
     steps: usize,
     /// Seconds a step took, in each round.
     seconds: Vec<f64>,
-}
-
-enum Work {
-    Kindling(Box<dyn Workload>),
-    PyTorch(Opened),
 }
 
 impl Contender {
@@ -127,37 +119,30 @@ impl Contender {
             kernels,
         };
         let network = workbench.network_of(&case.config.network)?;
-        let workload = network.workload(&case.config, workload, backend.first())?;
+        let mut workload = network.workload(&case.config, workload, backend.first())?;
         let name = match kernels {
             Kernels::Composed if backend.has_fused_kernels() => format!("{} composed", backend.name),
             Kernels::Auto | Kernels::Composed => backend.name.to_owned(),
         };
-        Ok(Self::new(name, Some(backend.kernels(kernels)), Work::Kindling(workload)))
+        Ok(Self::new(name, Some(backend.kernels(kernels)), move |steps| guarded(|| Ok(workload.run(steps)?))))
     }
 
-    /// A variant of PyTorch.
-    pub(crate) fn pytorch(case: &Case, pytorch: &PyTorch, variant: &str) -> Result<Self> {
-        Ok(Self::new(format!("pytorch {variant}"), None, Work::PyTorch(pytorch.open(case, variant)?)))
-    }
-
-    fn new(name: String, kernels: Option<String>, work: Work) -> Self {
-        Self { name, kernels, work, steps: 1, seconds: Vec::new() }
-    }
-
-    fn run(&mut self, steps: usize) -> Result<Duration> {
-        match &mut self.work {
-            Work::Kindling(workload) => guarded(|| Ok(workload.run(steps)?)),
-            Work::PyTorch(opened) => opened.run(steps),
-        }
+    /// A contender with these kernels, if it is a backend; `work` takes so many steps, and gives the time they took.
+    pub(crate) fn new(
+        name: String,
+        kernels: Option<String>,
+        work: impl FnMut(usize) -> Result<Duration> + 'static,
+    ) -> Self {
+        Self { name, kernels, work: Box::new(work), steps: 1, seconds: Vec::new() }
     }
 
     /// Warms up, and finds how many steps take `seconds`.
     fn calibrate(&mut self, seconds: f64) -> Result<()> {
         // Kernels are compiled, tuned and fused over the first few.
         for _ in 0..3 {
-            self.run(1)?;
+            (self.work)(1)?;
         }
-        let step = self.run(2)?.as_secs_f64() / 2.0;
+        let step = (self.work)(2)?.as_secs_f64() / 2.0;
         self.steps = (seconds / step).ceil().clamp(1.0, 1e6) as usize;
         Ok(())
     }
@@ -186,7 +171,7 @@ pub(crate) fn time(contenders: &mut Vec<Contender>, rounds: usize, seconds: f64)
             }
             // The previous contender's threads still spin for a moment.
             std::thread::sleep(Duration::from_millis(20));
-            match contender.run(contender.steps) {
+            match (contender.work)(contender.steps) {
                 Ok(duration) => contender.seconds.push(duration.as_secs_f64() / contender.steps as f64),
                 Err(error) => failures.push((contender.name.clone(), error)),
             }

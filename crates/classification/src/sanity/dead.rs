@@ -3,7 +3,7 @@
 use kindling_models::NetworkConfig;
 
 use super::{
-    Bench, CheckResult,
+    bench::{Bench, CheckResult},
     slopes::{Gradient, gradients},
 };
 use crate::ClassificationError;

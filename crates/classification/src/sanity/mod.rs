@@ -1,56 +1,24 @@
 //! What to check before a long training: Karpathy, "A Recipe for Training Neural Networks",
 //! <http://karpathy.github.io/2019/04/25/recipe/>.
 
+mod bench;
 mod dead;
 mod slopes;
 
-use burn::tensor::Device;
 use kindling_config::{Config, Precision};
-use kindling_data::{ImageBatch, ImageData, ImageSource, LabelProblem};
+use kindling_data::{ImageData, LabelProblem};
 use kindling_models::NetworkConfig;
-use kindling_training::{Order, Step, Totals, batches, epoch_order, training_step};
-use serde::Serialize;
 
-use crate::{
-    ClassificationError, Classifier, init_optimizer, learning_rates,
-    run::{clipped, fresh, seeded},
-    splits::{source, splits, train_order, train_source},
-};
+use self::bench::{Bench, first_batch};
+pub use self::bench::{CheckDevice, CheckResult};
+use crate::{ClassificationError, splits::train_order};
 
-/// Images in the batch that most checks look at.
-const BATCH: usize = 64;
 /// Steps within which one batch is overfitted.
 const STEPS: usize = 300;
 /// Steps of the training that is done twice.
 const REPEATED: usize = 20;
 /// How far its losses may be apart where the device does not repeat bits, as a share of them.
 const NEAR: f64 = 1e-4;
-
-/// What one check found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct CheckResult {
-    /// What was checked.
-    pub name: &'static str,
-    /// Whether it is as it should be.
-    pub passed: bool,
-    /// How it should be.
-    pub wanted: String,
-    /// How it is.
-    pub found: String,
-    /// What to look at where it is not.
-    pub advice: &'static str,
-}
-
-/// Where the checks compute.
-#[derive(Clone, Copy, Debug)]
-pub struct CheckDevice<'a> {
-    /// A device without autodiff.
-    pub device: &'a Device,
-    /// How many bytes it takes in one piece, where that is known.
-    pub largest: Option<u64>,
-    /// Whether the same steps give the same bits on it.
-    pub repeats_bits: bool,
-}
 
 type Check<C> = fn(&Bench<'_, C>) -> Result<CheckResult, ClassificationError>;
 
@@ -87,97 +55,6 @@ pub(crate) fn sanity_checks<C: NetworkConfig>(
         results.push(result);
     }
     Ok(results)
-}
-
-/// What the checks share.
-struct Bench<'a, C> {
-    network: &'a C,
-    /// Without label smoothing, so that the loss of a uniform prediction is known.
-    config: Config,
-    data: &'a ImageData,
-    device: Device,
-    repeats_bits: bool,
-    /// The first images of an epoch in shuffled order, as they are and as training sees them.
-    plain: ImageSource,
-    augmented: ImageSource,
-}
-
-impl<'a, C: NetworkConfig> Bench<'a, C> {
-    fn new(
-        network: &'a C,
-        config: &Config,
-        data: &'a ImageData,
-        place: CheckDevice<'_>,
-    ) -> Result<Self, ClassificationError> {
-        let train = splits(config, data)?.train;
-        let order = epoch_order(Order::Shuffled { seed: config.training.seed }, 1, train.count());
-        let first: Vec<usize> = order.into_iter().take(BATCH).collect();
-        let images = train.select(&first);
-        let mut config = config.clone();
-        config.training.label_smoothing = 0.0;
-        let CheckDevice { device, largest, repeats_bits } = place;
-        Ok(Self {
-            network,
-            data,
-            device: device.clone().autodiff(),
-            repeats_bits,
-            plain: source(&config, data, images.clone(), "train", largest),
-            augmented: train_source(&config, data, images, largest),
-            config,
-        })
-    }
-
-    fn model(&self) -> Result<Classifier<C::Network>, ClassificationError> {
-        fresh(self.network, &self.config, self.data, &self.device)
-    }
-
-    /// All the images, as they are.
-    fn batch(&self) -> Result<ImageBatch, ClassificationError> {
-        first_batch(&self.plain, Order::File, 0, &self.device)
-    }
-
-    /// The gradients of a batch, where a network that draws at random draws the same each time.
-    fn step(&self, model: &Classifier<C::Network>, batch: ImageBatch) -> Result<Step, ClassificationError> {
-        Ok(seeded(&self.device, self.config.training.seed, || training_step(model, batch))?)
-    }
-
-    /// Trains on `batches`, until `is_enough` or a loss that is not finite, and gives the losses.
-    fn train(
-        &self,
-        batches: impl Iterator<Item = Result<ImageBatch, ClassificationError>>,
-        mut is_enough: impl FnMut(&Totals) -> bool,
-    ) -> Result<Vec<f64>, ClassificationError> {
-        let mut model = self.model()?;
-        let mut optimizer = init_optimizer(&self.config.optimizer, &model);
-        let rates = learning_rates(&self.config.optimizer, &model);
-        let mut losses = Vec::new();
-        for batch in batches {
-            let Step { gradients, totals } = training_step(&model, batch?)?;
-            losses.push(totals.loss());
-            if is_enough(&totals) || !totals.loss().is_finite() {
-                break;
-            }
-            let gradients = clipped(&self.config, &model, gradients);
-            model = optimizer.step(rates.scaled(1.0), model, gradients);
-        }
-        Ok(losses)
-    }
-
-    /// The loss of a uniform prediction.
-    fn chance_loss(&self) -> f64 {
-        (self.data.classes.len() as f64).ln()
-    }
-}
-
-/// The first batch of an epoch, of all the images there are.
-fn first_batch(
-    source: &ImageSource,
-    order: Order,
-    epoch: usize,
-    device: &Device,
-) -> Result<ImageBatch, ClassificationError> {
-    let first = batches(source, BATCH, None, order, epoch, device).next().transpose()?;
-    first.ok_or_else(|| ClassificationError::backend("expected images to train on, found none"))
 }
 
 /// Whether the labels can be learned from; `problems` are theirs.

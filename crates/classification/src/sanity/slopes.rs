@@ -9,7 +9,7 @@ use kindling_data::ImageBatch;
 use kindling_models::{Network, NetworkConfig};
 use kindling_training::{TrainingError, named_parameters};
 
-use super::{Bench, CheckResult};
+use super::bench::{Bench, CheckResult};
 use crate::{ClassificationError, Classifier, cross_entropy, run::seeded};
 
 /// How far the weights are moved to either side, at first: by so much, or as far as the loss needs to change clearly.

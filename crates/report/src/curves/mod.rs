@@ -9,10 +9,10 @@ use kindling_record::{EpochRecord, RecordError, StepRecord, read_steps};
 pub use self::terms::{Against, Split};
 use crate::{
     error::ReportError,
-    groups::{Group, Run},
     metrics::{is_fraction, metric, titled},
     plot::{Axis, LineChart, Point, Series, Style},
     ranking::prominent,
+    run::{Group, Run},
     statistics::Sample,
 };
 

@@ -6,13 +6,11 @@ use image::ImageFormat;
 use kindling_record::{CalibrationRecord, EvaluationRecord, RunRecord};
 
 use crate::{
-    differences::NONE,
-    document::{Block, Figure, TableBlock},
+    document::{Block, Figure, TableBlock, file_name},
     error::ReportError,
-    groups::Run,
     plot::{Axis, Confusion, LineChart, Picture, Pictures, Point, Series, Style},
-    table::{grouped, percent},
-    write::file_name,
+    run::Run,
+    table::{NONE, grouped, percent},
 };
 
 /// Pictures beside one another in a sheet of mistakes.

@@ -4,13 +4,12 @@ use kindling_record::{GradientRecord, StepRecord, read_steps};
 
 use crate::{
     curves::over_steps,
-    differences::key,
-    document::{Block, Figure},
+    document::{Block, Figure, file_name},
     error::ReportError,
-    groups::{Group, Run, counted},
+    groups::counted,
     plot::{Axis, LineChart, Series, Style},
     ranking::prominent,
-    write::file_name,
+    run::{Group, Run, key},
 };
 
 /// A statistic of all gradients, with what it is called and how its axis is drawn.

@@ -12,7 +12,7 @@ mod summary;
 use std::iter;
 
 use self::evaluation::{class_blocks, confusion_block};
-pub(crate) use self::summary::{BEST, runs_text, with_count};
+pub(crate) use self::summary::{runs_text, with_count};
 pub use self::{
     evaluation::evaluation_blocks,
     gradients::gradient_charts,
@@ -22,13 +22,13 @@ pub use self::{
 use crate::{
     curves::{Against, Split, chart, evaluated_splits, measured},
     differences::keys,
-    document::{Block, Document, Figure, Section},
+    document::{Block, Document, Figure, Section, file_name},
     error::ReportError,
-    groups::{Group, Run, counted, with_repeats},
+    groups::{counted, with_repeats},
     metrics::metrics,
     ranking::prominent,
+    run::{Group, Run},
     table::grouped,
-    write::file_name,
 };
 
 /// So many warnings stand in the open; more are folded away.
@@ -216,9 +216,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        group,
+        figures, group,
         run_report::fixtures::{epoch, run},
-        write::figures,
     };
 
     fn names(document: &Document) -> Vec<&str> {

@@ -6,11 +6,12 @@ use kindling_record::{PartRecord, RunRecord};
 use serde_json::Value;
 
 use crate::{
-    differences::{Key, NONE, SEED, flat, keys},
+    differences::{Key, keys},
     document::{Block, TableBlock},
-    groups::{Group, Run, with_repeats},
+    groups::with_repeats,
+    run::{Group, Run, SEED, flat},
     run_report::summary::seed,
-    table::{duration, grouped, samples},
+    table::{NONE, duration, grouped, samples},
 };
 
 /// What tells the groups apart, in one table with the label of each, and below it what they have in common.

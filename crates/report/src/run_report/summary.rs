@@ -4,18 +4,17 @@ use kindling_record::{MetricRecord, RunRecord, RunStatus};
 
 use crate::{
     curves::{Split, evaluated_splits, measured},
-    differences::{Key, NONE, are_letters, key, keys, listed, marks},
-    document::TableBlock,
-    groups::{Group, Run, with_repeats},
+    differences::{Key, are_letters, keys, listed},
+    document::{BEST, TableBlock},
+    groups::with_repeats,
     metrics::{best, metric, metrics, sample_text, titled},
+    run::{Group, Run, key, marks},
     statistics::Sample,
-    table::{duration, grouped, samples},
+    table::{NONE, duration, grouped, samples},
 };
 
 /// So many keys that differ are columns beside results; more have a table of their own.
 const KEYS_BESIDE: usize = 4;
-/// Ends the best value of a column: a page and Markdown set such a cell in bold instead.
-pub(crate) const BEST: &str = " *";
 
 /// A table that is made column by column: a row for each group.
 struct Columns<'a> {

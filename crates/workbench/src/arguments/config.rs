@@ -6,15 +6,23 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint, builder::PossibleValuesParser};
 use kindling_config::{Config, Key, Kind, Partial, Registry, keys};
 
-use crate::{Workbench, commands::Misuse};
+use crate::{Workbench, outcome::Misuse};
 
 /// Id of the positional MODEL: the path of its key.
 pub(crate) const MODEL: &str = "network.name";
 
 /// A config as typed: a file, `--set`, and flags. A command that has it gets its arguments from [`config_flags`], since
 /// they depend on the networks and data sets of the workbench.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigArguments {
+    #[command(flatten)]
+    typed: Typed,
+}
+
+/// All that was typed, for arguments that only the workbench's networks and data sets decide: they are added to a
+/// command by hand.
 #[derive(Clone, Debug)]
-pub struct ConfigArguments(ArgMatches);
+pub(super) struct Typed(pub(super) ArgMatches);
 
 impl ConfigArguments {
     /// The complete config.
@@ -32,15 +40,15 @@ impl ConfigArguments {
     /// As for [`resolve`](Self::resolve), but for what only a complete config shows.
     pub fn partial(&self, registry: &Registry) -> Result<Partial> {
         let keys = keys(registry);
-        let file = match self.0.get_one::<String>("config") {
+        let file = match self.typed.0.get_one::<String>("config") {
             Some(path) => file(Path::new(path))?,
             None => Partial::default(),
         };
         let mut typed = Partial::default();
-        for (key, text) in flags(&self.0, &keys) {
+        for (key, text) in flags(&self.typed.0, &keys) {
             typed = typed.with_text(&key.path, &text, registry).with_context(|| spelled(key, &text))?;
         }
-        for pair in self.0.get_many::<String>("set").into_iter().flatten() {
+        for pair in self.typed.0.get_many::<String>("set").into_iter().flatten() {
             let Some((key, text)) = pair.split_once('=') else {
                 bail!(Misuse(format!("--set: expected KEY=VALUE, found `{pair}`")));
             };
@@ -53,7 +61,7 @@ impl ConfigArguments {
     }
 }
 
-impl FromArgMatches for ConfigArguments {
+impl FromArgMatches for Typed {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         Ok(Self(matches.clone()))
     }
@@ -64,7 +72,7 @@ impl FromArgMatches for ConfigArguments {
     }
 }
 
-impl Args for ConfigArguments {
+impl Args for Typed {
     fn augment_args(command: Command) -> Command {
         command
     }
@@ -156,7 +164,7 @@ mod tests {
         let registry = registry();
         let command = config_flags(Command::new("train").no_binary_name(true), &registry);
         let matches = command.try_get_matches_from(arguments.iter().copied()).map_err(|error| error.to_string())?;
-        ConfigArguments(matches).partial(&registry).map_err(|error| told(&error))
+        ConfigArguments { typed: Typed(matches) }.partial(&registry).map_err(|error| told(&error))
     }
 
     fn config(arguments: &[&str]) -> Config {
@@ -247,7 +255,7 @@ mod tests {
         let command = config_flags(Command::new("train").no_binary_name(true), &registry);
         let matches =
             command.try_get_matches_from(["wings", "--set", "span=3", "--set", "feathers=long,short"]).unwrap();
-        let config = ConfigArguments(matches).partial(&registry).unwrap().resolve(&registry).unwrap();
+        let config = ConfigArguments { typed: Typed(matches) }.partial(&registry).unwrap().resolve(&registry).unwrap();
         let expected = json!({ "name": "wings", "span": 3, "feathers": ["long", "short"] });
         assert_eq!(Value::Object(config.to_object())["network"], expected);
     }

@@ -3,16 +3,19 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgAction, Args, Command};
 use kindling_config::{Grid, Registry, keys};
 
-use super::config::{MODEL, flag, model};
-use crate::commands::Misuse;
+use super::config::{MODEL, Typed, flag, model};
+use crate::outcome::Misuse;
 
 /// Grids as typed. A command that has them gets its arguments from [`grid_flags`], since they depend on the networks and
 /// data sets of the workbench.
-#[derive(Clone, Debug)]
-pub(crate) struct GridArguments(ArgMatches);
+#[derive(Args, Clone, Debug)]
+pub(crate) struct GridArguments {
+    #[command(flatten)]
+    typed: Typed,
+}
 
 impl GridArguments {
     /// The grids of the file, or one of flags alone; flags and `--set` take the place of the file's values.
@@ -21,7 +24,7 @@ impl GridArguments {
         if let Some(count) = seeds {
             flags = flags.with_seeds(count);
         }
-        let Some(path) = self.0.get_one::<String>("grid").map(Path::new) else { return Ok(vec![flags]) };
+        let Some(path) = self.typed.0.get_one::<String>("grid").map(Path::new) else { return Ok(vec![flags]) };
         let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
         let grids = Grid::from_file(&bytes).with_context(|| path.display().to_string())?;
         Ok(grids.into_iter().map(|grid| flags.clone().or(grid)).collect())
@@ -32,11 +35,11 @@ impl GridArguments {
         let named = keys.iter().filter(|key| key.flag.is_some()).map(|key| key.path.as_str());
         let mut grid = Grid::default();
         for path in [MODEL].into_iter().chain(named) {
-            if let Ok(Some(texts)) = self.0.try_get_many::<String>(path) {
+            if let Ok(Some(texts)) = self.typed.0.try_get_many::<String>(path) {
                 grid = grid.with_texts(path, texts);
             }
         }
-        for pair in self.0.get_many::<String>("set").into_iter().flatten() {
+        for pair in self.typed.0.get_many::<String>("set").into_iter().flatten() {
             let Some((key, text)) = pair.split_once('=') else {
                 bail!(Misuse(format!("--set: expected KEY=VALUES, found `{pair}`")));
             };
@@ -46,27 +49,6 @@ impl GridArguments {
             grid = grid.with_texts(key, [text]);
         }
         Ok(grid)
-    }
-}
-
-impl FromArgMatches for GridArguments {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Ok(Self(matches.clone()))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0 = matches.clone();
-        Ok(())
-    }
-}
-
-impl Args for GridArguments {
-    fn augment_args(command: Command) -> Command {
-        command
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        command
     }
 }
 
@@ -103,7 +85,9 @@ mod tests {
         let registry = Workbench::new("kindling").registry();
         let command = grid_flags(Command::new("sweep").no_binary_name(true), &registry);
         let matches = command.try_get_matches_from(arguments.iter().copied()).map_err(|error| error.to_string())?;
-        let grids = GridArguments(matches).grids(None, &registry).map_err(|error| crate::output::told(&error))?;
+        let grids = GridArguments { typed: Typed(matches) }
+            .grids(None, &registry)
+            .map_err(|error| crate::output::told(&error))?;
         let configs = grids.iter().map(|grid| grid.configs(&registry).map_err(|error| error.to_string()));
         configs.map(|configs| configs.map(|configs| configs.len())).sum()
     }

@@ -14,7 +14,7 @@ use burn::{
     },
 };
 
-use super::{Backend, Request};
+use super::ready::Backend;
 
 /// What brings a software adapter, where there is no GPU.
 const SOFTWARE_DRIVER: &str = "apt install mesa-vulkan-drivers";
@@ -46,15 +46,13 @@ pub(crate) fn adapters() -> Vec<Adapter> {
     found.iter().map(|adapter| adapter.get_info().into()).collect()
 }
 
-/// Opens the GPUs that were asked for: the most powerful one, or discrete ones by their index.
-pub(super) fn open(request: &Request) -> Result<Backend> {
-    let name = request.name;
+/// Opens discrete GPUs by their index, or the most powerful one where none is named.
+pub(super) fn open(name: &'static str, indices: Option<Vec<usize>>) -> Result<Backend> {
     let api = if name == "vulkan" { WgpuBackend::Vulkan } else { WgpuBackend::Auto };
     configure();
-    let kinds: Vec<_> = if request.indices.is_empty() && request.count == 1 {
-        vec![DeviceKind::DefaultDevice]
-    } else {
-        request.indices().into_iter().map(DeviceKind::DiscreteGpu).collect()
+    let kinds: Vec<_> = match indices {
+        None => vec![DeviceKind::DefaultDevice],
+        Some(indices) => indices.into_iter().map(DeviceKind::DiscreteGpu).collect(),
     };
     let mut devices = Vec::new();
     let mut adapters: Vec<Adapter> = Vec::new();

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use burn::tensor::{Device, DeviceType};
 
-use super::{Backend, Request};
+use super::ready::Backend;
 use crate::machine;
 
 /// The directory that holds the library this program was linked with.
@@ -19,15 +19,15 @@ pub(crate) fn cuda_devices() -> usize {
     if HAS_CUDA { Device::enumerate(DeviceType::LibTorch).len() } else { 0 }
 }
 
-/// Opens the NVIDIA GPUs that were asked for; never falls back to the CPU.
-pub(super) fn open_cuda(request: &Request) -> Result<Backend> {
+/// Opens the NVIDIA GPUs with these indices; never falls back to the CPU.
+pub(super) fn open_cuda(wanted: Vec<usize>) -> Result<Backend> {
     if !HAS_CUDA {
         bail!(
             "this program was built with a libtorch for the CPU alone ({DIRECTORY}); build it with one for CUDA: just \
              train-cuda"
         );
     }
-    let (wanted, found) = (request.indices(), cuda_devices());
+    let found = cuda_devices();
     if let Some(index) = wanted.iter().find(|&&index| index >= found) {
         let found = match found {
             0 => "none: libtorch sees no NVIDIA GPU or no driver for it (`nvidia-smi` tells more)".to_owned(),

@@ -3,17 +3,18 @@
 use anyhow::{Result, bail};
 use burn::{remote::RemoteHost, tensor::Device};
 
-use super::{Backend, Request};
-use crate::{commands::Misuse, output::program};
+use super::ready::Backend;
+use crate::{outcome::Misuse, output::program};
 
-pub(super) fn open(request: &Request) -> Result<Backend> {
-    let Some(server) = &request.server else { bail!(Misuse("--remote is missing".to_owned())) };
+/// Opens the devices with these indices that `server` offers.
+pub(super) fn open(server: Option<&str>, indices: Vec<usize>) -> Result<Backend> {
+    let Some(server) = server else { bail!(Misuse("--remote is missing".to_owned())) };
     if !server.starts_with("ws://") {
         bail!(Misuse(format!("--remote: expected ws://HOST:PORT, found {server}")));
     }
     let host = RemoteHost::websocket(server);
     let mut devices = Vec::new();
-    for index in request.indices() {
+    for index in indices {
         match Device::remote_options(&host).device_index(index).init() {
             Ok(device) => devices.push(device),
             Err(error) => bail!(
@@ -26,5 +27,5 @@ pub(super) fn open(request: &Request) -> Result<Backend> {
     // What it is, the server knows. It may be a GPU, which compiles kernels, and need not take more in one piece than
     // every GPU does.
     let largest_tensor = Some(128 << 20);
-    Ok(Backend { largest_tensor, compiles_kernels: true, ..Backend::new("remote", devices, server.clone()) })
+    Ok(Backend { largest_tensor, compiles_kernels: true, ..Backend::new("remote", devices, server.to_owned()) })
 }

@@ -14,8 +14,8 @@ use crate::{
     Workbench,
     arguments::{kernels, precision},
     backend::{self, Backend, Request},
-    commands::{Misuse, Outcome},
     machine,
+    outcome::{Misuse, Outcome},
     output::{notice, print, told},
     pytorch::PyTorch,
     relaunch, signals,
@@ -217,7 +217,7 @@ fn contenders(
     }
     if let Some(pytorch) = pytorch {
         for variant in &arguments.pytorch_variants {
-            match Contender::pytorch(case, pytorch, variant) {
+            match pytorch.contender(case, variant) {
                 Ok(contender) => contenders.push(contender),
                 Err(error) => notice(format_args!("pytorch {variant}: left out: {}", told(&error))),
             }

@@ -8,8 +8,8 @@ use crate::{
     Workbench,
     arguments::{ConfigArguments, PlaceArguments},
     backend::{self, Backend},
-    commands::Outcome,
     data,
+    outcome::Outcome,
     output::{notice, print},
     relaunch, signals,
 };

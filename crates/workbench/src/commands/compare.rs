@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use crate::{
     Workbench,
     arguments::RunsDirectory,
-    commands::{Misuse, Outcome},
     figure,
+    outcome::{Misuse, Outcome},
     output::{notice, print},
     terminal,
 };

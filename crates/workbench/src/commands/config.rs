@@ -1,7 +1,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{Workbench, arguments::ConfigArguments, commands::Outcome, output::print};
+use crate::{Workbench, arguments::ConfigArguments, outcome::Outcome, output::print};
 
 /// Arguments of `config`.
 #[derive(Args)]

@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::{
     Workbench,
     backend::{self, Known, Request},
-    commands::Outcome,
     machine,
+    outcome::Outcome,
     output::{notice, print, told},
     relaunch, signals, terminal,
     workload::{Batches, Case, Contender, Mode, guarded, matmul_gflops, time},

@@ -18,8 +18,8 @@ use crate::{
     Workbench,
     arguments::{PlaceArguments, RunsDirectory, kernels},
     backend::{Backend, Request},
-    commands::{Misuse, Outcome},
     data,
+    outcome::{Misuse, Outcome},
     output::{notice, print, program},
     pictures, relaunch, signals,
 };

@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::{
     Workbench,
     arguments::{ConfigArguments, PlaceArguments},
-    commands::Outcome,
     figure,
+    outcome::Outcome,
     output::print,
     sweep::{Planned, request, sweep},
     terminal,

@@ -9,11 +9,9 @@ use kindling_report::{Axis, LineChart, Point, Series, Style};
 use crate::{
     Workbench,
     arguments::{ConfigArguments, PlaceArguments},
-    commands::{
-        Outcome,
-        check::{Trial, open},
-    },
+    commands::check::{Trial, open},
     figure,
+    outcome::Outcome,
     output::print,
     terminal,
 };

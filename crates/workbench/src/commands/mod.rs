@@ -1,4 +1,4 @@
-//! One file for each command, and the list of them.
+//! One file for each command, the list of them, and the program that runs the one that was typed.
 
 mod bench;
 mod check;
@@ -18,87 +18,18 @@ mod serve;
 mod sweep;
 mod train;
 
-use std::{error::Error, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, Command};
-use kindling_classification::ClassificationError;
-use kindling_config::ConfigError;
-use kindling_data::DataError;
-use kindling_record::RecordError;
-use kindling_training::TrainingError;
 
 use crate::{
     Workbench,
-    arguments::{config_flags, grid_flags},
+    arguments::{config_flags, grid_flags, parse},
+    outcome::Outcome,
+    output::{name_program, notice, told},
+    relaunch,
 };
-
-/// Exit code of a run that its user stopped, as shells have it for Ctrl-C.
-pub(crate) const INTERRUPTED: u8 = 130;
-
-/// Arguments that make no sense together or here: the program ends with the exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Misuse(
-    /// What is wrong, what was expected, and the way on.
-    pub String,
-);
-
-/// How a command ended, if no error ended it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Exit code 0.
-    Done,
-    /// Exit code 1.
-    Failed,
-    /// Exit code 2.
-    BadArguments,
-    /// A run diverged: exit code 3.
-    Diverged,
-    /// The user stopped it: exit code 130.
-    Interrupted,
-}
-
-impl Outcome {
-    /// A config that makes no sense is a matter of arguments; everything else is a failure.
-    pub(crate) fn of_error(error: &anyhow::Error) -> Self {
-        if error.chain().any(is_misuse) { Self::BadArguments } else { Self::Failed }
-    }
-}
-
-/// Whether a cause lies in arguments or config.
-fn is_misuse(cause: &(dyn Error + 'static)) -> bool {
-    // These stand for what they hold, which is therefore no cause of its own.
-    match cause.downcast_ref() {
-        Some(ClassificationError::Config(_) | ClassificationError::Model(_)) => true,
-        Some(ClassificationError::Training(error)) => is_misuse(error),
-        Some(ClassificationError::Data(error)) => is_misuse(error),
-        Some(ClassificationError::Record(error)) => is_misuse(error),
-        _ => {
-            cause.is::<Misuse>()
-                || cause.is::<clap::Error>()
-                || cause.is::<ConfigError>()
-                || matches!(cause.downcast_ref(), Some(RecordError::InvalidName { .. }))
-                || matches!(cause.downcast_ref(), Some(DataError::Directory(_)))
-                || matches!(
-                    cause.downcast_ref(),
-                    Some(TrainingError::Setting { .. } | TrainingError::CannotExtend { .. })
-                )
-        }
-    }
-}
-
-impl From<Outcome> for ExitCode {
-    fn from(outcome: Outcome) -> Self {
-        Self::from(match outcome {
-            Outcome::Done => 0,
-            Outcome::Failed => 1,
-            Outcome::BadArguments => 2,
-            Outcome::Diverged => 3,
-            Outcome::Interrupted => INTERRUPTED,
-        })
-    }
-}
 
 /// What a command does with the workbench and what was typed behind its name.
 type Function = Box<dyn Fn(&Workbench, &ArgMatches) -> Result<Outcome>>;
@@ -165,6 +96,31 @@ pub(crate) fn all(workbench: &Workbench) -> Vec<Entry> {
     all
 }
 
+impl Workbench {
+    /// Runs the command that the program's arguments name.
+    #[must_use]
+    pub fn main(self) -> ExitCode {
+        name_program(self.program());
+        match self.run() {
+            Ok(outcome) => outcome.into(),
+            Err(error) => {
+                notice(format_args!("error: {}", told(&error)));
+                Outcome::of_error(&error).into()
+            }
+        }
+    }
+
+    fn run(&self) -> Result<Outcome> {
+        relaunch::without_empty_variables()?;
+        let all = all(self);
+        let matches = parse(self, all.iter().map(|entry| entry.command.clone()));
+        let (name, matches) = matches.subcommand().context("expected a command, found none")?;
+        let entry =
+            all.iter().find(|entry| entry.command.get_name() == name).context("a command without a function")?;
+        (entry.run)(self, matches)
+    }
+}
+
 /// A command with the arguments `A`.
 fn entry<A: Args + 'static>(
     name: &'static str,
@@ -175,32 +131,4 @@ fn entry<A: Args + 'static>(
     let command = A::augment_args(Command::new(name)).about(about).long_about(None::<&str>);
     let function = move |workbench: &Workbench, matches: &ArgMatches| run(workbench, &A::from_arg_matches(matches)?);
     Entry { command, run: Box::new(function) }
-}
-
-#[cfg(test)]
-mod tests {
-    use kindling_models::ModelError;
-
-    use super::*;
-
-    #[test]
-    fn what_is_wrong_with_arguments_or_config_is_told_from_what_fails() {
-        let outcome = |error: anyhow::Error| Outcome::of_error(&error.context("run mlp"));
-        let setting =
-            || TrainingError::Setting { name: "epochs", wanted: "at least 1".to_owned(), found: "0".to_owned() };
-        for wrong in [
-            Misuse("--steps: expected at least 1, found 0".to_owned()).into(),
-            ConfigError::NoNetwork.into(),
-            ClassificationError::Config(ConfigError::NoNetwork).into(),
-            ClassificationError::Model(ModelError::Invalid("no layers".to_owned())).into(),
-            ClassificationError::Training(setting()).into(),
-            setting().into(),
-        ] {
-            assert_eq!(outcome(wrong), Outcome::BadArguments);
-        }
-        let backend = || TrainingError::Backend("out of memory".to_owned());
-        for failed in [backend().into(), ClassificationError::Training(backend()).into(), anyhow::anyhow!("no space")] {
-            assert_eq!(outcome(failed), Outcome::Failed);
-        }
-    }
 }

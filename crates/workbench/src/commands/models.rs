@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     Workbench,
     backend::{self, Request},
-    commands::Outcome,
+    outcome::Outcome,
     output::{notice, print, told},
     terminal,
 };

@@ -15,7 +15,8 @@ use crate::{
     Workbench,
     arguments::RunsDirectory,
     backend::Request,
-    commands::{Outcome, evaluate::Trained},
+    commands::evaluate::Trained,
+    outcome::Outcome,
     output::{notice, print, told},
     photo, pictures, relaunch, signals, terminal,
 };

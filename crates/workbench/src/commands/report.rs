@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::{
     Workbench,
     arguments::RunsDirectory,
-    commands::{Outcome, compare::read_runs},
+    commands::compare::read_runs,
+    outcome::Outcome,
     output::{notice, print},
     writable,
 };

@@ -9,11 +9,9 @@ use kindling_record::{PartRecord, RecordError, RunDirectory, RunStatus, Setup};
 use crate::{
     Workbench,
     arguments::HostArguments,
-    commands::{
-        Misuse, Outcome,
-        train::{print_result, run_and_tell},
-    },
+    commands::train::{print_result, run_and_tell},
     dashboard, data,
+    outcome::{Misuse, Outcome},
     output::notice,
     relaunch, signals,
 };

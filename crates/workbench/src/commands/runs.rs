@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     Workbench,
     arguments::RunsDirectory,
-    commands::Outcome,
+    outcome::Outcome,
     output::{notice, print},
     terminal,
 };

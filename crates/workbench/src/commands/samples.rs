@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::{
     Workbench,
     backend::{self, Request},
-    commands::{Misuse, Outcome},
     data, figure,
+    outcome::{Misuse, Outcome},
     output::{notice, print},
     pictures, terminal,
 };

@@ -7,7 +7,7 @@ use kindling_config::Precision;
 use crate::{
     Workbench,
     backend::{self, Request},
-    commands::{Misuse, Outcome},
+    outcome::{Misuse, Outcome},
     output::notice,
     relaunch, signals,
 };

@@ -9,7 +9,7 @@ use kindling_report::{group, groups_json, groups_table};
 use crate::{
     Workbench,
     arguments::{GridArguments, PlaceArguments},
-    commands::{Misuse, Outcome},
+    outcome::{Misuse, Outcome},
     output::{notice, print},
     sweep::{Planned, request, sweep as run_all},
     terminal,

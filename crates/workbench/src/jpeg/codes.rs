@@ -1,6 +1,7 @@
 //! The codes of a scan's blocks.
 
-use super::Flaw;
+/// What is wrong with a file.
+pub(super) type Flaw = &'static str;
 
 const SHORT: Flaw = "its data end before the picture is complete";
 const CODE: Flaw = "its data have a code that means nothing";
