@@ -104,11 +104,11 @@ mod tests {
         let expected = r#"[network]
 # The network (one of mlp, cnn)
 name = "cnn"
-# Width of the hidden layer
-hidden = 128
 activation = "a \"b\"\u007f"
 channels = [32, 64]
 # dropout =
+# Width of the hidden layer
+hidden = 128
 rate = 0.5
 
 [data]
