@@ -3,6 +3,7 @@
 //!     cargo run --release --example own_data -- [RUNS]
 //!
 //! The table is R's `mtcars`, from Henderson and Velleman (1981), <https://doi.org/10.2307/2530428>.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 use std::{env, error::Error};
 
 use burn::module::Module;

@@ -3,6 +3,7 @@
 //!     cargo run --release --example own_task -- [RUNS [BATCHES]]
 //!
 //! Stopped with Ctrl-C or killed, the same command resumes it.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 use std::{env, error::Error};
 
 use burn::module::Module;

@@ -72,7 +72,10 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
             &["train", "mlp", "--monitor", "test/loss"],
             "protocol.monitor: expected a metric such as valid/loss with the protocol `validated`, found test/loss",
         ),
-        (&["train", "mlp", "--dataset", "synthetic", "--monitor", "valid/f1"], "protocol.monitor: expected valid/loss or valid/accuracy, found valid/f1"),
+        (
+            &["train", "mlp", "--dataset", "synthetic", "--monitor", "valid/f1"],
+            "protocol.monitor: expected valid/loss or valid/accuracy, found valid/f1",
+        ),
         (
             &["train", "mlp", "--set", "beta2=1"],
             "--set beta2=1: config: unknown key `beta2`; did you mean `optimizer.beta_2`?",

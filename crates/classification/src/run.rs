@@ -126,7 +126,9 @@ pub(crate) fn prepare<C: NetworkConfig>(
         _ => (trainer.keep_last(), test),
     };
     // Part of starting up, not of the first epoch.
-    devices.iter().for_each(|device| train.preload(device));
+    for device in &devices {
+        train.preload(device);
+    }
     evaluated.preload(&devices[0]);
     Ok((trainer, train, evaluated))
 }

@@ -245,7 +245,7 @@ macro_rules! names {
             fn from_str(name: &str) -> Result<Self, ConfigError> {
                 let known = Self::ALL.into_iter().find(|value| value.name() == name);
                 known.ok_or_else(|| {
-                    ConfigError::invalid(&stringify!($type).to_lowercase(), Self::KIND, &Value::from(name))
+                    ConfigError::invalid(&stringify!($type).to_lowercase(), Self::KIND.to_string(), &Value::from(name))
                 })
             }
         }

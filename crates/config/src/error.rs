@@ -68,8 +68,8 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// A value that is not as it should be.
-    pub(crate) fn invalid(key: &str, wanted: impl ToString, found: &Value) -> Self {
-        Self::Invalid { key: key.to_owned(), wanted: wanted.to_string(), found: start(&found.to_string()) }
+    pub(crate) fn invalid(key: &str, wanted: impl Into<String>, found: &Value) -> Self {
+        Self::Invalid { key: key.to_owned(), wanted: wanted.into(), found: start(&found.to_string()) }
     }
 
     /// A key that stands twice in one layer.

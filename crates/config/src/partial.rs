@@ -227,7 +227,9 @@ mod tests {
     fn flags_can_change_every_variant_of_a_recorded_config() {
         for text in [r#"{"network": "mlp"}"#, r#"{"network": "cnn", "optimizer": "muon", "protocol": "assignment"}"#] {
             let recorded = Partial::from_object(resolved(text).unwrap().to_object()).unwrap();
-            for key in keys(&registry()).iter().filter(|key| key.path.ends_with(".name")) {
+            for key in
+                keys(&registry()).iter().filter(|key| key.path.split_once('.').is_some_and(|(_, key)| key == "name"))
+            {
                 for name in &key.choices {
                     let changed = typed(&[(&key.path, name)]).unwrap().over(recorded.clone()).resolve(&registry());
                     assert_eq!(changed.unwrap().flat()[&key.path], json!(name));

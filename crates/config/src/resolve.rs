@@ -50,7 +50,7 @@ impl Table {
         if value.is_null() {
             Ok(())
         } else if !kind.admits(value) {
-            Err(ConfigError::invalid(&path(), kind, value))
+            Err(ConfigError::invalid(&path(), kind.to_string(), value))
         } else if !range.admits(value) {
             Err(ConfigError::invalid(&path(), range.words(), value))
         } else {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kindling_record::Setup;
 
 use crate::{
-    run::{Group, SEED, flat, plain},
+    run::{Group, SEED, flat, is_name, plain},
     table::NONE,
 };
 
@@ -42,7 +42,7 @@ impl Key {
 
     /// Whether it names the variant of its section.
     fn is_name(&self) -> bool {
-        self.path.ends_with(".name")
+        is_name(&self.path)
     }
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn keys(groups: &[Group]) -> Keys {
     let mut paths: Vec<&String> =
         described.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().into_iter().collect();
     let section = |path: &str| SECTIONS.iter().position(|section| path.split('.').next() == Some(section));
-    paths.sort_by_key(|path| (section(path).unwrap_or(SECTIONS.len()), !path.ends_with(".name")));
+    paths.sort_by_key(|path| (section(path).unwrap_or(SECTIONS.len()), !is_name(path)));
     let keys = paths
         .into_iter()
         .map(|path| Key { path: path.clone(), values: described.iter().map(|keys| keys.get(path).cloned()).collect() });

@@ -114,6 +114,11 @@ pub(crate) fn flat(config: &Map<String, Value>) -> BTreeMap<String, Value> {
     keys
 }
 
+/// Whether a key is the name of a section's variant, such as `optimizer.name`.
+pub(crate) fn is_name(path: &str) -> bool {
+    path.split_once('.').is_some_and(|(_, key)| key == "name")
+}
+
 /// The value of a key such as `training.epochs`; nothing where it is null.
 pub(crate) fn key<'a>(record: &'a RunRecord, path: &str) -> Option<&'a Value> {
     let mut parts = path.split('.');

@@ -1,9 +1,21 @@
-use std::{fmt::Display, path::PathBuf};
+use std::{error::Error as StdError, fmt::Display, path::PathBuf};
 
 use kindling_record::RecordError;
 use thiserror::Error;
 
-use crate::{source::SourceError, weights::WeightsError};
+/// Why a batch could not be made.
+pub type SourceError = Box<dyn StdError + Send + Sync>;
+
+/// Weights that cannot be written, or do not belong to the module.
+#[derive(Debug, Error)]
+#[error("weights: {0}")]
+pub struct WeightsError(pub(crate) String);
+
+impl WeightsError {
+    pub(crate) fn new(error: impl Display) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// What can end a run, or keep it from starting.
 #[derive(Debug, Error)]
@@ -64,7 +76,7 @@ pub enum TrainingError {
         record: PathBuf,
     },
     /// The task has other parameters than the checkpoint.
-    #[error("{}: the checkpoint is of another network: {difference}; resume it with the one that it was begun with", path.display())]
+    #[error("{}: the checkpoint is of another network: {difference}; resume it with the one that it was started with", path.display())]
     Mismatch {
         /// The checkpoint's directory.
         path: PathBuf,
@@ -92,7 +104,7 @@ pub enum TrainingError {
     },
     /// The data is not what the run was begun with.
     #[error(
-        "this run was begun on {wanted}, and the data here is {found}; resume it with the data that it was begun with"
+        "this run was started on {wanted}, and the data here is {found}; resume it with the data that it was started with"
     )]
     OtherData {
         /// The data of the run.

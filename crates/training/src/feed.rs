@@ -13,9 +13,9 @@ use std::{
 use burn::tensor::Device;
 
 use crate::{
-    TrainingError,
+    SourceError, TrainingError,
     guard::message,
-    source::{Plan, Rows, Source, SourceError},
+    source::{Plan, Rows, Source},
 };
 
 /// Batches that each worker may be ahead.
@@ -108,10 +108,10 @@ impl<B: Send + 'static> Feed<B> {
             let make = make.clone();
             thread::spawn(move || {
                 for batch in (first + worker..count).step_by(workers) {
-                    let made = catch_unwind(AssertUnwindSafe(|| make(batch)));
-                    let made = made.unwrap_or_else(|panic| Err(message(&*panic).into()));
+                    let parts = catch_unwind(AssertUnwindSafe(|| make(batch)));
+                    let parts = parts.unwrap_or_else(|panic| Err(message(&*panic).into()));
                     // Nobody waits for it where the epoch was left.
-                    if sender.send(made).is_err() {
+                    if sender.send(parts).is_err() {
                         break;
                     }
                 }

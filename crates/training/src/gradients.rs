@@ -33,7 +33,9 @@ pub fn statistics<M: Module>(
         true
     })?;
     let mut total = Sums::default();
-    layers.iter().for_each(|(_, sums)| total.add(sums));
+    for (_, sums) in &layers {
+        total.add(sums);
+    }
     let layers = layers.into_iter().map(|(layer, sums)| LayerGradient {
         layer,
         parameters: sums.count,

@@ -39,7 +39,7 @@ pub enum Event<'a> {
     },
     /// The backend is about to compile and autotune the kernels that the run needs.
     Compiling,
-    /// It does so for a batch of this size, in a step whose results are thrown away.
+    /// A warm-up step with a batch of this size; its results are discarded.
     WarmUp {
         /// Name of the network or task.
         model: &'a str,
@@ -67,14 +67,14 @@ pub enum Event<'a> {
     },
 }
 
-/// Where a run takes place: given the backend and its kernels, none of it changes the result but the number of devices, and
-/// that only by rounding and by the batch norms' statistics.
+/// Where a run takes place. With a given backend and kernels, only the number of devices affects the result, by rounding and
+/// by batch norm statistics.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// Where to train, without autodiff and with the wanted precision for their default: one device, or several of one
     /// backend that share every batch.
     pub devices: Vec<Device>,
-    /// The most bytes that a device takes in one piece, where the backend knows a limit.
+    /// Largest allocation of a device in bytes, if the backend has a limit.
     pub largest_tensor: Option<u64>,
     /// Bytes of memory that the devices share with the program, where there is such a limit.
     pub memory: Option<u64>,
@@ -84,7 +84,7 @@ pub struct Place {
     pub backend: String,
     /// The device as the backend describes it.
     pub device_name: String,
-    /// Name of the kernels: whose operations the layers compute with.
+    /// Name of the kernels that the layers compute with.
     pub kernels: String,
     /// The vector instructions of the host's processor, where they are known.
     pub instructions: String,

@@ -114,7 +114,7 @@ pub mod weights;
 
 pub use checkpoint::Checkpoint;
 pub use clip::clip_by_global_norm;
-pub use error::TrainingError;
+pub use error::{SourceError, TrainingError};
 pub use guard::contained;
 pub use host::{Event, Host, MakeRenderer, OnEvent, Phase, Place};
 pub use kindling_kernels::nn::{Parameter, named_parameters};
@@ -123,7 +123,7 @@ pub use parameters::{initialize, trainable_parameters};
 pub use schedule::{LearningRates, RateSchedule, Schedule};
 pub use session::{OnEpoch, OnStep};
 pub use silent::Silent;
-pub use source::{DatasetSource, Rows, Source, SourceError, batches};
+pub use source::{DatasetSource, Rows, Source, batches};
 pub use start::BURN_VERSION;
 pub use task::{Metric, Objective, Step, Sums, Task, Totals, training_step};
 pub use trainer::Trainer;

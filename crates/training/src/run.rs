@@ -163,7 +163,7 @@ pub(crate) fn run<T: Task>(
         (session, outcome)
     })?;
     match outcome? {
-        (task, End::Trained) => finish(session, task, test, directory, &|| host.interrupter.should_stop()),
+        (task, End::Trained) => finish(session, &task, test, directory, &|| host.interrupter.should_stop()),
         (_, End::Interrupted | End::Diverged) => Ok(session.state.record),
     }
 }
@@ -177,7 +177,7 @@ pub(crate) fn rates<T: Task>(trainer: &Trainer<T>, batches: usize) -> RunRates {
 /// Tests the weights that the run keeps, and writes them.
 fn finish<T: Task>(
     mut session: Session<T>,
-    last: T,
+    last: &T,
     test: Option<SharedSource<T::Batch>>,
     directory: &RunDirectory,
     should_stop: &dyn Fn() -> bool,
@@ -185,7 +185,7 @@ fn finish<T: Task>(
     let clock = Instant::now();
     let averaged = session.ema.is_some() && session.settings.ema_evaluate;
     let task = match (&session.ema, session.settings.keeps_last) {
-        (Some(ema), true) if averaged => ema.module(&last),
+        (Some(ema), true) if averaged => ema.module(last),
         (_, true) => last.valid(),
         (_, false) => {
             let best = checkpoint::load_best_weights(&directory.checkpoints(), &session.state, averaged)?;

@@ -92,8 +92,8 @@ impl DataLoaderIterator<()> for NoBatches {
 pub(crate) type AddMetric = Box<dyn FnOnce(Training) -> Training>;
 type Training = SupervisedTraining<Shell>;
 
-/// Adds a metric that needs no output of the task, such as the load of the processor.
-pub(crate) fn add_metric<M: BurnMetric<Input = ()> + Numeric + Clone + 'static>(metric: M) -> AddMetric {
+/// Adds a metric that needs no output of the task, such as the CPU load.
+pub(crate) fn add_metric<M: BurnMetric<Input = ()> + Numeric + 'static>(metric: M) -> AddMetric {
     Box::new(move |training| training.metric_train_numeric(metric))
 }
 

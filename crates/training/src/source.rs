@@ -1,5 +1,4 @@
 use std::{
-    error::Error,
     fmt::{self, Write},
     ops::{Deref, Range},
     sync::{Arc, OnceLock},
@@ -11,16 +10,13 @@ use burn::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Order, TrainingError, epoch_order};
-
-/// Why a batch could not be made.
-pub type SourceError = Box<dyn Error + Send + Sync>;
+use crate::{Order, TrainingError, epoch_order, error::SourceError};
 
 /// Where batches come from: samples by number.
 ///
 /// A batch is a function of its rows, so that a run is repeated and resumed exactly, however many threads or devices ask.
 pub trait Source: Send + Sync {
-    /// What a step takes.
+    /// The input of a training or evaluation step.
     type Batch;
 
     /// Number of samples.
@@ -71,7 +67,7 @@ impl<'a> Rows<'a> {
         Self { rows, epoch }
     }
 
-    /// The epoch that is trained, from 1; 0 in evaluations. What is random in a batch takes it beside the sample's number.
+    /// The epoch that is trained, from 1; 0 in evaluations. Random changes of a sample are to be functions of it and of the sample's number.
     #[must_use]
     pub fn epoch(&self) -> usize {
         self.epoch
@@ -159,7 +155,7 @@ pub struct DatasetSource<I, O> {
 const DIGESTED: usize = 1000;
 
 impl<I, O> DatasetSource<I, O> {
-    /// Puts the two together.
+    /// Creates a source from a data set and a batcher.
     #[must_use]
     pub fn new(dataset: impl Dataset<I> + 'static, batcher: impl Batcher<I, O> + 'static) -> Self {
         Self { dataset: Box::new(dataset), batcher: Box::new(batcher), digest: OnceLock::new() }
@@ -182,7 +178,11 @@ impl<I: fmt::Debug, O> Source for DatasetSource<I, O> {
                 // What cannot be read is an error of its batch.
                 let _ = write!(text, "{:?}", self.dataset.get(place * count / count.min(DIGESTED)).ok());
             }
-            text.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+            let mut digits = String::new();
+            text.0.finalize().iter().for_each(|byte| {
+                let _ = write!(digits, "{byte:02x}");
+            });
+            digits
         };
         self.digest.get_or_init(digest).clone()
     }

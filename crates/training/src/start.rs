@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, sync::Arc};
 use kindling_record::{DatasetRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, Timings, now};
 
 use crate::{
-    Checkpoint, Host, Source, Task, Trainer, TrainingError,
+    Checkpoint, Host, Metric, Source, Task, Trainer, TrainingError,
     checkpoint::{self, Newest},
     feed::SharedSource,
     named_parameters,
@@ -85,7 +85,7 @@ fn fit<T: Task>(
         dataset: dataset(&trainer, &sources),
         model: trainer.settings.name.clone(),
         parameters: trainable_parameters(&named_parameters(&trainer.task)),
-        metrics: T::METRICS.iter().map(|metric| metric.record()).collect(),
+        metrics: T::METRICS.iter().map(Metric::record).collect(),
         monitor: monitor.name.clone(),
         epochs: Vec::new(),
         best_epoch: None,
@@ -135,7 +135,7 @@ fn resume<T: Task>(
     if state.batches != batches {
         return Err(TrainingError::Setting {
             name: "batch_size",
-            wanted: format!("the {} batches in an epoch that the run was begun with", state.batches),
+            wanted: format!("the {} batches in an epoch that the run was started with", state.batches),
             found: batches.to_string(),
         });
     }
@@ -221,7 +221,7 @@ fn dataset<T: Task>(trainer: &Trainer<T>, sources: &Sources<T>) -> DatasetRecord
     let splits = [Some(train), Some(valid), trainer.test.as_ref()].into_iter().flatten();
     trainer.dataset.clone().unwrap_or_else(|| DatasetRecord {
         name: "data".to_owned(),
-        sha256: splits.map(|split| split.digest()).collect::<Vec<_>>().join(","),
+        sha256: splits.map(Source::digest).collect::<Vec<_>>().join(","),
         train: plan.samples(train.len()),
         valid: plan.samples(valid.len()),
         test: trainer.test.as_ref().map_or(0, |test| plan.samples(test.len())),

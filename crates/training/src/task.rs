@@ -7,12 +7,12 @@ use kindling_record::{MetricRecord, Metrics, TestRecord};
 
 use crate::TrainingError;
 
-/// What is trained: a Burn module that knows its loss and its metrics.
+/// A trainable Burn module with its loss and metrics.
 ///
 /// [`train`](Self::train) runs on a device with autodiff and [`evaluate`](Self::evaluate) on one without, with dropout and
 /// the like switched off.
 pub trait Task: Module + 'static {
-    /// What a step takes: made by a [`Source`](crate::Source).
+    /// The input of a training or evaluation step, made by a [`Source`](crate::Source).
     type Batch: Send + 'static;
 
     /// What a step measures, the loss first.
@@ -22,10 +22,10 @@ pub trait Task: Module + 'static {
     /// `network.fc1.weight` is written as `fc1.weight`. Parameters outside it keep their whole paths.
     const ROOT: &'static str = "";
 
-    /// What samples are called in messages and plots.
+    /// Plural name of samples, for messages and plots.
     const SAMPLES: &'static str = "samples";
 
-    /// Returns the loss of a batch, to be descended, with the sums of the metrics over its samples.
+    /// Returns the loss of a batch, to be minimized, with the sums of the metrics over its samples.
     fn train(&self, batch: Self::Batch) -> Objective;
 
     /// Returns the sums of the metrics over the samples of a batch.
@@ -157,7 +157,7 @@ impl Totals {
     }
 }
 
-/// What a training step is about.
+/// The loss to minimize in a training step, and its metrics.
 #[derive(Clone, Debug)]
 pub struct Objective {
     loss: Tensor<1>,
@@ -165,7 +165,7 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// The scalar `loss`, `[1]`, is the mean over the batch of what is to be descended.
+    /// Creates it from `loss`, `[1]`: the mean over the batch, to be minimized.
     #[must_use]
     pub fn new(loss: Tensor<1>, sums: Sums) -> Self {
         Self { loss, sums }
@@ -204,7 +204,7 @@ pub(crate) fn weighted_step<T: Task>(
         )));
     }
     let weight = weight(sums.samples);
-    let loss = if weight == 1.0 { loss } else { loss.mul_scalar(weight) };
+    let loss = if weight < 1.0 { loss.mul_scalar(weight) } else { loss };
     let gradients = GradientsParams::from_grads(loss.backward(), task);
     Ok(Step { gradients, totals: sums.read()? })
 }

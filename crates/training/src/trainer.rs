@@ -23,7 +23,7 @@ use crate::{
 
 /// Trains a [`Task`] into a run directory.
 ///
-/// What is not set has a default: ten epochs in batches of 64, shuffled with the seed 42, at a constant learning rate of
+/// Defaults: ten epochs in batches of 64, shuffled with the seed 42, at a constant learning rate of
 /// 0.001, on the device of the task's parameters.
 #[must_use]
 pub struct Trainer<T: Task> {
@@ -80,7 +80,7 @@ impl<T: Task> Trainer<T> {
         }
     }
 
-    /// What the task is called in records; by default its type's name in small letters.
+    /// Name of the task in records; by default the type's name in lower case.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = name.into();
         self
@@ -129,7 +129,7 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// What the split that is evaluated after each epoch is called in records; `valid` by default.
+    /// Name of the split that is evaluated after each epoch; `valid` by default.
     pub fn evaluated_as(mut self, split: impl Into<String>) -> Self {
         self.settings.evaluated = split.into();
         self
@@ -180,7 +180,7 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// Makes batches ahead on so many threads: for sources that decode. The batches are the same without.
+    /// Prepares batches ahead on so many threads, for sources that decode. The batches do not depend on it.
     pub fn workers(mut self, threads: usize) -> Self {
         self.settings.workers = threads;
         self
@@ -222,7 +222,7 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// What `run.json` keeps as the run's config; it means nothing to the trainer.
+    /// The config to store in `run.json`; the trainer does not interpret it.
     pub fn config(mut self, config: &impl Serialize) -> Self {
         self.config = match serde_json::to_value(config) {
             Ok(Value::Object(object)) => Ok(object),
@@ -235,7 +235,7 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// What `run.json` says about the data; by default the sources' lengths and digests.
+    /// The data set's entry in `run.json`; by default the sources' lengths and digests.
     pub fn dataset(mut self, dataset: DatasetRecord) -> Self {
         self.dataset = Some(dataset);
         self
@@ -247,8 +247,8 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// Shows one of burn-train's own metrics in the dashboard beside the task's, such as the load of the processor.
-    pub fn metric(mut self, metric: impl BurnMetric<Input = ()> + Numeric + Clone + 'static) -> Self {
+    /// Shows one of burn-train's own metrics in the dashboard beside the task's, such as the CPU load.
+    pub fn metric(mut self, metric: impl BurnMetric<Input = ()> + Numeric + 'static) -> Self {
         self.metrics.push(add_metric(metric));
         self
     }
@@ -306,14 +306,12 @@ impl<T: Task> Trainer<T> {
         };
         let name = settings.monitor.clone().unwrap_or_else(|| format!("{}/{}", settings.evaluated, loss.name));
         let splits = ["train", &settings.evaluated];
-        let known = splits.iter().flat_map(|split| T::METRICS.iter().map(move |metric| (split, metric)));
-        let named = known.map(|(split, metric)| (format!("{split}/{}", metric.name), metric));
-        match named.clone().find(|(known, _)| *known == name) {
-            Some((_, metric)) => Ok(Monitor { name, higher_is_better: metric.higher_is_better }),
-            None => {
-                let names: Vec<_> = named.map(|(name, _)| format!("`{name}`")).collect();
-                fails("monitor", &format!("one of {}", names.join(", ")), format!("`{name}`"))
-            }
+        let pairs = splits.iter().flat_map(|split| T::METRICS.iter().map(move |metric| (split, metric)));
+        let known = pairs.map(|(split, metric)| (format!("{split}/{}", metric.name), metric));
+        if let Some((_, metric)) = known.clone().find(|(known, _)| *known == name) {
+            return Ok(Monitor { name, higher_is_better: metric.higher_is_better });
         }
+        let names: Vec<_> = known.map(|(name, _)| format!("`{name}`")).collect();
+        fails("monitor", &format!("one of {}", names.join(", ")), format!("`{name}`"))
     }
 }

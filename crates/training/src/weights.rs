@@ -7,18 +7,8 @@ use burn::{
     },
     tensor::{DType, FloatDType},
 };
-use thiserror::Error;
 
-/// Weights that cannot be written, or do not belong to the module.
-#[derive(Debug, Error)]
-#[error("weights: {0}")]
-pub struct WeightsError(String);
-
-impl WeightsError {
-    fn new(error: impl std::fmt::Display) -> Self {
-        Self(error.to_string())
-    }
-}
+pub use crate::error::WeightsError;
 
 /// Returns the tensors of `module` as a safetensors file with PyTorch's names and layout, in f32 whatever the module
 /// computes in.

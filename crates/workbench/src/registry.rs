@@ -48,6 +48,8 @@ impl Workbench {
     ///
     /// # Panics
     /// When `config` is neither a struct with named fields nor one without fields.
+    // By value, as one writes it: `.network("mine", MineConfig { .. })`.
+    #[allow(clippy::needless_pass_by_value)]
     #[must_use]
     pub fn network<C: NetworkConfig>(mut self, name: &str, config: C) -> Self {
         self.networks.retain(|known| known.name() != name);
@@ -60,6 +62,7 @@ impl Workbench {
     ///
     /// # Panics
     /// When `dataset` is neither a struct with named fields nor one without fields.
+    #[allow(clippy::needless_pass_by_value)]
     #[must_use]
     pub fn dataset<D: Dataset>(mut self, name: &str, dataset: D) -> Self {
         self.datasets.retain(|known| known.name() != name);

@@ -38,7 +38,7 @@ pub(crate) fn test_chart(name: &str, metric: &str, curves: &[Curve]) -> Result<O
     let measured = plot.series.len();
     for (color, (label, _, reference)) in curves.iter().enumerate() {
         let value = |epoch: &Epoch| if metric == "loss" { epoch.loss } else { Some(epoch.accuracy) };
-        let points = reference.iter().filter_map(|epoch| Some((epoch.epoch as f64, value(epoch)?)));
+        let points = reference.iter().filter_map(|epoch| Some((epoch.number as f64, value(epoch)?)));
         let points: Vec<Point> = points.map(|(x, y)| Point { x, y, std: None }).collect();
         if !points.is_empty() {
             plot.series.push(Series { label: format!("{label}, reference"), points, color, style: Style::Reference });

@@ -116,10 +116,10 @@ pub(crate) fn falling(networks: &[Network<'_>]) -> Option<String> {
         let ends = ends(&network.gradients, |gradient| Some(gradient.mean_abs));
         ends.iter().all(|[first, last]| last < first)
     };
-    let names: Vec<&str> = measured().filter(falls).map(|network| network.name).collect();
-    let named = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-    let (of, all) = (names.len(), measured().count());
-    (all > 0).then(|| format!("The mean of absolute values falls in every run of {of} of {all} networks{named}."))
+    let fallen: Vec<&str> = measured().filter(falls).map(|network| network.name).collect();
+    let listed = if fallen.is_empty() { String::new() } else { format!(" ({})", fallen.join(", ")) };
+    let (of, all) = (fallen.len(), measured().count());
+    (all > 0).then(|| format!("The mean of absolute values falls in every run of {of} of {all} networks{listed}."))
 }
 
 #[cfg(test)]

@@ -271,11 +271,11 @@ mod tests {
         assert_eq!([best_accuracy, accuracy_at_lowest_loss].map(shown), ["0.8750 (n = 1)", "0.8750 (n = 1)"]);
         assert_eq!([0.7, 0.9].map(|target| epoch_with(&runs[0], target)), [Some(2), None]);
         assert_eq!([cell(&runs[1..], sample(&runs[1..], last_accuracy)), cell(&[], None)], ["not finished", NOT_RUN]);
-        let lost = |step: usize| {
+        let at = |step: usize| {
             let diverged = json!({ "step": step, "layer": "fc1", "quantity": "weight" });
             json!({ "status": "diverged", "diverged": diverged, "test": null })
         };
-        let runs = [of("c", &[], lost(12)), of("d", &[], lost(15)), of("e", &[0.5], json!({}))];
+        let runs = [of("c", &[], at(12)), of("d", &[], at(15)), of("e", &[0.5], json!({}))];
         assert_eq!(cell(&runs[..1], None), "diverged at step 12 in `fc1`");
         let last = sample(&runs, last_accuracy);
         assert_eq!(cell(&runs, last), "0.5000 (n = 1); 2 diverged at steps 12, 15 in `fc1`");

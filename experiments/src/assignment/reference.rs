@@ -66,7 +66,7 @@ pub(crate) struct Reference(Value);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch {
     /// Starts at 1.
-    pub(crate) epoch: usize,
+    pub(crate) number: usize,
     pub(crate) accuracy: f64,
     pub(crate) loss: Option<f64>,
 }
@@ -107,7 +107,7 @@ impl Reference {
         };
         let epoch = |epoch: &Value| {
             let (number, accuracy) = (epoch["epoch"].as_u64()? as usize, epoch["test_accuracy"].as_f64()?);
-            Some(Epoch { epoch: number, accuracy, loss: epoch["test_loss"].as_f64() })
+            Some(Epoch { number, accuracy, loss: epoch["test_loss"].as_f64() })
         };
         epochs.as_array().into_iter().flatten().filter_map(epoch).collect()
     }
@@ -161,6 +161,6 @@ mod tests {
         assert_eq!((lengths, reference.train_losses().len()), (expected, 50));
         // The epoch in its table is that of the lowest loss.
         let lowest = lowest_loss(&reference.curve(Convergence, "0.1")).unwrap();
-        assert_eq!((lowest.epoch, reference.epochs("0.1")), (17, Some("17")));
+        assert_eq!((lowest.number, reference.epochs("0.1")), (17, Some("17")));
     }
 }

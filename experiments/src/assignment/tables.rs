@@ -87,7 +87,7 @@ pub(crate) fn runs_table(comparison: &Comparison<'_>) -> TableBlock {
 pub(crate) fn epochs_table(reproduction: &Reproduction) -> TableBlock {
     let runs = reproduction.runs(Question::FirstRun, "mlp");
     let curve = reproduction.reference.curve(Question::FirstRun, "mlp");
-    let rows = curve.into_iter().map(|Epoch { epoch, accuracy, loss }| {
+    let rows = curve.into_iter().map(|Epoch { number: epoch, accuracy, loss }| {
         let metrics = [(ACCURACY, Some(accuracy), 3), (LOSS, loss, 6)].map(|(metric, reference, decimals)| {
             let sample = sample(runs, |run| after(run, epoch, metric));
             [cell(runs, sample), given(reference, decimals), difference(sample, reference)]
@@ -207,7 +207,7 @@ pub(crate) fn reached_table(reproduction: &Reproduction) -> TableBlock {
             runs.first().map_or_else(none, |run| grouped(run.record.parameters)),
             cell(runs, sample(runs, last_accuracy)),
             target.map_or_else(none, |target| reached_text(&reached(target))),
-            of_reference.and_then(first).map_or_else(none, |epoch| epoch.epoch.to_string()),
+            of_reference.and_then(first).map_or_else(none, |epoch| epoch.number.to_string()),
         ]
     });
     let [here, there] = [given(target, 4), given(of_reference, 3)];

@@ -137,9 +137,8 @@ fn tests(groups: &[Group], program: &str) -> Result<Vec<Block>, ReportError> {
         }
     }
     if !evaluated {
-        text += &format!(
-            " `{program} evaluate RUN` adds precision and recall of each class, calibration, and pictures of mistakes."
-        );
+        let adds = "evaluate RUN` adds precision and recall of each class, calibration, and pictures of mistakes.";
+        text.extend([" `", program, " ", adds]);
     }
     blocks.insert(0, Block::Paragraph(text));
     Ok(blocks)

@@ -9,7 +9,7 @@ use crate::{
     differences::{Key, keys},
     document::{Block, TableBlock},
     groups::with_repeats,
-    run::{Group, Run, SEED, flat},
+    run::{Group, Run, SEED, flat, is_name},
     run_report::summary::seed,
     table::{NONE, duration, grouped, samples},
 };
@@ -209,7 +209,7 @@ fn command(group: &Group, base: &RunRecord, program: &str) -> Option<String> {
     };
     let mut sets: Vec<(&String, &Value)> =
         own.iter().filter(|(path, value)| base.get(*path) != Some(value) || is_other_variant(path)).collect();
-    sets.sort_by_key(|(path, _)| !path.ends_with(".name"));
+    sets.sort_by_key(|(path, _)| !is_name(path));
     words.extend(sets.into_iter().filter(|(path, _)| *path != SEED).map(|(path, value)| set(path, value)));
     let seeds: Vec<String> = group.runs.iter().map(seed).collect();
     words.push(format!("--seed {}", seeds[0]));

@@ -123,7 +123,7 @@ pub fn comparison_table(groups: &[Group], metric: &str, splits: &[Split]) -> Tab
         let keys = Some(listed(below, index)).filter(|keys| !keys.is_empty());
         let notes: Vec<String> = keys.into_iter().chain(remarks(group)).collect();
         if !notes.is_empty() {
-            caption += &format!(" {}: {}.", group.label, notes.join("; "));
+            caption.extend([" ", &group.label, ": ", &notes.join("; "), "."]);
         }
     }
     columns.table(&caption)

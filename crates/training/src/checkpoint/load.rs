@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    fmt, fs, io,
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -13,39 +13,11 @@ use burn::{
     tensor::Bytes,
 };
 
-use super::{Checkpoint, EMA, INDEX, Index, MODEL, OPTIMIZER, STAGING, STATE, State, Sums, directories, write_json};
+use super::{
+    Checkpoint, Damage, EMA, INDEX, Index, MODEL, OPTIMIZER, STAGING, STATE, State, Sums, directories, read_index,
+    write_json,
+};
 use crate::{TrainingError, guard::message};
-
-/// What is wrong with a file of a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Damage {
-    pub(crate) path: PathBuf,
-    pub(crate) message: String,
-    /// Whether the file is there and could not be read, which says nothing about its content.
-    pub(crate) is_unread: bool,
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.message)
-    }
-}
-
-impl From<Damage> for TrainingError {
-    fn from(Damage { path, message, .. }: Damage) -> Self {
-        Self::Checkpoint { path, message }
-    }
-}
-
-impl Damage {
-    fn new(path: &Path, message: impl fmt::Display) -> Self {
-        Self { path: path.to_path_buf(), message: message.to_string(), is_unread: false }
-    }
-
-    fn of_read(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self { is_unread: error.kind() != io::ErrorKind::NotFound, ..Self::new(path, error) }
-    }
-}
 
 /// A checkpoint to resume from.
 pub(crate) struct Newest {
@@ -119,8 +91,8 @@ pub(crate) fn load_best_weights(
 ) -> Result<ModuleRecord, TrainingError> {
     let missing = |what: &str| Damage::new(directory, format!("expected the {what} of the best epoch, found none"));
     let place = directory.join(state.best().ok_or_else(|| missing("checkpoint"))?);
-    let (weights, averages) = load_weights(&place)?;
-    if averaged { Ok(averages.ok_or_else(|| missing("moving averages"))?) } else { Ok(weights) }
+    let (weights, moving) = load_weights(&place)?;
+    if averaged { Ok(moving.ok_or_else(|| missing("moving averages"))?) } else { Ok(weights) }
 }
 
 fn load(directory: &Path, name: &str, needs_best: bool) -> Result<Newest, Damage> {
@@ -171,18 +143,6 @@ fn check(path: &Path, wanted: u32, bytes: &[u8]) -> Result<(), Damage> {
     let message =
         format!("expected CRC-32 {wanted:08x}, found {found:08x} in {size} bytes: it was cut short or altered");
     Err(Damage::new(path, message))
-}
-
-/// The index, if there is one.
-pub(super) fn read_index(directory: &Path) -> Result<Option<Index>, Damage> {
-    let path = directory.join(INDEX);
-    match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|error| Damage::new(&path, format!("expected the names of checkpoints: {error}"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Damage::of_read(&path)(error)),
-    }
 }
 
 #[cfg(test)]

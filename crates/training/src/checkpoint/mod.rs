@@ -2,7 +2,12 @@
 
 mod load;
 
-use std::{collections::BTreeMap, fmt::Display, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display},
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use burn::{module::Module, optim::ModuleOptimizer};
 use kindling_record::{Metrics, RecordError, RunRecord, replace_file, sync_directory};
@@ -145,6 +150,49 @@ struct Sums {
     checkpoint: u32,
 }
 
+/// What is wrong with a file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) path: PathBuf,
+    pub(crate) message: String,
+    /// Whether the file is there and could not be read, which says nothing about its content.
+    pub(crate) is_unread: bool,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.message)
+    }
+}
+
+impl From<Damage> for TrainingError {
+    fn from(Damage { path, message, .. }: Damage) -> Self {
+        Self::Checkpoint { path, message }
+    }
+}
+
+impl Damage {
+    fn new(path: &Path, message: impl fmt::Display) -> Self {
+        Self { path: path.to_path_buf(), message: message.to_string(), is_unread: false }
+    }
+
+    fn of_read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self { is_unread: error.kind() != io::ErrorKind::NotFound, ..Self::new(path, error) }
+    }
+}
+
+/// The index, if there is one.
+fn read_index(directory: &Path) -> Result<Option<Index>, Damage> {
+    let path = directory.join(INDEX);
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| Damage::new(&path, format!("expected the names of checkpoints: {error}"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Damage::of_read(&path)(error)),
+    }
+}
+
 /// Writes a checkpoint into `directory` and makes it the latest; the one before it and the best are kept.
 ///
 /// It takes effect with the replacement of `index.json`, so that a crash at any moment leaves the one before.
@@ -159,7 +207,7 @@ pub(crate) fn save<M: Module>(
 ) -> Result<(), TrainingError> {
     fs::create_dir_all(directory).map_err(io_error(directory))?;
     // A damaged index says nothing; this checkpoint is as good without it.
-    let old = load::read_index(directory).unwrap_or_else(|damage| {
+    let old = read_index(directory).unwrap_or_else(|damage| {
         log::warn!("{damage}: it is written anew");
         None
     });

@@ -88,11 +88,8 @@ pub(crate) fn all(workbench: &Workbench) -> Vec<Entry> {
         ),
         entry("serve", "Offer a device to `train --backend remote` on this machine or another", serve::serve),
     ];
-    let own = workbench.own_commands().iter().map(|(command, run)| {
-        let run = *run;
-        Entry { command: command.clone(), run: Box::new(move |workbench, matches| run(workbench, matches)) }
-    });
-    all.extend(own);
+    let own = workbench.own_commands().iter();
+    all.extend(own.map(|(command, run)| Entry { command: command.clone(), run: Box::new(*run) }));
     all
 }
 
