@@ -33,7 +33,7 @@ fn spirals(count: usize, phase: f32) -> InMemDataset<Point> {
 
 #[derive(Clone, Debug)]
 struct Points {
-    at: Tensor<2>,        // [batch, 2]
+    at: Tensor<2>,       // [batch, 2]
     arm: Tensor<1, Int>, // [batch]
 }
 
@@ -121,7 +121,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .monitor("valid/accuracy")
         .metric(IterationSpeedMetric::new())
         .on_step(move |step| {
-            if step.step == stop { ControlFlow::Break("this step was asked for".into()) } else { ControlFlow::Continue(()) }
+            if step.step == stop {
+                ControlFlow::Break("this step was asked for".into())
+            } else {
+                ControlFlow::Continue(())
+            }
         })
         .on_epoch(move |epoch| {
             println!("epoch {}: {:?}", epoch.epoch, epoch.get("valid/accuracy"));
@@ -131,6 +135,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(directory) => trainer.resume(&directory, train, valid)?,
         Err(_) => trainer.fit(&RunDirectory::create(runs.as_ref(), &name)?, train, valid)?,
     };
-    println!("{} in epoch {:?} of {}; stopped early: {:?}", record.status, record.best_epoch, record.id, record.stopped_early);
+    println!(
+        "{} in epoch {:?} of {}; stopped early: {:?}",
+        record.status, record.best_epoch, record.id, record.stopped_early
+    );
     Ok(())
 }
