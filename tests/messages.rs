@@ -49,7 +49,7 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
             &["train", "vgg"],
             "invalid value 'vgg' for '[MODEL]'\n  [possible values: mlp, mlp-deep, mlp-wide, cnn, cnn-deep]",
         ),
-        (&["train"], "`network` is missing; `kindling models` lists what there is"),
+        (&["train"], "`network` is missing; the command `models` lists what there is"),
         (&["train", "mlp", "--epochs", "0"], "training.epochs: expected at least 1, found 0"),
         (&["train", "mlp", "--epochs", "ten"], "--epochs ten: training.epochs: expected a whole number, found \"ten\""),
         (&["train", "mlp", "--epoch", "1"], "unexpected argument '--epoch' found"),
@@ -106,7 +106,7 @@ fn what_is_not_there_exits_with_1_and_says_what_to_do() {
         (&["train", "mlp", "--data-dir", "none"], "none: No such file or directory (os error 2)"),
         (&["train", "mlp", "--dataset", "synthetic", "--runs-dir", "file"], "error: file"),
         (&["train", "--config", "none.json"], "none.json cannot be read: No such file or directory (os error 2)"),
-        (&["resume", "none"], "no run `none` in runs; `kindling runs` lists what is there"),
+        (&["resume", "none"], "no run `none` in runs; the command `runs` lists what is there"),
     ];
     refused(place.path(), 1, checks);
 }

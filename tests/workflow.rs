@@ -51,7 +51,7 @@ fn a_sweep_trains_every_combination_once_and_never_again() {
     assert_eq!(first.len(), 4);
     let again = kindling(place.path(), &SWEEP);
     assert!(again.status.success() && runs(place.path()) == first);
-    assert!(text(&again.stderr).contains("4 of 4 runs are there already"), "{}", text(&again.stderr));
+    assert!(text(&again.stderr).contains("4 of 4 runs are already finished"), "{}", text(&again.stderr));
     // The row of the first rate: its label in three words, then its number of runs.
     let shown = text(&again.stdout);
     let row = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -301,6 +301,6 @@ fn a_report_alone_is_of_the_runs_that_are_there() {
     let made = runs(place.path());
     let some = alone("1.6,1.7");
     assert!(some.status.success(), "{}", text(&some.stderr));
-    assert!(text(&some.stderr).contains("1 of 5 runs are not there"), "{}", text(&some.stderr));
+    assert!(text(&some.stderr).contains("1 of 5 runs are missing"), "{}", text(&some.stderr));
     assert_eq!(runs(place.path()), made);
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use kindling_kernels::{
-    ChannelOrder, ConvBlock, Level, conv_block, cross_entropy, descend, linear, linear_relu, threads,
+    ChannelOrder, ConvBlock, Level, conv_block, cross_entropy, linear, linear_relu, sgd_step, threads,
 };
 
 kindling_workbench::allocator!();
@@ -47,7 +47,7 @@ fn main() {
     let gradient = matrix([3136, 128]);
     let update = median(repeats, || {
         weights =
-            descend(std::mem::replace(&mut weights, Tensor::empty([1, 1], &Device::flex())), gradient.clone(), 0.1);
+            sgd_step(std::mem::replace(&mut weights, Tensor::empty([1, 1], &Device::flex())), gradient.clone(), 0.1);
     });
 
     println!("flex, batch {batch}, {} threads, {}, median of {repeats}\n", threads(), Level::best());
@@ -73,7 +73,7 @@ fn main() {
     let (a, b) = (Tensor::<1>::ones([1 << 25], &Device::flex()), Tensor::<1>::ones([1 << 25], &Device::flex()));
     let mut a = a;
     let milliseconds = median(9, || {
-        a = descend(std::mem::replace(&mut a, Tensor::empty([1], &Device::flex())), b.clone(), 0.0);
+        a = sgd_step(std::mem::replace(&mut a, Tensor::empty([1], &Device::flex())), b.clone(), 0.0);
     });
     println!("memory, two arrays read and one written: {:.1} GB/s", 3.0 * f64::from(1 << 27) / milliseconds / 1e6);
 }

@@ -5,7 +5,7 @@ use kindling_record::RecordError;
 use kindling_training::{TrainingError, weights::WeightsError};
 use thiserror::Error;
 
-/// What can go wrong with a classifier; each says what it is by itself.
+/// Errors of classification.
 #[derive(Debug, Error)]
 pub enum ClassificationError {
     /// The config is wrong.

@@ -20,7 +20,7 @@ impl Optimizer for SgdStep {
         gradient: Tensor<D>,
         _state: Option<Self::State<D>>,
     ) -> (Tensor<D>, Option<Self::State<D>>) {
-        (kernels::descend(weights, gradient, rate), Some(SgdState::new(None)))
+        (kernels::sgd_step(weights, gradient, rate), Some(SgdState::new(None)))
     }
 
     fn to_device<const D: usize>(state: Self::State<D>, _device: &Device) -> Self::State<D> {

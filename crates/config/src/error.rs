@@ -41,8 +41,8 @@ pub enum ConfigError {
         /// All known names.
         known: String,
     },
-    /// Without a network there is nothing to train.
-    #[error("config: `network` is missing; `kindling models` lists what there is")]
+    /// No network is named.
+    #[error("config: `network` is missing; the command `models` lists what there is")]
     NoNetwork,
     /// A value of the wrong type, outside its range, or one that does not go with another.
     #[error("{key}: expected {wanted}, found {found}")]

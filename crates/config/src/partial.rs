@@ -9,7 +9,7 @@ use crate::{
     resolve::value,
 };
 
-/// A config as typed: what a file or flags say, and nothing for what they leave open.
+/// A partial config: only the keys that a file or flags set.
 ///
 /// A null stands for a value that is unset: the layers below say nothing about its key.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -157,7 +157,7 @@ mod tests {
     }
 
     const MISTAKES: &[(&str, &str)] = &[
-        ("{}", "config: `network` is missing; `kindling models` lists what there is"),
+        ("{}", "config: `network` is missing; the command `models` lists what there is"),
         (r#"{"network": "mpl"}"#, "config: unknown network `mpl`; did you mean `mlp`? Known: mlp, cnn"),
         (
             r#"{"network": "mlp", "data": "fashion"}"#,

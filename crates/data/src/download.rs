@@ -15,13 +15,13 @@ use crate::{
     package::unpack,
 };
 
-/// Larger than any file of the set: a source that goes on past it is broken.
+/// Larger than any file of the set: a source that continues past it is broken.
 const MOST_BYTES: usize = 1 << 27;
 
 /// How the names of unfinished downloads begin.
 const TEMPORARY: &str = ".download-";
 
-/// What a download tells while it goes on.
+/// An event of a download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchEvent {
     /// A file begins to arrive, with its size where the server tells it.

@@ -2,7 +2,7 @@ use std::fmt;
 
 use crate::{ImageData, ImageSet, error::listed};
 
-/// What about the labels of a data set keeps a network from learning it; its `Display` says it in words.
+/// A problem with the labels of a data set that prevents learning; its `Display` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LabelProblem {
     /// All training images have the same label.

@@ -94,8 +94,8 @@ impl<B: LinearGradients + KernelOps, C: CheckpointStrategy> KernelOps for Autodi
         FloatTensor::<Self>::new(B::select_rows(matrix.into_primitive(), indices))
     }
 
-    fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
-        composed::descend::<Self>(parameter, gradient, rate)
+    fn sgd_step(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
+        composed::sgd_step::<Self>(parameter, gradient, rate)
     }
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn select_rows<B: Backend>(matrix: FloatTensor<B>, indices: IntTensor
     B::float_select(matrix, 0, indices)
 }
 
-pub(crate) fn descend<B: Backend>(parameter: FloatTensor<B>, gradient: FloatTensor<B>, rate: f64) -> FloatTensor<B> {
+pub(crate) fn sgd_step<B: Backend>(parameter: FloatTensor<B>, gradient: FloatTensor<B>, rate: f64) -> FloatTensor<B> {
     B::float_sub(parameter, B::float_mul_scalar(gradient, Scalar::Float(rate)))
 }
 

@@ -14,7 +14,7 @@ use crate::{
     cpu::{
         Level,
         block::{self, ChannelOrder, Saved, Statistics},
-        cross_entropy, descend, linear, rows,
+        cross_entropy, linear, rows, sgd_step,
     },
     host::Host,
 };
@@ -231,18 +231,18 @@ pub(crate) fn select_rows<B: Host>(matrix: &FloatTensor<B>, indices: &IntTensor<
     Some(B::tensor(selected, Shape::new([indices.len(), columns]), matrix))
 }
 
-/// A step of descent, for packed tensors.
-pub(crate) fn descend<B: Host>(
+/// An SGD step, for packed tensors.
+pub(crate) fn sgd_step<B: Host>(
     mut parameter: FloatTensor<B>,
     gradient: &FloatTensor<B>,
     rate: f64,
 ) -> Option<FloatTensor<B>> {
     let gradient = B::floats(gradient)?;
     if let Some(floats) = B::floats_mut(&mut parameter) {
-        descend::in_place(Level::best(), floats, gradient, rate as f32);
+        sgd_step::in_place(Level::best(), floats, gradient, rate as f32);
         return Some(parameter);
     }
-    let floats = descend::apart(Level::best(), B::floats(&parameter)?, gradient, rate as f32);
+    let floats = sgd_step::apart(Level::best(), B::floats(&parameter)?, gradient, rate as f32);
     Some(B::tensor(floats, parameter.shape(), &parameter))
 }
 
@@ -322,12 +322,12 @@ macro_rules! on_host {
                 selected.flatten().unwrap_or_else(|| crate::composed::select_rows::<Self>(matrix, indices))
             }
 
-            fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
+            fn sgd_step(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
                 let [parameter, gradient] = [parameter, gradient].map(Self::packed);
                 if !on_host::<Self>(&[&parameter, &gradient]) {
-                    return crate::composed::descend::<Self>(parameter, gradient, rate);
+                    return crate::composed::sgd_step::<Self>(parameter, gradient, rate);
                 }
-                match descend::<Self>(parameter, &gradient, rate) {
+                match sgd_step::<Self>(parameter, &gradient, rate) {
                     Some(parameter) => parameter,
                     None => unreachable!("both are on the host"),
                 }

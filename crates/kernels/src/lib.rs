@@ -3,7 +3,7 @@
 //! Burn composes a layer of operations that each read and write all of its numbers. For the networks that Kindling trains,
 //! most of a step on a CPU is then spent moving data. The operations here do a layer at once, forward and backward, on
 //! the slices of the two backends that have them in the program's own memory, flex and ndarray. libtorch has linear layers
-//! and a descent of its own. Everywhere else, and for these two in other types than `f32`, it is the composition of Burn's
+//! and an SGD step of its own. Everywhere else, and for these two in other types than `f32`, it is the composition of Burn's
 //! operations that each function documents. Call the functions of this page; none asks which backend it runs on. [`nn`] has
 //! them as Burn modules.
 //!
@@ -31,7 +31,7 @@
 //! - `p = softmax(a)`, `y = -(1 - s) ln p[t] - s mean(ln p)`
 //! - `da = dy (p - (1 - s) [class = t] - s / classes)`
 //!
-//! **Descent** ([`descend`]): `p - rate * g`, in the memory of `p` where nobody else holds it.
+//! **SGD step** ([`sgd_step`]): `p - rate * g`, in the memory of `p` if it is the only reference to it.
 //!
 //! **Rows** ([`select_rows`]): rows of a matrix by their indices, as a shuffled epoch takes its images.
 //!
@@ -74,6 +74,6 @@ mod tests;
 pub use cpu::{ChannelOrder, Level, threads};
 pub use kernels::Kernels;
 pub use ops::{
-    ConvBlock, ConvBlockOutput, KernelOps, conv_block, conv_block_inference, cross_entropy, descend, linear,
-    linear_relu, select_rows,
+    ConvBlock, ConvBlockOutput, KernelOps, conv_block, conv_block_inference, cross_entropy, linear, linear_relu,
+    select_rows, sgd_step,
 };

@@ -1,4 +1,4 @@
-//! libtorch has a linear layer and a descent of its own: those that PyTorch uses, in fewer passes than Burn's operations.
+//! libtorch has a linear layer and an SGD step of its own: those that PyTorch uses, in fewer passes than Burn's operations.
 
 use burn::{
     backend::{LibTorch, TensorMetadata, tensor::FloatTensor},
@@ -51,14 +51,14 @@ impl KernelOps for LibTorch {
         FloatTensor::<Self>::new(if relu { y.relu_() } else { y })
     }
 
-    fn descend(mut parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
+    fn sgd_step(mut parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
         // A factor in a half type would round the rate, which is a number of Rust's elsewhere.
         if !Self::has_linear(&[]) || gradient.dtype() != DType::F32 {
-            return composed::descend::<Self>(parameter, gradient, rate);
+            return composed::sgd_step::<Self>(parameter, gradient, rate);
         }
         let options = (gradient.tensor.kind(), gradient.tensor.device());
         let factor = gradient.tensor.new_full([0_i64; 0], -rate, options);
-        let descended = parameter.mut_ops(|parameter| parameter.addcmul_(&gradient.tensor, &factor));
-        descended.unwrap_or_else(|| composed::descend::<Self>(parameter, gradient, rate))
+        let stepped = parameter.mut_ops(|parameter| parameter.addcmul_(&gradient.tensor, &factor));
+        stepped.unwrap_or_else(|| composed::sgd_step::<Self>(parameter, gradient, rate))
     }
 }

@@ -102,9 +102,9 @@ pub trait KernelOps: Backend {
         composed::select_rows::<Self>(matrix, indices)
     }
 
-    /// See [`descend`].
-    fn descend(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
-        composed::descend::<Self>(parameter, gradient, rate)
+    /// See [`sgd_step`].
+    fn sgd_step(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
+        composed::sgd_step::<Self>(parameter, gradient, rate)
     }
 }
 
@@ -230,12 +230,12 @@ pub fn select_rows(matrix: Tensor<2>, indices: Tensor<1, Int>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::select_rows(matrix.into_dispatch(), indices.into_dispatch()))
 }
 
-/// A step of gradient descent, `parameter - rate * gradient`, in the parameter's own memory where nobody else holds it.
+/// A step of gradient descent, `parameter - rate * gradient`, in the parameter's own memory if it is the only reference to it.
 ///
 /// # Panics
 /// When the shapes differ.
 #[must_use]
-pub fn descend<const D: usize>(parameter: Tensor<D>, gradient: Tensor<D>, rate: f64) -> Tensor<D> {
+pub fn sgd_step<const D: usize>(parameter: Tensor<D>, gradient: Tensor<D>, rate: f64) -> Tensor<D> {
     assert_eq!(parameter.dims(), gradient.dims(), "a gradient has its parameter's shape");
-    Tensor::from_dispatch(Dispatch::descend(parameter.into_dispatch(), gradient.into_dispatch(), rate))
+    Tensor::from_dispatch(Dispatch::sgd_step(parameter.into_dispatch(), gradient.into_dispatch(), rate))
 }

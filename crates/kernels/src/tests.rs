@@ -26,7 +26,7 @@ use proptest::prelude::*;
 
 use crate::{
     ChannelOrder, ConvBlock, ConvBlockOutput,
-    cpu::{Level, block, cross_entropy, descend, linear, parallel},
+    cpu::{Level, block, cross_entropy, linear, parallel, sgd_step},
 };
 
 /// What batch norm adds to the variance, PyTorch's default.
@@ -808,9 +808,9 @@ fn descent_multiplies_and_subtracts_once_for_each_number() {
     let expected: Vec<f32> =
         parameters.iter().zip(&gradient).map(|(&parameter, &gradient)| parameter - 0.1 * gradient).collect();
     for level in Level::available() {
-        assert!(descend::apart(level, &parameters, &gradient, 0.1) == expected, "{level}");
+        assert!(sgd_step::apart(level, &parameters, &gradient, 0.1) == expected, "{level}");
         let mut moved = parameters.clone();
-        descend::in_place(level, &mut moved, &gradient, 0.1);
+        sgd_step::in_place(level, &mut moved, &gradient, 0.1);
         assert!(moved == expected, "{level}");
     }
 }
@@ -1025,7 +1025,7 @@ fn shapes_that_do_not_fit_panic_and_the_message_says_which() {
     check_panic("one mean and one variance for each output", || {
         drop(crate::conv_block_inference(zeros([4, 2, 6, 6]), block([5, 2, 3, 3], 5), zeros([5]), zeros([1])));
     });
-    check_panic("a gradient has its parameter's shape", || drop(crate::descend(zeros([3, 2]), zeros([2, 3]), 0.1)));
+    check_panic("a gradient has its parameter's shape", || drop(crate::sgd_step(zeros([3, 2]), zeros([2, 3]), 0.1)));
     check_panic("a target is one of 3 classes, found 3", || {
         drop(cross_entropy::forward(Level::best(), &[0.0; 6], vec![0, 3], 0.0));
     });
@@ -1218,13 +1218,13 @@ mod through_backends {
         for device in all_devices() {
             let tensors = || [&parameter, &gradient].map(|numbers| tensor(numbers, [200, 200], &device));
             let [moved, by] = tensors();
-            assert!(floats(crate::descend(moved, by, 0.5)) == expected, "{device:?}");
+            assert!(floats(crate::sgd_step(moved, by, 0.5)) == expected, "{device:?}");
             let [held, by] = tensors();
-            assert!(floats(crate::descend(held.clone(), by, 0.5)) == expected, "{device:?}");
+            assert!(floats(crate::sgd_step(held.clone(), by, 0.5)) == expected, "{device:?}");
             assert!(floats(held) == parameter, "{device:?}");
             // Of tensors that do not lie in the order of their dimensions.
             let [moved, by] = tensors().map(Tensor::transpose);
-            assert!(floats(crate::descend(moved, by, 0.5).transpose()) == expected, "{device:?}");
+            assert!(floats(crate::sgd_step(moved, by, 0.5).transpose()) == expected, "{device:?}");
         }
     }
 
@@ -1234,7 +1234,7 @@ mod through_backends {
             || B::float_from_data(TensorData::new(vec![1.0_f32; 100], Shape::new([100])), &B::Device::default());
         let parameter = tensor();
         let before = B::floats(&parameter).unwrap().as_ptr();
-        let parameter = B::descend(parameter, tensor(), 0.5);
+        let parameter = B::sgd_step(parameter, tensor(), 0.5);
         [before, B::floats(&parameter).unwrap().as_ptr()]
     }
 

@@ -245,8 +245,8 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
         Some(schema) if schema == u64::from(SCHEMA) => {}
         Some(schema) => {
             return Err(malformed(format!(
-                "expected schema {SCHEMA}, found {schema}: it was written by another version of Kindling; use that one, or make \
-                 it again (`kindling train --config` takes a run.json of any version)"
+                "expected schema {SCHEMA}, found {schema}: it was written by another version of Kindling; use that one, or \
+                 make it again"
             )));
         }
         None => return Err(malformed("expected a record, found no `schema`".to_owned())),

@@ -23,7 +23,7 @@ pub enum RecordError {
     },
     /// Another process holds the run.
     #[error(
-        "{path}: another process is writing this run; wait for it, stop it, or start a new run with `kindling train`",
+        "{path}: another process is writing this run; wait for it, stop it, or start a new run",
         path = path.display()
     )]
     Busy {
@@ -32,7 +32,7 @@ pub enum RecordError {
     },
     /// No run has this id, prefix or path.
     #[error(
-        "no run `{wanted}` in {runs_dir}; `kindling runs` lists what is there, --runs-dir looks elsewhere",
+        "no run `{wanted}` in {runs_dir}; the command `runs` lists what is there, --runs-dir looks elsewhere",
         runs_dir = runs_dir.display()
     )]
     NotFound {

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// All that `kindling evaluate` has to say about a run's weights: the content of `evaluation.json`.
+/// The evaluation of a run's weights: the content of `evaluation.json`.
 ///
 /// Classes are given by their labels, from 0; the run's record has their names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,7 +13,7 @@ pub struct EvaluationRecord {
     pub backend: String,
     /// Its device as the backend describes it.
     pub device: String,
-    /// Whose operations the layers computed by, as in [`crate::PartRecord::kernels`].
+    /// Name of the kernels, as in [`crate::PartRecord::kernels`].
     pub kernels: String,
     /// How many images of the test set it saw.
     pub images: usize,
@@ -34,7 +34,7 @@ pub struct EvaluationRecord {
     pub mistakes: Vec<MistakeRecord>,
 }
 
-/// The figures of one class against all others.
+/// Metrics of one class against all others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassRecord {
     /// Its name.

@@ -8,7 +8,7 @@ use crate::number::Number;
 /// The version of the record's layout that this crate writes and reads.
 pub const SCHEMA: u32 = 3;
 
-/// All that a run has to say: the content of `run.json`.
+/// The record of a run: the content of `run.json`.
 ///
 /// Accuracies are fractions, times are seconds, metrics are means over samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct RunRecord {
     pub started: String,
     /// The processes that trained it, one after the other.
     pub parts: Vec<PartRecord>,
-    /// The complete config, as the program that trained it has it; `kindling train --config` takes it back.
+    /// The complete config; the program that trained the run reads it back.
     pub config: Map<String, Value>,
     /// Name of the latest part's backend, as in `--backend`.
     pub backend: String,
@@ -58,17 +58,17 @@ pub struct RunRecord {
     pub samples_per_second: Option<f64>,
     /// Where the seconds outside training steps went.
     pub timings: Timings,
-    /// Where and how the run left the finite numbers, if it did.
+    /// Where the run diverged, if it did.
     pub diverged: Option<DivergenceRecord>,
     /// What ended a failed run.
     pub error: Option<String>,
 }
 
-/// Where a run stands.
+/// Status of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunStatus {
-    /// A process is training it, or died without saying so: [`crate::RunDirectory::status`] tells which.
+    /// A process is training it, or was killed; [`crate::RunDirectory::status`] distinguishes the two.
     Running,
     /// Trained to the end and tested.
     Finished,
@@ -334,7 +334,7 @@ pub struct Timings {
     pub checkpoint_seconds: f64,
 }
 
-/// Where a run left the finite numbers.
+/// Where a run diverged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DivergenceRecord {
     /// The step whose loss was not finite, counted over the whole run from 1.

@@ -67,7 +67,7 @@ impl Progress {
     /// Shows that the kernels are ready.
     pub(crate) fn finish_compiling(&self, seconds: f64) {
         self.compiling.finish_and_clear();
-        notice(format_args!("warm after {seconds:.1} s"));
+        notice(format_args!("kernels compiled in {seconds:.1} s"));
     }
 
     /// Shows a finished epoch.

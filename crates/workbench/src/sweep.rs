@@ -102,7 +102,7 @@ pub fn sweep(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) ->
     known.retain(|(config, run)| run.setups() == [bench.request.setup(config.training.precision)]);
     let pending = plan.iter().filter(|planned| over(&known, &planned.config).is_none()).count();
     if pending < plan.len() {
-        notice(format_args!("{} of {} runs are there already", plan.len() - pending, plan.len()));
+        notice(format_args!("{} of {} runs are already finished", plan.len() - pending, plan.len()));
     }
     if pending > 0 {
         writable::check(&place.runs_dir.path)?;
@@ -172,7 +172,7 @@ pub fn find(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> 
         );
     }
     if missing > 0 {
-        notice(format_args!("{missing} of {} runs are not there", plan.len()));
+        notice(format_args!("{missing} of {} runs are missing", plan.len()));
     }
     Ok(Swept { runs, ..Swept::default() })
 }

@@ -5,13 +5,13 @@
 
 pub(crate) mod block;
 pub(crate) mod cross_entropy;
-pub(crate) mod descend;
 mod level;
 pub(crate) mod linear;
 mod output;
 pub(crate) mod parallel;
 pub(crate) mod rows;
 mod scratch;
+pub(crate) mod sgd_step;
 mod tile;
 mod winograd;
 

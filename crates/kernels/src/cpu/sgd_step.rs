@@ -1,4 +1,4 @@
-//! The update of gradient descent.
+//! The step of stochastic gradient descent.
 
 use super::{Level, output::Output, output::Target, parallel};
 
