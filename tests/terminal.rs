@@ -221,7 +221,7 @@ fn without_a_dashboard_a_terminal_shows_a_bar_and_a_line_for_each_epoch() {
         assert!(left.contains(part), "{part}: {left}");
     }
     let piped = kindling(place.path(), &[&arguments[..4], &["--epochs", "1"]].concat());
-    assert!(text(&piped.stderr).contains("epoch  1 of 1: train accuracy"));
+    assert!(text(&piped.stderr).contains("epoch  1 of 1: train loss"));
     assert!(!text(&piped.stderr).contains('\u{1b}'), "no control characters in a pipe");
 }
 
@@ -250,7 +250,7 @@ fn a_terminal_without_escape_sequences_gets_none() {
             let End { all, .. } = Terminal::spawn(&place, command, &[environment]).end();
             assert!(!all.contains('\u{1b}'), "{environment:?} {arguments:?}: {all:?}");
             let expected = match arguments[0] {
-                "train" if arguments[1] == "mlp" => "epoch  1 of 1: train accuracy",
+                "train" if arguments[1] == "mlp" => "epoch  1 of 1: train loss",
                 "lr-find" | "gradients" => "──",
                 "samples" => "triangle",
                 _ => "mlp",

@@ -286,16 +286,20 @@ impl EpochRecord {
 }
 
 impl fmt::Display for EpochRecord {
-    /// The metrics in a line: `train accuracy 0.7676 loss 0.6516, test accuracy 0.7947 loss 0.5453, 18947 samples/s`.
+    /// The metrics in a line: `train loss 0.6516 accuracy 0.7676, test loss 0.5453 accuracy 0.7947, 18947 samples/s`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for split in self.splits() {
-            write!(formatter, "{split}")?;
-            for (name, value) in &self.metrics.0 {
-                if let Some((_, metric)) = name.split_once('/').filter(|(of, _)| *of == split) {
-                    write!(formatter, " {metric} {value:.4}")?;
-                }
+            let of_split = |(name, value): (&'_ String, &f64)| {
+                let metric = name.strip_prefix(split)?.strip_prefix('/')?;
+                Some((metric.to_owned(), *value))
+            };
+            let mut metrics: Vec<_> = self.metrics.0.iter().filter_map(of_split).collect();
+            metrics.sort_by_key(|(metric, _)| metric != "loss");
+            formatter.write_str(split)?;
+            for (metric, value) in metrics {
+                write!(formatter, " {metric} {value:.4}")?;
             }
-            write!(formatter, ", ")?;
+            formatter.write_str(", ")?;
         }
         write!(formatter, "{:.0} samples/s", self.samples_per_second)
     }
