@@ -217,7 +217,7 @@ fn without_a_dashboard_a_terminal_shows_a_bar_and_a_line_for_each_epoch() {
     for part in ["epoch 1 of 2, train ", " of 5,505 samples, ", "s left"] {
         assert!(all.contains(part), "{part}: {all}");
     }
-    for part in ["epoch  1 of 2: train accuracy", "epoch  2 of 2: train accuracy", "test accuracy"] {
+    for part in ["epoch  1 of 2: train loss", "epoch  2 of 2: train loss", "test accuracy"] {
         assert!(left.contains(part), "{part}: {left}");
     }
     let piped = kindling(place.path(), &[&arguments[..4], &["--epochs", "1"]].concat());
