@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Tensor, TensorData};
-use kindling_record::RunDirectory;
+use kindling_record::{RecordError, RunDirectory};
 use kindling_training::{Metric, Objective, Rows, Source, SourceError, Sums, Task, Trainer};
 
 /// Rows of the table: miles per gallon first, then what they are told from.
@@ -99,7 +99,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .patience(50);
     let record = match RunDirectory::find(runs.as_ref(), "cars") {
         Ok(directory) => trainer.name("cars").resume(&directory, train, valid)?,
-        Err(_) => trainer.name("cars").fit(&RunDirectory::create(runs.as_ref(), "cars")?, train, valid)?,
+        Err(RecordError::NotFound { .. }) => {
+            trainer.name("cars").fit(&RunDirectory::create(runs.as_ref(), "cars")?, train, valid)?
+        }
+        Err(error) => return Err(error.into()),
     };
     println!("{} in epoch {:?} of {}", record.status, record.best_epoch, record.id);
     Ok(())

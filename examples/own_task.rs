@@ -11,7 +11,7 @@ use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Tensor, activation::sigmoid};
 use kindling_data::{ImageBatch, ImageSource, Normalization, fashion_mnist};
-use kindling_record::RunDirectory;
+use kindling_record::{RecordError, RunDirectory};
 use kindling_training::{Metric, Objective, Schedule, Sums, Task, Trainer};
 
 /// 784 pixels, some of them dropped, to 32 numbers and back.
@@ -69,7 +69,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .limit_batches(batches);
     let record = match RunDirectory::find(runs.as_ref(), "autoencoder") {
         Ok(directory) => trainer.resume(&directory, train, test)?,
-        Err(_) => trainer.fit(&RunDirectory::create(runs.as_ref(), "autoencoder")?, train, test)?,
+        Err(RecordError::NotFound { .. }) => {
+            trainer.fit(&RunDirectory::create(runs.as_ref(), "autoencoder")?, train, test)?
+        }
+        Err(error) => return Err(error.into()),
     };
     println!("{} in epoch {:?} of {}", record.status, record.best_epoch, record.id);
     Ok(())

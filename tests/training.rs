@@ -177,7 +177,7 @@ fn early_stopping_ends_after_its_patience_and_says_why() {
     let record: RunRecord = serde_json::from_slice(&kindling(place.path(), &arguments).stdout).unwrap();
     assert_eq!(record.epochs.len(), 3);
     assert_eq!(record.best_epoch, Some(1));
-    assert_eq!(record.stopped_early.as_deref(), Some("valid/loss has not improved for 2 epochs, since epoch 1"));
+    assert_eq!(record.stopped_early.as_deref(), Some("valid/loss has not improved since epoch 1 (patience 2)"));
     assert_eq!(record.status.to_string(), "finished");
 }
 

@@ -39,13 +39,13 @@ pub fn group(runs: Vec<Run>) -> Vec<Group> {
 
 impl Run {
     /// What it has in common with the runs of its group.
-    fn kind(&self) -> (BTreeMap<String, Value>, &str, &str, Vec<Setup>) {
+    fn kind(&self) -> (BTreeMap<String, Value>, (&str, usize), &str, Vec<Setup>) {
         let (mut config, setups) = (flat(&self.record.config), self.setups());
         // Where within a run its setup changed is not the same in any two.
         if setups.len() < 2 {
             config.remove(SEED);
         }
-        (config, &self.record.model, &self.record.dataset.sha256, setups)
+        (config, (&self.record.model, self.record.parameters), &self.record.dataset.sha256, setups)
     }
 
     /// Decides which run of a seed counts: one that is over, the first to be started, the first by name.

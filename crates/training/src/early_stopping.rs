@@ -21,7 +21,7 @@ impl Monitor {
     pub(crate) fn stopped_early(&self, epochs: &[EpochRecord], patience: usize, planned: usize) -> Option<String> {
         let best = self.best_epoch(epochs)?;
         (epochs.len() - best >= patience && epochs.len() < planned)
-            .then(|| format!("{} has not improved for {patience} epochs, since epoch {best}", self.name))
+            .then(|| format!("{} has not improved since epoch {best} (patience {patience})", self.name))
     }
 }
 
@@ -68,14 +68,14 @@ mod tests {
         assert_eq!(loss().stopped_early(&epochs(&metrics[..2]), 2, 6), None);
         assert_eq!(
             loss().stopped_early(&epochs(&metrics), 2, 6).as_deref(),
-            Some("valid/loss has not improved for 2 epochs, since epoch 1")
+            Some("valid/loss has not improved since epoch 1 (patience 2)")
         );
         let accuracy = Monitor { name: "valid/accuracy".to_owned(), higher_is_better: true };
         assert_eq!(accuracy.stopped_early(&epochs(&metrics), 2, 6), None);
         let later = [&metrics[..], &[(0.8, 0.3)]].concat();
         assert_eq!(
             accuracy.stopped_early(&epochs(&later), 2, 6).as_deref(),
-            Some("valid/accuracy has not improved for 2 epochs, since epoch 2")
+            Some("valid/accuracy has not improved since epoch 2 (patience 2)")
         );
         // The last epoch ends the run by itself.
         let all = [&[(0.5, 0.1)][..], &[(0.6, 0.1); 5]].concat();

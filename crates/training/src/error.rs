@@ -90,7 +90,7 @@ pub enum TrainingError {
         if *parameters == usize::MAX { "more than " } else { "" },
         grouped(*parameters as u64),
         gibibytes(*needed),
-        memory.map_or("more than any machine has".to_owned(), |bytes| format!("this machine has {}", gibibytes(bytes as f64)))
+        memory.map_or("more than any machine has".to_owned(), |bytes| format!("but this machine has {}", gibibytes(bytes as f64)))
     )]
     CannotFit {
         /// What makes it so large.

@@ -108,7 +108,7 @@ impl fmt::Display for Schedule {
 pub struct LearningRates {
     base: f64,
     groups: Vec<(ParamGroup, f64)>,
-    shown: f64,
+    pub(crate) shown: f64,
 }
 
 impl From<f64> for LearningRates {
@@ -151,6 +151,15 @@ pub enum RateSchedule {
     Factor(Schedule),
     /// Gives the learning rates, as the `init` of a scheduler's config makes it; a resume calls it for every step that was taken.
     Burn(ModuleLrScheduler),
+}
+
+impl fmt::Display for RateSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Factor(schedule) => schedule.fmt(f),
+            Self::Burn(_) => f.write_str("one of Burn's"),
+        }
+    }
 }
 
 impl From<Schedule> for RateSchedule {

@@ -68,7 +68,7 @@ fn fit<T: Task>(
     }
     let monitor = trainer.check()?;
     check_sources(&sources)?;
-    let config = std::mem::replace(&mut trainer.config, Ok(serde_json::Map::new()))?;
+    let config = trainer.take_config()?;
     trainer.task = on_device(trainer.task, &trainer.host)?;
     let place = &trainer.host.place;
     let record = RunRecord {
@@ -139,7 +139,7 @@ fn resume<T: Task>(
             found: batches.to_string(),
         });
     }
-    let config = std::mem::replace(&mut trainer.config, Ok(serde_json::Map::new()))?;
+    let config = trainer.take_config()?;
     let place = &trainer.host.place;
     state.record.parts.push(place.part());
     state.record = RunRecord {

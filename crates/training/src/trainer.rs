@@ -9,7 +9,7 @@ use burn::{
 };
 use kindling_record::{DatasetRecord, EpochRecord, StepRecord};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{
     Host, LearningRates, Order, Place, RateSchedule, Schedule, Source, Task, TrainingError,
@@ -33,7 +33,7 @@ pub struct Trainer<T: Task> {
     pub(crate) rates: LearningRates,
     pub(crate) schedule: RateSchedule,
     pub(crate) host: Host,
-    pub(crate) config: Result<Map<String, Value>, TrainingError>,
+    pub(crate) config: Option<Result<Map<String, Value>, TrainingError>>,
     pub(crate) dataset: Option<DatasetRecord>,
     pub(crate) test: Option<SharedSource<T::Batch>>,
     pub(crate) metrics: Vec<AddMetric>,
@@ -71,7 +71,7 @@ impl<T: Task> Trainer<T> {
             rates: 0.001.into(),
             schedule: Schedule::constant().into(),
             host: lines::host(Place::new(device)),
-            config: Ok(Map::new()),
+            config: None,
             dataset: None,
             test: None,
             metrics: Vec::new(),
@@ -222,16 +222,17 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// The config to store in `run.json`; the trainer does not interpret it.
+    /// The config to store in `run.json`, which the trainer does not interpret; by default its own settings. Reports take runs
+    /// whose configs differ in `training.seed` alone for repetitions of one another.
     pub fn config(mut self, config: &impl Serialize) -> Self {
-        self.config = match serde_json::to_value(config) {
+        self.config = Some(match serde_json::to_value(config) {
             Ok(Value::Object(object)) => Ok(object),
             other => Err(TrainingError::Setting {
                 name: "config",
                 wanted: "a struct or map with named values".to_owned(),
                 found: other.map_or_else(|error| error.to_string(), |value| value.to_string()),
             }),
-        };
+        });
         self
     }
 
@@ -272,6 +273,25 @@ impl<T: Task> Trainer<T> {
         Plan { batch_size, limit, order }
     }
 
+    /// The config that the run's record keeps.
+    pub(crate) fn take_config(&mut self) -> Result<Map<String, Value>, TrainingError> {
+        self.config.take().unwrap_or_else(|| {
+            let settings = &self.settings;
+            let own = json!({
+                "optimizer": { "learning_rate": self.rates.shown },
+                "schedule": { "name": self.schedule.to_string() },
+                "training": {
+                    "epochs": settings.epochs, "batch_size": settings.batch_size, "seed": settings.seed,
+                    "order": if settings.is_shuffled { "shuffled" } else { "file" },
+                    "limit_batches": settings.limit_batches, "clip_norm": settings.clip_norm,
+                    "accumulate": settings.micro_batches, "patience": settings.patience,
+                    "ema_decay": settings.ema_decay, "ema_evaluate": settings.ema_evaluate,
+                },
+            });
+            Ok(own.as_object().cloned().unwrap_or_default())
+        })
+    }
+
     /// Checks the settings by themselves.
     pub(crate) fn check(&self) -> Result<Monitor, TrainingError> {
         let settings = &self.settings;
@@ -290,6 +310,10 @@ impl<T: Task> Trainer<T> {
         let devices = self.host.place.devices.len();
         if devices == 0 {
             return fails("devices", "at least one", "none".to_owned());
+        }
+        if settings.micro_batches > settings.batch_size {
+            let wanted = format!("at most the {} samples of a batch", settings.batch_size);
+            return fails("accumulate", &wanted, settings.micro_batches.to_string());
         }
         if settings.batch_size < devices {
             let wanted = format!("a sample for each of the {devices} devices at least");

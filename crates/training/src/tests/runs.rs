@@ -82,7 +82,7 @@ fn a_run_that_cannot_be_trained_further_says_why() {
     );
     assert!(refused(&Case::default(), 2).contains("a run cannot be shortened"));
     let impatient = Case { epochs: 20, patience: Some(1), schedule: 1, ..Case::default() };
-    assert!(refused(&impatient, 30).contains("it ended early (valid/loss has not improved for 1 epochs"));
+    assert!(refused(&impatient, 30).contains("it ended early (valid/loss has not improved since epoch"));
 }
 
 #[test]

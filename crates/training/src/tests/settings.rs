@@ -16,6 +16,10 @@ fn message(change: impl FnOnce(Trainer<Net>) -> Trainer<Net>) -> String {
 fn settings_out_of_range_are_refused_before_anything_is_written() {
     assert_eq!(message(|trainer| trainer.epochs(0)), "epochs: expected at least 1, found 0");
     assert_eq!(message(|trainer| trainer.accumulate(0)), "accumulate: expected at least 1, found 0");
+    assert_eq!(
+        message(|trainer| trainer.batch_size(4).accumulate(5)),
+        "accumulate: expected at most the 4 samples of a batch, found 5"
+    );
     assert_eq!(message(|trainer| trainer.clip_norm(0.0)), "clip_norm: expected a finite number above 0, found 0");
     assert_eq!(message(|trainer| trainer.ema(1.0, true)), "ema: expected a decay from 0 up to, but not, 1, found 1");
     assert_eq!(
@@ -66,7 +70,7 @@ fn other_data_another_task_and_other_batches_are_refused_on_resume() {
     let error = refused(case.trainer(patient()).limit_batches(2), Table::new(41, 1));
     assert_eq!(
         error.to_string(),
-        "batch_size: expected the 3 batches in an epoch that the run was begun with, found 2"
+        "batch_size: expected the 3 batches in an epoch that the run was started with, found 2"
     );
 
     let mut other = case.trainer(patient());
