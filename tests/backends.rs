@@ -185,7 +185,7 @@ fn more_devices_than_images_in_a_batch_are_refused() {
     assert_eq!(output.status.code(), Some(2));
     let message = text(&output.stderr);
     assert!(
-        message.contains("training.batch_size: expected an image for each of the 3 devices at least, found 2"),
+        message.contains("training.batch_size: expected at least one image for each of the 3 devices, found 2"),
         "{message}"
     );
     assert!(!place.path().join("runs").exists());

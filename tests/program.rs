@@ -299,6 +299,8 @@ fn help_and_models_read_as_they_should() {
     insta::assert_snapshot!("help-bench", shown(&["bench", "--help"]));
     insta::assert_snapshot!("help-serve", shown(&["serve", "--help"]));
     insta::assert_snapshot!("models", shown(&["models"]));
+    let narrow = shown(&["models", "mlp", "--set", "hidden=16"]);
+    assert!(narrow.starts_with("mlp: 12,730 trainable parameters") && !narrow.contains("cnn:"), "{narrow}");
 }
 
 #[test]

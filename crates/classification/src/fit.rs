@@ -1,14 +1,15 @@
 //! Whether the data, the devices and the memory can carry a run, before anything is allocated.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use kindling_config::{Config, ConfigError, Optimizer, Precision};
 use kindling_data::ImageData;
-use kindling_models::NetworkConfig;
+use kindling_models::{ModelError, Network, NetworkConfig};
 use kindling_training::{Place, TrainingError, named_parameters, trainable_parameters};
 
 use crate::{
     ClassificationError,
     classifier::METRICS,
+    run::seeded,
     splits::{dtype, image_shape, splits},
 };
 
@@ -16,7 +17,7 @@ use crate::{
 /// before its first step.
 ///
 /// # Errors
-/// When the network cannot take the images, training it takes more memory than there is, there are too few images for a
+/// When the network cannot take the images or gives no logits `[batch, classes]`, training it takes more memory than there is, there are too few images for a
 /// validation split, or too few in a batch for every device to get one.
 pub(crate) fn check<C: NetworkConfig>(
     network: &C,
@@ -25,7 +26,9 @@ pub(crate) fn check<C: NetworkConfig>(
     place: &Place,
 ) -> Result<(), ClassificationError> {
     check_host(network, config, data, place)?;
-    splits(config, data).map(|_| ())
+    splits(config, data)?;
+    // Where kernels are compiled, those for so few images would be compiled for this alone.
+    if place.compiles_kernels { Ok(()) } else { check_logits(network, config, data, &place.devices[0]) }
 }
 
 /// As [`check`], without a look at the splits.
@@ -46,6 +49,28 @@ pub(crate) fn check_host<C: NetworkConfig>(
         return Ok(());
     }
     Err(TrainingError::CannotFit { what: described(config), parameters, needed, memory: place.memory }.into())
+}
+
+/// Whether `network` makes logits `[batch, classes]` of a batch of two images, on `device`.
+fn check_logits<C: NetworkConfig>(
+    network: &C,
+    config: &Config,
+    data: &ImageData,
+    device: &Device,
+) -> Result<(), ClassificationError> {
+    let (shape, seed) = (image_shape(data), config.training.seed);
+    let images = Tensor::<4>::zeros([2, shape.channels, shape.height, shape.width], device);
+    // Lazy weights are drawn here.
+    let logits = seeded(device, seed, || Ok::<_, ModelError>(network.init(shape, seed, device)?.forward(images)))?;
+    let (found, wanted) = (logits.dims(), [2, shape.classes]);
+    if found == wanted {
+        return Ok(());
+    }
+    Err(ModelError::Invalid(format!(
+        "network `{}`: forward returned {found:?} for two images; expected {wanted:?}",
+        config.network.name
+    ))
+    .into())
 }
 
 /// The network with its keys, in a line.
@@ -89,7 +114,7 @@ fn check_devices<'a>(config: &Config, devices: &'a [Device]) -> Result<&'a Devic
     if config.training.batch_size < devices.len() {
         return Err(ConfigError::Invalid {
             key: "training.batch_size".to_owned(),
-            wanted: format!("an image for each of the {} devices at least", devices.len()),
+            wanted: format!("at least one image for each of the {} devices", devices.len()),
             found: config.training.batch_size.to_string(),
         }
         .into());
@@ -107,8 +132,10 @@ fn check_devices<'a>(config: &Config, devices: &'a [Device]) -> Result<&'a Devic
 
 #[cfg(test)]
 mod tests {
+    use burn::module::Module;
     use kindling_data::ImageSet;
-    use kindling_models::MlpConfig;
+    use kindling_models::{ImageShape, MlpConfig};
+    use serde::{Deserialize, Serialize};
     use serde_json::{Value, json};
 
     use super::*;
@@ -123,6 +150,31 @@ mod tests {
         ImageData::new("idx", ["a", "b", "c"].map(str::to_owned).to_vec(), set(40), set(20)).unwrap()
     }
 
+    /// A network that gives logits of this shape whatever the images are.
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Fixed {
+        shape: [usize; 2],
+    }
+
+    #[derive(Module, Debug)]
+    struct FixedNetwork {
+        shape: [usize; 2],
+    }
+
+    impl NetworkConfig for Fixed {
+        type Network = FixedNetwork;
+
+        fn init(&self, _: ImageShape, _: u64, _: &Device) -> Result<FixedNetwork, ModelError> {
+            Ok(FixedNetwork { shape: self.shape })
+        }
+    }
+
+    impl Network for FixedNetwork {
+        fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+            Tensor::zeros(self.shape, &images.device())
+        }
+    }
+
     fn checked(
         hidden: &[usize],
         optimizer: &str,
@@ -133,7 +185,8 @@ mod tests {
             "network": { "name": "mlp", "hidden": hidden }, "optimizer": optimizer, "training": training,
         }));
         let mut place = Place::new(Device::flex());
-        place.memory = memory;
+        // Without a look at the logits: some of these networks fit nowhere.
+        (place.memory, place.compiles_kernels) = (memory, true);
         check(&MlpConfig { hidden: hidden.to_vec() }, &config, &images(), &place)
     }
 
@@ -146,6 +199,18 @@ mod tests {
             if is_enough { high = middle } else { low = middle + 1 }
         }
         low
+    }
+
+    #[test]
+    fn a_network_that_gives_no_logits_for_each_image_and_class_is_refused() {
+        let config = fixtures::config(json!({ "network": "mlp" }));
+        for (shape, wanted) in [([2, 3], None), ([2, 7], Some("[2, 7]")), ([1, 3], Some("[1, 3]"))] {
+            let checked = check(&Fixed { shape }, &config, &images(), &Place::new(Device::flex()));
+            let message = checked.err().map(|error| error.to_string());
+            let expected =
+                wanted.map(|found| format!("network `mlp`: forward returned {found} for two images; expected [2, 3]"));
+            assert_eq!(message, expected);
+        }
     }
 
     #[test]

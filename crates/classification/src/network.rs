@@ -30,6 +30,12 @@ pub trait AnyNetwork: Send + Sync {
     /// The name, the complete default keys and their help, for the registry of configs.
     fn section(&self) -> Section;
 
+    /// Whether these keys, complete as in a config, are values that the network's type takes.
+    ///
+    /// # Errors
+    /// When one is not, with its path.
+    fn check_keys(&self, keys: &Map<String, Value>) -> Result<(), ConfigError>;
+
     /// The layers of the network with these keys, from the network itself; nothing is allocated on `device`.
     ///
     /// # Errors
@@ -145,7 +151,8 @@ pub trait AnyNetwork: Send + Sync {
 /// Registers a network under `name`; the fields of `config` are the defaults of its keys.
 ///
 /// # Panics
-/// When `config` is neither a struct with named fields nor one without fields.
+/// When `config` is neither a struct with named fields nor one without fields, or [`NetworkConfig::HELP`] names a key that
+/// is none of them.
 #[must_use]
 pub fn network<C: NetworkConfig>(name: &str, config: &C) -> Box<dyn AnyNetwork> {
     Box::new(Registered::<C> { section: Section::of(name, config, C::HELP), config: PhantomData })
@@ -160,8 +167,7 @@ struct Registered<C> {
 impl<C: NetworkConfig> Registered<C> {
     /// The network that these keys describe.
     fn parsed(&self, keys: &Map<String, Value>) -> Result<C, ClassificationError> {
-        let parsed = self.section.parsed(keys);
-        Ok(parsed.map_err(|error| ConfigError::Malformed(format!("network {}: {error}", self.section.name)))?)
+        Ok(self.section.parsed("network", keys)?)
     }
 }
 
@@ -177,6 +183,10 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
 
     fn section(&self) -> Section {
         self.section.clone()
+    }
+
+    fn check_keys(&self, keys: &Map<String, Value>) -> Result<(), ConfigError> {
+        self.section.parsed::<C>("network", keys).map(drop)
     }
 
     fn layers(

@@ -286,5 +286,6 @@ fn keys_that_make_no_network_are_an_error_that_names_it() {
     assert_eq!(found, [("first".to_owned(), 784 * 4 + 4), ("last".to_owned(), 4 * 10 + 10)]);
     assert_eq!(layers(0).unwrap_err().to_string(), "width must be at least 1 (got 0)");
     let wrong = own.layers(json!({ "width": "wide" }).as_object().unwrap(), ImageShape::MNIST, &Device::flex());
-    assert!(wrong.unwrap_err().to_string().starts_with("config: network own: "));
+    let message = wrong.unwrap_err().to_string();
+    assert!(message.starts_with("config: network.width: invalid type: string \"wide\""), "{message}");
 }

@@ -102,6 +102,19 @@ impl Grid {
         self.replace(key, Values::Texts(texts.into_iter().map(Into::into).collect()))
     }
 
+    /// The same with one text more for `key`, as [`with_texts`](Self::with_texts) has them; in place of values that are no
+    /// texts.
+    #[must_use]
+    pub fn with_text(mut self, key: &str, text: &str) -> Self {
+        match self.axes.iter_mut().find(|(known, _)| is_same(known, key)) {
+            Some((_, Values::Texts(texts))) => {
+                texts.push(text.to_owned());
+                self
+            }
+            _ => self.with_texts(key, [text]),
+        }
+    }
+
     /// The same with the seeds from 1 up to `count`.
     #[must_use]
     pub fn with_seeds(mut self, count: u64) -> Self {
@@ -292,6 +305,10 @@ mod tests {
         assert_eq!(of("mlp", "hidden", &["64,32", "128"]), 2);
         assert_eq!(of("cnn", "hidden", &["64,32"]), 2);
         assert_eq!(of("cnn", "augment", &["shift,flip", "erase"]), 2);
+        // The key of the second text may be spelled in full.
+        let added =
+            Grid::default().with_text("model", "mlp").with_text("epochs", "1,2").with_text("training.epochs", "3");
+        assert_eq!(configs(&added).len(), 3);
     }
 
     #[test]

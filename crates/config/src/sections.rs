@@ -25,7 +25,8 @@ impl Section {
     /// The section whose keys are the fields of `defaults`, with these lines of help.
     ///
     /// # Panics
-    /// When `defaults` is neither a struct with named fields nor one without fields.
+    /// When `defaults` is neither a struct with named fields nor one without fields, or the help names a key that is none
+    /// of them.
     #[must_use]
     pub fn of<T: Serialize>(name: &str, defaults: &T, help: &[(&str, &str)]) -> Self {
         let keys = match serde_json::to_value(defaults) {
@@ -33,18 +34,33 @@ impl Section {
             Ok(Value::Null) => Map::new(),
             other => panic!("the config of `{name}` is no struct with named fields: {other:?}"),
         };
+        for (key, _) in help {
+            assert!(keys.contains_key(*key), "the help of `{name}` names `{key}`, which is none of its keys");
+        }
         let help = help.iter().map(|&(key, help)| (key.to_owned(), help.to_owned())).collect();
         Self { name: name.to_owned(), keys, help }
     }
 
-    /// What the keys of a config describe, which are all of this section's.
+    /// What the keys of a config describe, which are all of this section's; `path` is that of the section, such as
+    /// `network`.
     ///
     /// # Errors
-    /// When the type does not take them.
-    pub fn parsed<T: DeserializeOwned>(&self, keys: &Map<String, Value>) -> serde_json::Result<T> {
-        // A struct without fields is nothing in serde's eyes.
-        let value = if self.keys.is_empty() && keys.is_empty() { Value::Null } else { Value::Object(keys.clone()) };
-        serde_json::from_value(value).or_else(|_| serde_json::from_value(Value::Object(keys.clone())))
+    /// When the type does not take them, with the path of the key whose value is the reason.
+    pub fn parsed<T: DeserializeOwned>(&self, path: &str, keys: &Map<String, Value>) -> Result<T, ConfigError> {
+        let parse = |keys: &Map<String, Value>| {
+            // A struct without fields is nothing in serde's eyes.
+            let nothing = || serde_json::from_value(Value::Null).ok().filter(|_| keys.is_empty());
+            nothing().map_or_else(|| serde_json::from_value::<T>(Value::Object(keys.clone())), Ok)
+        };
+        parse(keys).map_err(|error| {
+            // Serde does not tell where it is: the default with this value alone does.
+            let refused = keys.iter().find_map(|(key, value)| {
+                let mut alone = self.keys.clone();
+                alone.insert(key.clone(), value.clone());
+                Some(format!("{path}.{key}: {}", parse(&alone).err()?))
+            });
+            ConfigError::Malformed(refused.unwrap_or_else(|| format!("{path} `{}`: {error}", self.name)))
+        })
     }
 }
 

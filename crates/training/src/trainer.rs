@@ -316,7 +316,7 @@ impl<T: Task> Trainer<T> {
             return fails("accumulate", &wanted, settings.micro_batches.to_string());
         }
         if settings.batch_size < devices {
-            let wanted = format!("a sample for each of the {devices} devices at least");
+            let wanted = format!("at least one sample for each of the {devices} devices");
             return fails("batch_size", &wanted, settings.batch_size.to_string());
         }
         if let Some(norm) = settings.clip_norm.filter(|norm| !(norm.is_finite() && *norm > 0.0)) {

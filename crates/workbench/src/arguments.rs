@@ -15,7 +15,7 @@ use kindling_kernels::Kernels;
 
 pub use self::config::ConfigArguments;
 pub(crate) use self::{
-    config::config_flags,
+    config::{config_flags, with_set},
     grid::{GridArguments, grid_flags},
 };
 use crate::{Workbench, backend::Request, terminal};

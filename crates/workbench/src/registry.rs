@@ -5,7 +5,7 @@ use std::{env, iter, marker::PhantomData, time::Instant};
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Command};
 use kindling_classification::AnyNetwork;
-use kindling_config::{Choice, Registry, Section};
+use kindling_config::{Choice, Config, ConfigError, Partial, Registry, Section};
 use kindling_data::{Dataset, FashionMnist, Idx, ImageData, Load, Synthetic};
 use kindling_models::{NetworkConfig, Preset, presets};
 use serde_json::{Map, Value};
@@ -47,7 +47,8 @@ impl Workbench {
     /// Adds a network; `config` has the defaults of its keys.
     ///
     /// # Panics
-    /// When `config` is neither a struct with named fields nor one without fields.
+    /// When `config` is neither a struct with named fields nor one without fields, or [`NetworkConfig::HELP`] names a key
+    /// that is none of them.
     // By value, as one writes it: `.network("mine", MineConfig { .. })`.
     #[allow(clippy::needless_pass_by_value)]
     #[must_use]
@@ -61,7 +62,8 @@ impl Workbench {
     /// `fashion-mnist`.
     ///
     /// # Panics
-    /// When `dataset` is neither a struct with named fields nor one without fields.
+    /// When `dataset` is neither a struct with named fields nor one without fields, or [`Dataset::HELP`] names a key that is
+    /// none of them.
     #[allow(clippy::needless_pass_by_value)]
     #[must_use]
     pub fn dataset<D: Dataset>(mut self, name: &str, dataset: D) -> Self {
@@ -106,6 +108,22 @@ impl Workbench {
         }
     }
 
+    /// The complete config of what `partial` says.
+    ///
+    /// # Errors
+    /// When it makes no sense, or the network or the data set does not take the values of its own keys.
+    pub fn resolve(&self, partial: Partial) -> Result<Config> {
+        let config = partial.resolve(&self.registry())?;
+        self.check_keys(&config)?;
+        Ok(config)
+    }
+
+    /// Whether the network and the data set of `config` take the values of their own keys.
+    pub(crate) fn check_keys(&self, config: &Config) -> Result<()> {
+        self.network_of(&config.network)?.check_keys(&config.network.keys)?;
+        Ok(self.dataset_named(&config.data.name)?.check_keys(&config.data.keys)?)
+    }
+
     /// The networks, in the order in which they were added.
     #[must_use]
     pub fn networks(&self) -> &[Box<dyn AnyNetwork>] {
@@ -141,6 +159,9 @@ pub(crate) trait AnyDataset: Send + Sync {
     /// Its keys with their defaults.
     fn section(&self) -> Section;
 
+    /// Whether these keys are values that its type takes.
+    fn check_keys(&self, keys: &Map<String, Value>) -> Result<(), ConfigError>;
+
     /// Loads it with the values of a config's keys.
     fn load(&self, keys: &Map<String, Value>, request: &mut Load<'_>) -> Result<ImageData>;
 }
@@ -159,8 +180,69 @@ impl<D: Dataset> AnyDataset for Registered<D> {
         self.section.clone()
     }
 
+    fn check_keys(&self, keys: &Map<String, Value>) -> Result<(), ConfigError> {
+        self.section.parsed::<D>("data", keys).map(drop)
+    }
+
     fn load(&self, keys: &Map<String, Value>, request: &mut Load<'_>) -> Result<ImageData> {
-        let dataset: D = self.section.parsed(keys).context("the config's keys do not fit")?;
+        let dataset: D = self.section.parsed("data", keys)?;
         Ok(dataset.load(request)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kindling_data::DataError;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Birds {
+        species: u8,
+    }
+
+    impl Dataset for Birds {
+        const HELP: &'static [(&'static str, &'static str)] = &[("species", "How many species.")];
+
+        fn load(&self, _: &mut Load<'_>) -> Result<ImageData, DataError> {
+            panic!("only its keys are looked at")
+        }
+    }
+
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Misspelt {
+        species: u8,
+    }
+
+    impl Dataset for Misspelt {
+        const HELP: &'static [(&'static str, &'static str)] = &[("spezies", "How many species.")];
+
+        fn load(&self, _: &mut Load<'_>) -> Result<ImageData, DataError> {
+            panic!("only its keys are looked at")
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the help of `birds` names `spezies`, which is none of its keys")]
+    fn help_for_a_key_that_is_not_there_is_a_mistake_of_the_program() {
+        let _ = Workbench::new("birds").dataset("birds", Misspelt { species: 3 });
+    }
+
+    #[test]
+    fn values_that_the_type_of_a_network_or_data_set_does_not_take_are_refused_with_the_keys_path() {
+        let workbench = Workbench::new("birds").dataset("birds", Birds { species: 3 });
+        let message = |key: &str, value: Value| {
+            let mut partial = Partial::default();
+            partial.set("network.name", "mlp".into());
+            partial.set("data.name", "birds".into());
+            partial.set(key, value);
+            workbench.resolve(partial).err().map(|error| error.to_string())
+        };
+        assert_eq!(message("data.species", 200.into()), None);
+        let species = message("data.species", 300.into()).unwrap();
+        assert!(species.contains("data.species: ") && species.contains("300"), "{species}");
+        let hidden = message("network.hidden", serde_json::json!([-1])).unwrap();
+        assert!(hidden.contains("network.hidden: ") && hidden.contains("-1"), "{hidden}");
     }
 }

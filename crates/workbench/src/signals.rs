@@ -50,7 +50,7 @@ pub(crate) fn install() -> Result<()> {
                     _ => "Ctrl-C",
                 }));
                 if !dashboard::is_on_screen() {
-                    notice("stopping after this step; once more to leave at once");
+                    notice("finishing this step; press Ctrl-C again to quit immediately");
                 }
             }
         })

@@ -79,7 +79,7 @@ impl Case {
             let widths: Vec<String> = hidden.iter().map(ToString::to_string).collect();
             model = format!("{name} {}", widths.join("-"));
         }
-        Ok(Self { config: partial.resolve(&workbench.registry())?, model, mode, batches })
+        Ok(Self { config: workbench.resolve(partial)?, model, mode, batches })
     }
 
     pub(crate) fn batch_size(&self) -> usize {

@@ -1,6 +1,7 @@
 //! Whether every layer learns.
 
 use kindling_models::NetworkConfig;
+use kindling_training::named_parameters;
 
 use super::{
     bench::{Bench, CheckResult},
@@ -12,7 +13,10 @@ use crate::ClassificationError;
 pub(super) fn no_dead_layers<C: NetworkConfig>(bench: &Bench<'_, C>) -> Result<CheckResult, ClassificationError> {
     let model = bench.model()?;
     let gradients = gradients(&model.network, &bench.step(&model, bench.batch()?)?.gradients)?;
-    let mut layers: Vec<&str> = gradients.iter().map(|gradient| gradient.layer.as_str()).collect();
+    // Not from the gradients: what nothing reaches has none.
+    let parameters = named_parameters(&model.network);
+    let trainable = parameters.iter().filter(|parameter| parameter.trainable);
+    let mut layers: Vec<&str> = trainable.map(|parameter| parameter.layer.as_str()).collect();
     layers.dedup();
     let norm = |layer: &str| {
         let of_layer = gradients.iter().filter(|gradient| gradient.layer == layer);

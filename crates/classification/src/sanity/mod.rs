@@ -5,13 +5,15 @@ mod bench;
 mod dead;
 mod slopes;
 
+use burn::module::Module;
 use kindling_config::{Config, Precision};
 use kindling_data::{ImageData, LabelProblem};
-use kindling_models::NetworkConfig;
+use kindling_models::{Network, NetworkConfig};
+use kindling_training::Order;
 
 use self::bench::{Bench, first_batch};
 pub use self::bench::{CheckDevice, CheckResult};
-use crate::{ClassificationError, splits::train_order};
+use crate::{ClassificationError, run::seeded, splits::train_order};
 
 /// Steps within which one batch is overfitted.
 const STEPS: usize = 300;
@@ -48,7 +50,7 @@ pub(crate) fn sanity_checks<C: NetworkConfig>(
     if config.training.precision == Precision::F32 {
         checks.push(slopes::gradients_are_right);
     }
-    checks.extend([dead::no_dead_layers as Check<C>, overfits_one_batch, same_result_twice]);
+    checks.extend([dead::no_dead_layers as Check<C>, overfits_one_batch, evaluates_the_same_twice, same_result_twice]);
     for check in checks {
         let result = check(&bench)?;
         on_check(&result);
@@ -63,7 +65,7 @@ fn labels(data: &ImageData, problems: &[LabelProblem]) -> CheckResult {
     CheckResult {
         name: "data",
         passed: !problems.iter().any(LabelProblem::prevents_learning),
-        wanted: "training images of two classes at least".to_owned(),
+        wanted: "training images of at least two classes".to_owned(),
         found: if problems.is_empty() {
             format!("training images of all {} classes", data.classes.len())
         } else {
@@ -100,13 +102,37 @@ fn overfits_one_batch<C: NetworkConfig>(bench: &Bench<'_, C>) -> Result<CheckRes
     Ok(CheckResult {
         name: "overfits one batch",
         passed: is_overfitted,
-        wanted: format!("a loss below {enough:.3} and all {images} images right within {STEPS} steps"),
+        wanted: format!("a loss below {enough:.3} and all {images} images correct within {STEPS} steps"),
         found: format!(
             "a loss of {last:.3} after {} steps{}",
             losses.len(),
-            if is_overfitted { ", all right" } else { "" }
+            if is_overfitted { format!(", all {images} correct") } else { String::new() }
         ),
-        advice: "a learning rate that is too high or too low (kindling lr-find), or a network that is too small",
+        advice: "a learning rate that is too high or too low (the command `lr-find` finds one), or a network that is too small",
+    })
+}
+
+fn evaluates_the_same_twice<C: NetworkConfig>(bench: &Bench<'_, C>) -> Result<CheckResult, ClassificationError> {
+    let device = bench.device.clone().inner();
+    let network = bench.model()?.network.valid();
+    let images = first_batch(&bench.plain, Order::File, 0, &device)?.images;
+    let logits = |seed| {
+        let logits = seeded(&device, seed, || network.forward(images.clone())); // [batch, classes]
+        let logits = logits.try_into_data().map_err(ClassificationError::backend)?;
+        Ok::<Vec<f64>, ClassificationError>(logits.iter().collect())
+    };
+    let (first, second) = (logits(1)?, logits(2)?);
+    let apart = first.iter().zip(&second).filter(|(a, b)| a.to_bits() != b.to_bits()).map(|(a, b)| (a - b).abs());
+    let apart = apart.max_by(f64::total_cmp).unwrap_or_default();
+    let size = first.iter().fold(0.0_f64, |size, logit| size.max(logit.abs()));
+    // Like `compare`, but a half type rounds what is added in another order to few digits.
+    let allowed = if bench.repeats_bits { 0.0 } else { 0.01 * size };
+    Ok(CheckResult {
+        name: "evaluates the same twice",
+        passed: apart <= allowed,
+        wanted: "the same logits for the same images, however the device's generator is seeded".to_owned(),
+        found: if apart == 0.0 { "equal to the bit".to_owned() } else { format!("logits up to {apart:.1e} apart") },
+        advice: "a layer that draws in evaluation as well: one such as dropout must ask `x.device().is_autodiff()`",
     })
 }
 
@@ -149,11 +175,18 @@ fn compare(first: &[f64], second: &[f64], to_the_bit: bool) -> CheckResult {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::LazyLock;
+    use std::sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    };
 
-    use burn::tensor::Device;
+    use burn::{
+        nn::{Linear, LinearConfig},
+        tensor::{Device, Tensor},
+    };
     use kindling_data::synthetic;
-    use kindling_models::{CnnConfig, MlpConfig};
+    use kindling_models::{CnnConfig, ImageShape, MlpConfig, ModelError};
+    use serde::{Deserialize, Serialize};
     use serde_json::{Value, json};
 
     use super::*;
@@ -164,7 +197,7 @@ mod tests {
     fn failures(network: &impl NetworkConfig, config: Value) -> Vec<&'static str> {
         let device = CheckDevice { device: &Device::flex(), largest: None, repeats_bits: true };
         let results = sanity_checks(network, &fixtures::config(config), &SHAPES, device, &mut |_| {}).unwrap();
-        assert_eq!(results.len(), 6);
+        assert_eq!(results.len(), 7);
         results.into_iter().filter(|result| !result.passed).map(|result| result.name).collect()
     }
 
@@ -187,6 +220,55 @@ mod tests {
         assert!(failures(&mlp, bright).contains(&"loss before training"));
     }
 
+    /// A linear classifier with a layer that nothing reaches, and noise in evaluation, each where it is asked for.
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Flawed {
+        is_unreached: bool,
+        is_noisy: bool,
+    }
+
+    #[derive(Module, Debug)]
+    struct FlawedNetwork {
+        classify: Linear,
+        unreached: Option<Linear>,
+        is_noisy: bool,
+    }
+
+    impl NetworkConfig for Flawed {
+        type Network = FlawedNetwork;
+
+        fn init(&self, shape: ImageShape, _: u64, device: &Device) -> Result<FlawedNetwork, ModelError> {
+            Ok(FlawedNetwork {
+                classify: LinearConfig::new(shape.height * shape.width, shape.classes).init(device),
+                unreached: self.is_unreached.then(|| LinearConfig::new(2, 2).init(device)),
+                is_noisy: self.is_noisy,
+            })
+        }
+    }
+
+    impl Network for FlawedNetwork {
+        fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+            // Burn's generator is shared with the tests beside this one.
+            static DRAWN: AtomicU32 = AtomicU32::new(1);
+            let is_evaluation = !images.device().is_autodiff();
+            let logits = self.classify.forward(images.flatten(1, 3)); // [batch, classes]
+            let noise = || f64::from(DRAWN.fetch_add(1, Ordering::Relaxed));
+            if self.is_noisy && is_evaluation { logits * noise() } else { logits }
+        }
+    }
+
+    #[test]
+    fn a_layer_that_nothing_reaches_and_a_network_that_draws_in_evaluation_are_found() {
+        let checked = |is_unreached, is_noisy| {
+            let failures = failures(&Flawed { is_unreached, is_noisy }, json!({ "network": "mlp" }));
+            // Whether it learns at this rate is of no interest.
+            failures.into_iter().filter(|name| *name != "overfits one batch").collect::<Vec<_>>()
+        };
+        assert_eq!(checked(false, false), [""; 0]);
+        assert_eq!(checked(true, false), ["no dead layers"]);
+        assert_eq!(checked(false, true), ["evaluates the same twice"]);
+    }
+
     #[test]
     fn data_of_one_class_is_the_only_failure_and_a_class_without_training_images_is_told() {
         let config = fixtures::config(json!({ "network": { "name": "mlp", "hidden": [8] } }));
@@ -205,7 +287,7 @@ mod tests {
         assert!(one.len() == 1 && one[0].name == "data" && !one[0].passed, "{one:?}");
         assert_ne!(one[0].found, of(&|_| true)[0].found);
         let nine = of(&|label| label != 3);
-        assert!(nine.len() == 6 && nine[0].passed && nine[0].found.contains("frame"), "{nine:?}");
+        assert!(nine.len() == 7 && nine[0].passed && nine[0].found.contains("frame"), "{nine:?}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
 /// From this ratio of the largest to the smallest on, losses stand on a logarithmic axis.
 const WIDE: f64 = 50.0;
 
-/// The curve of a group: mean and standard deviation over those of its runs that got so far.
+/// The curve of a group: mean and standard deviation over those of its runs that got that far.
 ///
 /// A point for each epoch that any run has; for the training loss against steps, one for each step, from
 /// `steps.jsonl`. Other metrics against steps stand at the last step of their epoch; against seconds they stand at

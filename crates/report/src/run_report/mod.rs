@@ -162,7 +162,7 @@ fn curves(groups: &[Group]) -> Result<Vec<Block>, ReportError> {
         [_] => vec![(String::new(), iter::once(Split::Train).chain(evaluated.iter().copied()).collect())],
         _ => iter::once(&Split::Train).chain(&evaluated).map(|split| (format!(" {split}"), vec![*split])).collect(),
     };
-    let mut text = "Curves are means and bands standard deviations over the runs that got so far. Train metrics are \
+    let mut text = "Curves are means and bands standard deviations over the runs that got that far. Train metrics are \
                     means over an epoch in which the weights change, each batch before its update; the others are \
                     those of the weights after the epoch."
         .to_owned();

@@ -29,7 +29,7 @@ fn settings_out_of_range_are_refused_before_anything_is_written() {
     let two = Place { devices: vec![Device::flex(); 2], ..Place::new(Device::flex()) };
     assert_eq!(
         message(|trainer| trainer.on(two).batch_size(1)),
-        "batch_size: expected a sample for each of the 2 devices at least, found 1"
+        "batch_size: expected at least one sample for each of the 2 devices, found 1"
     );
     assert!(message(|trainer| trainer.config(&7)).starts_with("config: expected a struct or map"));
 }

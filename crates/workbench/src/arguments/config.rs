@@ -30,8 +30,7 @@ impl ConfigArguments {
     /// # Errors
     /// When the file cannot be read, a key is given twice, or the config makes no sense.
     pub fn resolve(&self, workbench: &Workbench) -> Result<Config> {
-        let registry = workbench.registry();
-        Ok(self.partial(&registry)?.resolve(&registry)?)
+        workbench.resolve(self.partial(&workbench.registry())?)
     }
 
     /// What flags, `--set` and the file say, in this order of precedence, with nothing filled in.
@@ -48,17 +47,27 @@ impl ConfigArguments {
         for (key, text) in flags(&self.typed.0, &keys) {
             typed = typed.with_text(&key.path, &text, registry).with_context(|| spelled(key, &text))?;
         }
-        for pair in self.typed.0.get_many::<String>("set").into_iter().flatten() {
-            let Some((key, text)) = pair.split_once('=') else {
-                bail!(Misuse(format!("--set: expected KEY=VALUE, found `{pair}`")));
-            };
-            if typed.has(key) {
-                bail!(Misuse(format!("--set {pair}: `{key}` is given twice; leave one of the two out")));
-            }
-            typed = typed.with_text(key, text, registry).with_context(|| format!("--set {pair}"))?;
-        }
-        Ok(typed.over(file))
+        let set = self.typed.0.get_many::<String>("set").into_iter().flatten();
+        Ok(with_set(typed, set, registry)?.over(file))
     }
+}
+
+/// `typed` with the keys and values of `--set`.
+pub(crate) fn with_set<'a>(
+    mut typed: Partial,
+    pairs: impl IntoIterator<Item = &'a String>,
+    registry: &Registry,
+) -> Result<Partial> {
+    for pair in pairs {
+        let Some((key, text)) = pair.split_once('=') else {
+            bail!(Misuse(format!("--set: expected KEY=VALUE, found `{pair}`")));
+        };
+        if typed.has(key) {
+            bail!(Misuse(format!("--set {pair}: `{key}` is given twice; leave one of the two out")));
+        }
+        typed = typed.with_text(key, text, registry).with_context(|| format!("--set {pair}"))?;
+    }
+    Ok(typed)
 }
 
 impl FromArgMatches for Typed {

@@ -39,6 +39,7 @@ impl GridArguments {
                 grid = grid.with_texts(path, texts);
             }
         }
+        let mut set = Grid::default();
         for pair in self.typed.0.get_many::<String>("set").into_iter().flatten() {
             let Some((key, text)) = pair.split_once('=') else {
                 bail!(Misuse(format!("--set: expected KEY=VALUES, found `{pair}`")));
@@ -46,9 +47,9 @@ impl GridArguments {
             if grid.has(key) {
                 bail!(Misuse(format!("--set {pair}: `{key}` is given twice; leave one of the two out")));
             }
-            grid = grid.with_texts(key, [text]);
+            set = set.with_text(key, text);
         }
-        Ok(grid)
+        Ok(grid.or(set))
     }
 }
 
@@ -60,8 +61,8 @@ pub(crate) fn grid_flags(command: Command, registry: &Registry) -> Command {
          `seeds` for a number of seeds; or a list of such grids; flags override it",
     );
     let set = Arg::new("set").long("set").value_name("KEY=VALUES").action(ArgAction::Append).help(
-        "Values to try for any key of the config, as in optimizer.beta_2=0.99,0.999; can be repeated; `config` lists the \
-         keys",
+        "Values to try for any key of the config, separated by commas, as in optimizer.beta_2=0.99,0.999; a list, as in \
+         network.channels=32,64, is one value: repeat the flag for more; `config` lists the keys",
     );
     let flags = keys(registry);
     command.args([models, grid, set]).args(flags.iter().filter_map(|key| {
@@ -106,6 +107,8 @@ mod tests {
         assert_eq!(count(&["mlp", "--hidden", "64,32", "--hidden", "128"]), Ok(2));
         assert_eq!(count(&["cnn", "--augment", "shift,flip", "--augment", "erase"]), Ok(2));
         assert_eq!(count(&["mlp", "--set", "hidden=64,32"]), Ok(1));
+        assert_eq!(count(&["cnn", "--set", "channels=16,32", "--set", "network.channels=[32, 64]"]), Ok(2));
+        assert_eq!(count(&["mlp", "--set", "epochs=1,2", "--set", "epochs=3"]), Ok(3));
     }
 
     #[test]
@@ -113,5 +116,7 @@ mod tests {
         for arguments in [&["mlp", "--epochs", "2,ten"][..], &["mlp", "--optimizer", "sgd,lion"], &["vgg"]] {
             assert!(count(arguments).is_err(), "{arguments:?}");
         }
+        let twice = count(&["mlp", "--hidden", "64", "--set", "hidden=32"]).unwrap_err();
+        assert!(twice.contains("`hidden` is given twice"), "{twice}");
     }
 }

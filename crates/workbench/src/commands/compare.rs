@@ -37,7 +37,7 @@ pub(crate) struct CompareArguments {
     /// the runs have after each epoch]
     #[arg(long = "split", value_name = "LIST", value_delimiter = ',', value_parser = named(Split::ALL, Split::as_str))]
     splits: Vec<Split>,
-    /// What the curves run along; seconds are those of training steps
+    /// The x axis; seconds are those of training steps
     #[arg(long, default_value = "epoch", value_parser = named(Against::ALL, Against::as_str))]
     against: Against,
     /// Write the curves to FILE.svg or FILE.png

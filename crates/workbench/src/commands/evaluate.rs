@@ -84,7 +84,7 @@ pub(crate) fn evaluate(workbench: &Workbench, arguments: &EvaluateArguments) -> 
         print(format_args!("\nkept in {}", directory.evaluation().display()));
         if !evaluation.mistakes.is_empty() {
             let (count, place) = (evaluation.mistakes.len(), directory.mistakes());
-            print(format_args!("pictures of the {count} surest mistakes: {}", place.display()));
+            print(format_args!("pictures of the {count} most confident mistakes: {}", place.display()));
         }
     }
     Ok(Outcome::Done)
@@ -118,7 +118,7 @@ impl<'a> Trained<'a> {
     pub(super) fn read(workbench: &'a Workbench, directory: &'a RunDirectory) -> Result<Self> {
         let record = directory.read_record()?;
         if record.status != RunStatus::Finished {
-            bail!(Misuse(format!("{}: only a finished run has weights to use", unfinished(directory, &record))));
+            bail!(Misuse(format!("only a finished run has weights to use: {}", unfinished(directory, &record))));
         }
         let config =
             Partial::from_object(record.config.clone()).and_then(|partial| partial.resolve(&workbench.registry()));
@@ -176,7 +176,7 @@ fn unfinished(directory: &RunDirectory, record: &RunRecord) -> String {
         RunStatus::Interrupted => format!("{id} is interrupted; resume it with: {program} resume {path}"),
         RunStatus::Failed => {
             let error = record.error.as_deref().unwrap_or("for an unknown reason");
-            format!("{id} failed ({error}); once that is mended, resume it with: {program} resume {path}")
+            format!("{id} failed ({error}). Mend that, and resume it with: {program} resume {path}")
         }
         RunStatus::Diverged => {
             let step =
@@ -281,7 +281,10 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let of = |id: &str, changes: &serde_json::Value| fixtures::run(place.path(), id, changes).directory;
         let workbench = Workbench::new("kindling");
-        let refusal = |directory: &RunDirectory| Trained::read(&workbench, directory).err().unwrap().to_string();
+        let refusal = |directory: &RunDirectory| {
+            let said = Trained::read(&workbench, directory).err().unwrap().to_string();
+            said.strip_prefix("only a finished run has weights to use: ").unwrap().to_owned()
+        };
         let running = of("a", &json!({ "status": "running" }));
         let lock = running.lock().unwrap();
         let said = refusal(&running);

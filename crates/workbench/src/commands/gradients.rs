@@ -41,12 +41,11 @@ pub(crate) struct GradientsArguments {
 pub(crate) fn gradients(workbench: &Workbench, arguments: &GradientsArguments) -> Result<Outcome> {
     // The program may start itself again here, and a config from a pipe can be read only once.
     request(&arguments.place)?;
-    let registry = workbench.registry();
-    let mut partial = arguments.config.partial(&registry)?;
+    let mut partial = arguments.config.partial(&workbench.registry())?;
     for (key, value) in [("epochs", 1), ("limit_batches", arguments.steps), ("gradient_steps", arguments.steps)] {
         partial.set(&format!("training.{key}"), value.into());
     }
-    let config = partial.resolve(&registry)?;
+    let config = workbench.resolve(partial)?;
     let planned = Planned { name: format!("{}-gradients", config.network.name), config };
     if let Some(path) = &arguments.output {
         figure::check(path)?;

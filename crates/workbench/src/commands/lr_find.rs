@@ -66,7 +66,7 @@ pub(crate) fn lr_find(workbench: &Workbench, arguments: &LrFindArguments) -> Res
         test.points.last().map_or(arguments.end, |point| point.learning_rate)
     ));
     if let Some(tenth) = test.tenth_of_minimum {
-        print(format_args!("a tenth of the rate with the least smoothed loss: {tenth:.2e}"));
+        print(format_args!("a tenth of the rate with the lowest smoothed loss: {tenth:.2e}"));
     }
     if let (Optimizer::Muon(muon), Some(rate)) = (&config.optimizer, test.suggestion)
         && muon.learning_rate > 0.0

@@ -1,12 +1,13 @@
 use anyhow::Result;
 use clap::Args;
-use kindling_config::Precision;
+use kindling_config::{Partial, Precision};
 use kindling_models::{ImageShape, LayerSummary, trainable_parameters};
 use kindling_report::{grouped, table};
 use serde_json::json;
 
 use crate::{
     Workbench,
+    arguments::with_set,
     backend::{self, Request},
     outcome::Outcome,
     output::{notice, print, told},
@@ -16,6 +17,11 @@ use crate::{
 /// Arguments of `models`.
 #[derive(Args)]
 pub(crate) struct ModelsArguments {
+    /// The network [default: all of them]
+    model: Option<String>,
+    /// Set a key of the network, as in hidden=256,128; can be repeated
+    #[arg(long, value_name = "KEY=VALUE", requires = "model")]
+    set: Vec<String>,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -26,7 +32,14 @@ pub(crate) fn models(workbench: &Workbench, arguments: &ModelsArguments) -> Resu
     let backend = Request::new(backend::default_name(), None, None)?.open(Precision::F32)?;
     let (device, _) = backend.first();
     let mut all: Vec<(&str, Vec<LayerSummary>)> = Vec::new();
-    for network in workbench.networks() {
+    if let Some(model) = &arguments.model {
+        let mut partial = Partial::default();
+        partial.set("network.name", json!(model));
+        let choice = workbench.resolve(with_set(partial, &arguments.set, &workbench.registry())?)?.network;
+        let network = workbench.network_of(&choice)?;
+        all.push((network.name(), network.layers(&choice.keys, ImageShape::MNIST, device)?));
+    }
+    for network in workbench.networks().iter().filter(|_| arguments.model.is_none()) {
         match network.layers(&network.section().keys, ImageShape::MNIST, device) {
             Ok(layers) => all.push((network.name(), layers)),
             // The network may be for images of another size.
@@ -54,8 +67,8 @@ pub(crate) fn models(workbench: &Workbench, arguments: &ModelsArguments) -> Resu
     }
     let program = workbench.program();
     print(format_args!(
-        "For images of 1 x 28 x 28 in ten classes. Other widths: {program} train mlp --hidden 256,128; other keys: \
-         {program} config"
+        "For images of 1 x 28 x 28 in ten classes. Other widths: {program} models mlp --set hidden=256,128; all \
+         keys: {program} config"
     ));
     Ok(Outcome::Done)
 }

@@ -40,12 +40,15 @@ pub(crate) fn resume(workbench: &Workbench, arguments: &ResumeArguments) -> Resu
         RunStatus::Running => bail!(RecordError::Busy { path: directory.path().to_path_buf() }),
         RunStatus::Finished | RunStatus::Interrupted | RunStatus::Failed => None,
     } {
-        let way = if outcome == Outcome::Done { "; --epochs N trains it further" } else { "" };
-        notice(format_args!("{} is {}: there is nothing to resume{way}", directory.id(), record.status));
+        let (said, way) = match outcome {
+            Outcome::Done => ("is finished", "; --epochs N trains it further"),
+            _ => ("has diverged", ""),
+        };
+        notice(format_args!("{} {}; there is nothing to resume{way}", directory.id(), said));
         print_result(&record, &directory, host.json)?;
         return Ok(outcome);
     }
-    let mut config = Partial::from_object(record.config.clone())?.resolve(&workbench.registry())?;
+    let mut config = workbench.resolve(Partial::from_object(record.config.clone())?)?;
     config.training.epochs = arguments.epochs.unwrap_or(config.training.epochs);
     let network = workbench.network_of(&config.network)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::{
     Workbench,
+    arguments::with_set,
     backend::{self, Request},
     data, figure,
     outcome::{Misuse, Outcome},
@@ -89,7 +90,8 @@ pub(crate) fn samples(workbench: &Workbench, arguments: &SamplesArguments) -> Re
     let written = |path| figure::keep(&sheet_of(set, &data.classes, &indices), path);
     let outcome = arguments.output.as_deref().map_or(Outcome::Done, written);
     if let (Some(path), Outcome::Done) = (&arguments.output, outcome) {
-        notice(format_args!("{} images in {}", indices.len(), path.display()));
+        let images = if indices.len() == 1 { "image" } else { "images" };
+        notice(format_args!("{} {images} in {}", indices.len(), path.display()));
     }
     if arguments.json {
         let class = |label: u8| data.classes.get(usize::from(label));
@@ -129,13 +131,7 @@ fn config(workbench: &Workbench, arguments: &SamplesArguments) -> Result<Config>
     if arguments.transpose {
         partial.set("data.transpose", json!(true));
     }
-    for pair in &arguments.set {
-        let Some((key, text)) = pair.split_once('=') else {
-            bail!(Misuse(format!("--set: expected KEY=VALUE, found `{pair}`")));
-        };
-        partial = partial.with_text(key, text, &registry).with_context(|| format!("--set {pair}"))?;
-    }
-    Ok(partial.resolve(&registry)?)
+    workbench.resolve(with_set(partial, &arguments.set, &registry)?)
 }
 
 /// The indices of `per_class` training images of each class, which `seed` alone decides, class after class.

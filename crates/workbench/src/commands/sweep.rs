@@ -26,7 +26,7 @@ pub(crate) struct SweepArguments {
     /// How the runs' names begin [default: the model]
     #[arg(long)]
     name: Option<String>,
-    /// Only list the runs that it would train
+    /// Only list the planned runs
     #[arg(long)]
     dry_run: bool,
     /// Print JSON instead of a table
@@ -52,6 +52,7 @@ pub(crate) fn sweep(workbench: &Workbench, arguments: &SweepArguments) -> Result
     if plan.is_empty() {
         bail!(Misuse("expected at least one run, found an empty list of grids".to_owned()));
     }
+    plan.iter().try_for_each(|planned| workbench.check_keys(&planned.config))?;
     if arguments.dry_run {
         for planned in &plan {
             print(&planned.name);

@@ -1,4 +1,4 @@
-use anyhow::{Context, Result};
+use anyhow::{Error, Result};
 use burn::train::Interrupter;
 use clap::Args;
 use kindling_classification::ClassificationError;
@@ -101,7 +101,11 @@ pub(crate) fn run_and_tell(
             if backend.name == "flex" { "" } else { "  (on another backend: --backend flex)" }
         ));
     }
-    let record = outcome.with_context(|| format!("run {} failed", directory.id()))?;
+    let record = outcome.map_err(|error| {
+        // What cannot be done as it was asked for is no failure of the run.
+        let failed = if is_lost(&error) { "" } else { " failed" };
+        Error::from(error).context(format!("run {}{failed}", directory.id()))
+    })?;
 
     print_result(&record, directory, arguments.json)?;
     Ok(match record.status {
@@ -114,7 +118,7 @@ pub(crate) fn run_and_tell(
     })
 }
 
-/// Whether resuming would end with the same error.
+/// Whether what was asked for cannot be done: resuming would end with the same error.
 fn is_lost(error: &ClassificationError) -> bool {
     match error {
         ClassificationError::Config(_) => true,
