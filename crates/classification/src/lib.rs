@@ -1,6 +1,6 @@
 //! Image classification: what a config of Kindling makes of the engine, for any network.
 //!
-//! [`Classifier`] is the task: a network with its cross entropy, accuracy and confusion matrix. [`network`] registers a
+//! [`Classifier`] is the task: a network with its cross entropy, accuracy and confusion matrix. [`network()`] registers a
 //! network's config under a name and hides its type: an [`AnyNetwork`] is trained, resumed, tested, asked for predictions,
 //! checked and timed. Without a config, a [`Classifier`] is a `Task` for the engine's own `Trainer` like any other.
 //!

@@ -1,7 +1,7 @@
 //! The image classifiers of Kindling, and the two traits for a network of one's own.
 //!
 //! A [`NetworkConfig`] makes a [`Network`], a Burn module that maps images `[batch, channels, height, width]` to logits
-//! `[batch, classes]`. [`presets`] lists the networks that have a name, and [`layers`] reads the table of any module.
+//! `[batch, classes]`. [`presets`] lists the networks that have a name, and [`layers()`] reads the table of any module.
 //! [`Mlp`] and [`Cnn`] are PyTorch's equals: the same weights and batches give the same logits, gradients and running
 //! statistics (`assets/golden` has the proof).
 //!

@@ -11,7 +11,7 @@ use crate::{Workbench, outcome::Misuse};
 /// Id of the positional MODEL: the path of its key.
 pub(crate) const MODEL: &str = "network.name";
 
-/// A config as typed: a file, `--set`, and flags. A command that has it gets its arguments from [`config_flags`], since
+/// A config as typed: a file, `--set`, and flags. A command that has it gets its arguments from `config_flags`, since
 /// they depend on the networks and data sets of the workbench.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArguments {
