@@ -214,6 +214,7 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
     ) -> Result<RunRecord, ClassificationError> {
         let network = self.parsed(&config.network.keys)?;
         guarded(|| {
+            fit::check_host(&network, config, data, &host.place)?;
             let (trainer, train, evaluated) = run::prepare(&network, config, data, host)?;
             Ok(trainer.fit(directory, train, evaluated)?)
         })
@@ -229,6 +230,7 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         let network = self.parsed(&config.network.keys)?;
         check_data(&directory.read_record()?, data)?;
         guarded(|| {
+            fit::check_host(&network, config, data, &host.place)?;
             let (trainer, train, evaluated) = run::prepare(&network, config, data, host)?;
             Ok(trainer.resume(directory, train, evaluated)?)
         })

@@ -13,9 +13,7 @@ use kindling_record::{RecordError, RunDirectory};
 use kindling_training::{Host, Order, Trainer, clip_by_global_norm, initialize, weights};
 
 use crate::{
-    ClassificationError, Classifier,
-    fit::check_host,
-    init_optimizer, learning_rates,
+    ClassificationError, Classifier, init_optimizer, learning_rates,
     splits::{dataset_record, image_shape, source, splits, train_order, train_source},
 };
 
@@ -80,17 +78,16 @@ pub(crate) fn clipped<M: Module>(config: &Config, module: &M, gradients: Gradien
 /// A trainer with its training source and the source that is evaluated after each epoch.
 pub(crate) type Run<C> = (Trainer<Classifier<<C as NetworkConfig>::Network>>, ImageSource, ImageSource);
 
-/// Everything that training `network` as `config` says takes.
+/// Everything that training `network` as `config` says takes, after [`check_host`](crate::fit::check_host).
 ///
 /// # Errors
-/// What [`check`](crate::AnyNetwork::check) finds, before anything is allocated.
+/// When there are too few images for a validation split, or the network cannot take them.
 pub(crate) fn prepare<C: NetworkConfig>(
     network: &C,
     config: &Config,
     data: &ImageData,
     host: Host,
 ) -> Result<Run<C>, ClassificationError> {
-    check_host(network, config, data, &host.place)?;
     let largest = host.place.largest_tensor;
     let splits = splits(config, data)?;
     let devices = host.place.devices.clone();
