@@ -4,7 +4,7 @@ use kindling_record::{MetricRecord, StepRecord};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    differences::{keys, listed},
+    differences::{Key, keys, listed},
     document::BEST,
     groups::repeats,
     metrics::{best, metrics, sample_text},
@@ -47,7 +47,11 @@ pub fn groups_table(groups: &[Group], width: Option<u16>) -> String {
     let table = table(&header, &right, width, rows);
     let different = keys(groups).different;
     let places = groups.iter().enumerate().map(|(index, group)| {
-        let title = [group.label.clone(), listed(&different, index)].join(", ");
+        // The only key that differs may be the label already.
+        let is_label = |key: &Key| key.values[index].as_ref().is_some_and(|value| group.label.ends_with(value));
+        let is_told = matches!(&different[..], [key] if is_label(key));
+        let differences = if is_told { String::new() } else { listed(&different, index) };
+        let title = [group.label.clone(), differences].join(", ");
         let title = title.trim_end_matches(", ");
         let runs: Vec<String> = group.runs.iter().map(|run| format!("  {}", run.directory.path().display())).collect();
         format!("{title}:\n{}", runs.join("\n"))
