@@ -17,8 +17,8 @@ use crate::{
 /// before its first step.
 ///
 /// # Errors
-/// When the network cannot take the images or gives no logits `[batch, classes]`, training it takes more memory than there is, there are too few images for a
-/// validation split, or too few in a batch for every device to get one.
+/// When the network cannot take the images or gives no logits `[batch, classes]`, training it takes more memory than there
+/// is, there are too few images for a validation split, or too few in a batch for every device to get one.
 pub(crate) fn check<C: NetworkConfig>(
     network: &C,
     config: &Config,

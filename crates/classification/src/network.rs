@@ -5,7 +5,7 @@ use kindling_config::{Config, ConfigError, Section};
 use kindling_data::{ImageData, ImageSet};
 use kindling_models::{ImageShape, LayerSummary, NetworkConfig};
 use kindling_record::{RunDirectory, RunRecord};
-use kindling_training::{Host, Order, Place, batches, contained};
+use kindling_training::{Host, Order, Place, TrainingError, batches, contained};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -169,6 +169,21 @@ impl<C: NetworkConfig> Registered<C> {
     fn parsed(&self, keys: &Map<String, Value>) -> Result<C, ClassificationError> {
         Ok(self.section.parsed("network", keys)?)
     }
+
+    /// Hands a run that can be carried to `work`.
+    fn run(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        host: Host,
+        work: impl FnOnce(run::Run<C>) -> Result<RunRecord, TrainingError>,
+    ) -> Result<RunRecord, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        guarded(|| {
+            fit::check_host(&network, config, data, &host.place)?;
+            Ok(work(run::prepare(&network, config, data, host)?)?)
+        })
+    }
 }
 
 /// Runs `work`, and makes an error of a panic: Burn panics where a backend fails.
@@ -212,12 +227,7 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         directory: &RunDirectory,
         host: Host,
     ) -> Result<RunRecord, ClassificationError> {
-        let network = self.parsed(&config.network.keys)?;
-        guarded(|| {
-            fit::check_host(&network, config, data, &host.place)?;
-            let (trainer, train, evaluated) = run::prepare(&network, config, data, host)?;
-            Ok(trainer.fit(directory, train, evaluated)?)
-        })
+        self.run(config, data, host, |(trainer, train, evaluated)| trainer.fit(directory, train, evaluated))
     }
 
     fn resume(
@@ -227,13 +237,8 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         directory: &RunDirectory,
         host: Host,
     ) -> Result<RunRecord, ClassificationError> {
-        let network = self.parsed(&config.network.keys)?;
         check_data(&directory.read_record()?, data)?;
-        guarded(|| {
-            fit::check_host(&network, config, data, &host.place)?;
-            let (trainer, train, evaluated) = run::prepare(&network, config, data, host)?;
-            Ok(trainer.resume(directory, train, evaluated)?)
-        })
+        self.run(config, data, host, |(trainer, train, evaluated)| trainer.resume(directory, train, evaluated))
     }
 
     fn test(

@@ -161,7 +161,7 @@ fn from_package(
     Ok(())
 }
 
-/// Removes what downloads left that were killed. An hour is longer than any that still goes on.
+/// Removes what downloads left that were killed. An hour is longer than any that is still running.
 fn remove_left_overs(directory: &Path) -> Result<(), DataError> {
     for entry in fs::read_dir(directory).map_err(DataError::io(directory))? {
         let entry = entry.map_err(DataError::io(directory))?;

@@ -74,7 +74,8 @@ pub(crate) fn run<T: Task>(
 ) -> Result<RunRecord, TrainingError> {
     let tracked = tracked(&trainer.host);
     let plan = trainer.plan();
-    let rates = rates(&trainer, state.batches);
+    let mut rates = rates(&trainer, state.batches);
+    state.parameters = checkpoint::shapes(&trainer.task);
     let Trainer { mut task, mut optimizer, settings, mut host, .. } = trainer;
     let mut averaged = None;
     if let Some(newest) = start {
@@ -124,7 +125,6 @@ pub(crate) fn run<T: Task>(
     }
     let test = trainer.test.take().or_else(|| (settings.evaluated == "test").then(|| valid.clone()));
     let done = state.record.epochs.len();
-    let mut rates = rates;
     rates.skip(state.step);
     let mut session = Session {
         rates,

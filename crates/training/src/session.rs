@@ -259,7 +259,7 @@ impl<T: Task> Session<T> {
         self.state.steps_bytes = self.step_log.flush()?;
         self.count_seconds();
         let averaged = self.ema.as_ref().map(|ema| ema.module(task));
-        checkpoint::save(&self.directory.checkpoints(), &mut self.state, task, averaged, &self.optimizer)?;
+        checkpoint::save(&self.directory.checkpoints(), &self.state, task, averaged, &self.optimizer)?;
         self.state.record.timings.checkpoint_seconds += clock.elapsed().as_secs_f64();
         Ok(())
     }

@@ -6,7 +6,7 @@ use kindling_record::{DatasetRecord, RunDirectory, RunRecord, RunStatus, SCHEMA,
 
 use crate::{
     Checkpoint, Host, Metric, Source, Task, Trainer, TrainingError,
-    checkpoint::{self, Newest},
+    checkpoint::{self, Newest, shapes},
     feed::SharedSource,
     named_parameters,
     parameters::initialize,
@@ -110,9 +110,8 @@ fn resume<T: Task>(
 ) -> Result<RunRecord, TrainingError> {
     let _lock = directory.lock()?;
     let old = directory.read_record()?;
-    let done = old.epochs.len();
     // A run that was finished with fewer epochs than it was to have stopped early: its checkpoint says so.
-    let is_over = old.status == RunStatus::Finished && trainer.settings.epochs == done;
+    let is_over = old.status == RunStatus::Finished && trainer.settings.epochs == old.epochs.len();
     if old.status == RunStatus::Diverged || is_over {
         return Ok(old);
     }
@@ -123,15 +122,13 @@ fn resume<T: Task>(
         let told = |dataset: &DatasetRecord| format!("{} with the digest {}", dataset.name, dataset.sha256);
         return Err(TrainingError::OtherData { wanted: told(wanted), found: told(&found) });
     }
-    let (was_finished, stopped_early) = (old.status == RunStatus::Finished, old.stopped_early.clone());
-    let finished = old.clone();
-    let (mut state, start) = starting_point(&trainer, old, directory, &sources)?;
+    let (mut state, start) = starting_point(&trainer, &old, directory, &sources)?;
     let (planned, epochs) = (state.epochs, trainer.settings.epochs);
-    if was_finished && epochs == planned {
-        return Ok(finished);
+    if old.status == RunStatus::Finished && epochs == planned {
+        return Ok(old);
     }
-    extend(&trainer, &mut state, done, stopped_early)?;
-    let batches = trainer.plan().samples(sources[0].len()).div_ceil(trainer.settings.batch_size);
+    extend(&trainer, &mut state, &old)?;
+    let batches = batches(&trainer, &sources);
     if state.batches != batches {
         return Err(TrainingError::Setting {
             name: "batch_size",
@@ -167,13 +164,8 @@ fn resume<T: Task>(
 }
 
 /// Sees to it that the run of `state` may have as many epochs as the trainer has.
-fn extend<T: Task>(
-    trainer: &Trainer<T>,
-    state: &mut Checkpoint,
-    done: usize,
-    stopped_early: Option<String>,
-) -> Result<(), TrainingError> {
-    let epochs = trainer.settings.epochs;
+fn extend<T: Task>(trainer: &Trainer<T>, state: &mut Checkpoint, old: &RunRecord) -> Result<(), TrainingError> {
+    let (epochs, done) = (trainer.settings.epochs, old.epochs.len());
     if epochs == state.epochs {
         return Ok(());
     }
@@ -181,7 +173,7 @@ fn extend<T: Task>(
     if epochs < done {
         return fails("a run cannot be shortened; train another with fewer".to_owned());
     }
-    if let Some(reason) = stopped_early {
+    if let Some(reason) = &old.stopped_early {
         return fails(format!("it ended early ({reason}); train another with more patience"));
     }
     if let Some(schedule) = rates(trainer, 1).fixed_by_epochs() {
@@ -230,14 +222,18 @@ fn dataset<T: Task>(trainer: &Trainer<T>, sources: &Sources<T>) -> DatasetRecord
 }
 
 fn at_start<T: Task>(record: RunRecord, trainer: &Trainer<T>, sources: &Sources<T>) -> Checkpoint {
-    let batches = trainer.plan().samples(sources[0].len()).div_ceil(trainer.settings.batch_size);
-    Checkpoint::at_start(record, trainer.settings.epochs, batches)
+    Checkpoint::at_start(record, trainer.settings.epochs, batches(trainer, sources))
+}
+
+/// Steps of an epoch.
+fn batches<T: Task>(trainer: &Trainer<T>, sources: &Sources<T>) -> usize {
+    trainer.plan().samples(sources[0].len()).div_ceil(trainer.settings.batch_size)
 }
 
 /// Where the run of the record `old` is resumed.
 fn starting_point<T: Task>(
     trainer: &Trainer<T>,
-    old: RunRecord,
+    old: &RunRecord,
     directory: &RunDirectory,
     sources: &Sources<T>,
 ) -> Result<(Checkpoint, Option<Newest>), TrainingError> {
@@ -254,7 +250,7 @@ fn starting_point<T: Task>(
     let Some(newest) = newest else {
         if old.epochs.is_empty() {
             // No step of the parts before is left.
-            return Ok((at_start(RunRecord { parts: Vec::new(), ..old }, trainer, sources), None));
+            return Ok((at_start(RunRecord { parts: Vec::new(), ..old.clone() }, trainer, sources), None));
         }
         let cause = format!("expected one of the {} epochs in run.json, found none", old.epochs.len());
         return Err(unusable(vec![cause]));
@@ -269,8 +265,7 @@ fn starting_point<T: Task>(
 
 /// Whether the task has the parameters of the checkpoint.
 fn check_parameters<T: Task>(task: &T, start: &Newest, directory: &RunDirectory) -> Result<(), TrainingError> {
-    let found: BTreeMap<_, _> =
-        named_parameters(task).into_iter().map(|parameter| (parameter.path, parameter.shape)).collect();
+    let found = shapes(task);
     let wanted = &start.state.parameters;
     let differs = wanted.keys().chain(found.keys()).find(|path| wanted.get(*path) != found.get(*path));
     let Some(path) = differs else { return Ok(()) };

@@ -15,7 +15,7 @@ pub(crate) const INTERRUPTED: u8 = 130;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misuse(
-    /// What is wrong, what was expected, and the way on.
+    /// What is wrong, what was expected, and what to do next.
     pub String,
 );
 

@@ -46,7 +46,7 @@ pub(super) struct Legend<'a> {
 
 impl<'a> Legend<'a> {
     /// Lays out `entries` below a plot that is `width` wide: in columns, or one after the other where that takes fewer
-    /// rows. A label that is wider than the plot goes on in further lines.
+    /// rows. A label that is wider than the plot takes further lines.
     pub(super) fn new(entries: Vec<Entry<'a>>, width: f64) -> Self {
         let room = width - 2.0 * MARGIN;
         let wide = |entry: &Entry<'_>| (SAMPLE + GAP + text_width(&entry.label, LETTERS)).min(room);

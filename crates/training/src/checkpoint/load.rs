@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        named_parameters,
+        checkpoint::shapes,
         tests::{Net, alter, place, record},
         weights as files,
     };
@@ -177,7 +177,7 @@ mod tests {
     /// After so many epochs, of which `best` is the best, and batches.
     fn state(epochs: usize, best: usize, batch: usize) -> Checkpoint {
         let record = record(epochs, (best > 0).then_some(best));
-        let parameters = named_parameters(&model(0)).into_iter().map(|one| (one.path, one.shape)).collect();
+        let parameters = shapes(&model(0));
         let sums = Metrics([("loss".to_owned(), 0.1 + 0.2), ("accuracy".to_owned(), f64::NEG_INFINITY)].into());
         let step = epochs * BATCHES + batch;
         Checkpoint { step, batch, sums, parameters, ..Checkpoint::at_start(record, 9, BATCHES) }
@@ -187,8 +187,8 @@ mod tests {
     fn saved(directory: &Path, states: &[(usize, usize, usize)]) {
         for (number, &(epochs, best, batch)) in states.iter().enumerate() {
             let averaged = model(number + 50).valid();
-            let mut state = state(epochs, best, batch);
-            super::super::save(directory, &mut state, &model(number), Some(averaged), &optimizer()).unwrap();
+            let state = state(epochs, best, batch);
+            super::super::save(directory, &state, &model(number), Some(averaged), &optimizer()).unwrap();
         }
     }
 

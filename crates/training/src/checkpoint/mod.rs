@@ -107,6 +107,11 @@ impl Checkpoint {
     }
 }
 
+/// The shape of every parameter of `module` by its path.
+pub(crate) fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
+    named_parameters(module).into_iter().map(|parameter| (parameter.path, parameter.shape)).collect()
+}
+
 /// Names sort by step and batch.
 fn name(step: usize, batch: usize) -> String {
     format!("step-{step:08}-batch-{batch:06}")
@@ -200,7 +205,7 @@ fn read_index(directory: &Path) -> Result<Option<Index>, Damage> {
 /// `averaged` has the moving averages of the weights, where the run has them.
 pub(crate) fn save<M: Module>(
     directory: &Path,
-    checkpoint: &mut Checkpoint,
+    checkpoint: &Checkpoint,
     model: &M,
     averaged: Option<M>,
     optimizer: &ModuleOptimizer,
@@ -226,13 +231,11 @@ pub(crate) fn save<M: Module>(
     let failed = |error: burn::store::RecordError| failed(&place, error);
     // `valid` folds the batch statistics that are still pending into the running ones.
     let _ = model.valid();
-    let shapes = named_parameters(model).into_iter().map(|parameter| (parameter.path, parameter.shape));
-    checkpoint.parameters = shapes.collect();
     let write = |file: &str, bytes: &[u8]| -> Result<u32, TrainingError> {
         replace_file(&staging.path().join(file), bytes)?;
         Ok(crc32fast::hash(bytes))
     };
-    let state = serde_json::to_value(&*checkpoint).map_err(|error| self::failed(&place, error))?;
+    let state = serde_json::to_value(checkpoint).map_err(|error| self::failed(&place, error))?;
     let crc32 = Sums {
         model: write(MODEL, &model.clone().into_record().into_bytes().map_err(failed)?)?,
         optimizer: write(OPTIMIZER, &optimizer.into_bytes().map_err(failed)?)?,

@@ -2,7 +2,40 @@
 
 use std::{cell::RefCell, ops::ControlFlow, rc::Rc};
 
+use proptest::prelude::*;
+
 use super::*;
+
+fn cases() -> impl Strategy<Value = Case> {
+    let shape = (0_usize..5, 0_usize..5, 2_usize..4, 3_usize..20, 3_usize..5, any::<u64>());
+    let more = (
+        prop::option::of(0.05..2.0_f64),
+        prop::option::of(1_usize..3),
+        prop::option::of(1_usize..9),
+        1_usize..4,
+        prop::option::of((0.5..0.99_f64, any::<bool>())),
+        0_usize..3,
+        any::<bool>(),
+    );
+    (shape, more).prop_map(|((optimizer, schedule, epochs, batch_size, limit, seed), more)| {
+        let (clip, patience, gradients, micro_batches, ema, workers, last) = more;
+        Case {
+            optimizer,
+            schedule,
+            epochs,
+            batch_size,
+            limit,
+            seed,
+            clip,
+            patience,
+            gradients,
+            micro_batches,
+            ema,
+            workers,
+            last,
+        }
+    })
+}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]

@@ -114,7 +114,7 @@ impl<'a> Trained<'a> {
     /// Reads the record in `directory`.
     ///
     /// # Errors
-    /// When the run is not finished, with the way on, or its network is not in the workbench.
+    /// When the run is not finished, with what to do next, or its network is not in the workbench.
     pub(super) fn read(workbench: &'a Workbench, directory: &'a RunDirectory) -> Result<Self> {
         let record = directory.read_record()?;
         if record.status != RunStatus::Finished {
@@ -168,7 +168,7 @@ impl<'a> Trained<'a> {
     }
 }
 
-/// Status of the run and the way on; a run that another process trains cannot be resumed.
+/// Status of the run and what to do next; a run that another process trains cannot be resumed.
 fn unfinished(directory: &RunDirectory, record: &RunRecord) -> String {
     let (id, path, program) = (&record.id, directory.path().display(), program());
     match directory.status(record) {
