@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    Choice, ConfigError, Data, Optimizer, Precision, Protocol, Registry, Schedule, Training, declare::object, print,
+    Choice, ConfigError, Data, Normalize, Optimizer, Precision, Protocol, Registry, Schedule, Training,
+    declare::object, print,
 };
 
 /// Everything that decides a run, but the data's bytes and the backend: all that enters training.
@@ -55,34 +56,69 @@ impl Config {
 
     /// Checks what concerns several keys.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let invalid =
-            |key: &str, wanted: String, found: String| Err(ConfigError::Invalid { key: key.to_owned(), wanted, found });
         let (training, warm_up) = (&self.training, self.schedule.warm_up_epochs());
         if warm_up > training.epochs {
             let wanted = format!("at most the {} epochs of the run", training.epochs);
-            return invalid("schedule.warm_up_epochs", wanted, warm_up.to_string());
+            return Err(invalid("schedule.warm_up_epochs", wanted, &warm_up));
         }
         let is_adaptive = matches!(self.optimizer, Optimizer::Adam(_) | Optimizer::Adamw(_) | Optimizer::Muon(_));
         if training.precision == Precision::F16 && is_adaptive {
             // Adam's epsilon of 1e-8 and the squares of most gradients are zero in f16, and so is what it divides by.
-            let wanted = "f32 or bf16 with the optimizers `adam`, `adamw` and `muon`".to_owned();
-            return invalid("training.precision", wanted, training.precision.to_string());
+            let wanted = "f32 or bf16 with the optimizers `adam`, `adamw` and `muon`";
+            return Err(invalid("training.precision", wanted, &training.precision));
         }
         if training.ema_evaluate && training.ema_decay.is_none() {
-            return Err(ConfigError::Requires {
-                key: "training.ema_evaluate".to_owned(),
-                wanted: "`training.ema_decay`".to_owned(),
-                found: "none".to_owned(),
-            });
+            return Err(requires("training.ema_evaluate", "training.ema_decay"));
         }
         let (split, monitor) = (self.protocol.evaluated_split(), self.protocol.monitor());
         if monitor.strip_prefix(split).is_none_or(|metric| metric.strip_prefix('/').is_none_or(str::is_empty)) {
             let protocol = self.protocol.name();
             let wanted = format!("a metric such as {split}/loss with the protocol `{protocol}`");
-            return invalid("protocol.monitor", wanted, monitor.to_owned());
+            return Err(invalid("protocol.monitor", wanted, &monitor));
+        }
+        if let Protocol::Validated(validated) = &self.protocol {
+            match (validated.folds, validated.fold) {
+                (None, Some(_)) => return Err(requires("protocol.fold", "protocol.folds")),
+                (Some(_), None) => return Err(requires("protocol.folds", "protocol.fold")),
+                (Some(folds), Some(fold)) if fold > folds => {
+                    return Err(invalid("protocol.fold", format!("at most the {folds} of protocol.folds"), &fold));
+                }
+                _ => {}
+            }
+        }
+        self.data.check_pixels()
+    }
+}
+
+impl Data {
+    /// Checks the numbers by which pixels are normalized.
+    fn check_pixels(&self) -> Result<(), ConfigError> {
+        let is_default = self.pixel_mean == [0.0] && self.pixel_std == [1.0];
+        if self.normalize == Normalize::Auto && !is_default {
+            let wanted = "given, or neither `data.pixel_mean` nor `data.pixel_std`";
+            return Err(invalid("data.normalize", wanted, &self.normalize));
+        }
+        let channels = match self.channels {
+            Some(channels) => channels.count(),
+            None => self.pixel_mean.len().max(self.pixel_std.len()),
+        };
+        for (key, numbers) in [("data.pixel_mean", &self.pixel_mean), ("data.pixel_std", &self.pixel_std)] {
+            if numbers.len() != 1 && (numbers.is_empty() || numbers.len() != channels) {
+                let wanted = "one number, or one for each channel";
+                return Err(ConfigError::invalid(key, wanted, &numbers.as_slice().into()));
+            }
         }
         Ok(())
     }
+}
+
+fn invalid(key: &str, wanted: impl Into<String>, found: &impl ToString) -> ConfigError {
+    ConfigError::Invalid { key: key.to_owned(), wanted: wanted.into(), found: found.to_string() }
+}
+
+/// A key without another that it needs.
+fn requires(key: &str, other: &str) -> ConfigError {
+    ConfigError::Requires { key: key.to_owned(), wanted: format!("`{other}`"), found: "none".to_owned() }
 }
 
 #[cfg(test)]
@@ -100,7 +136,11 @@ pub(crate) mod tests {
         let own = (
             proptest::collection::vec(1..2000_usize, 0..4),
             ".{0,8}",
-            proptest::sample::subsequence(vec!["shift", "flip", "erase"], 0..=3),
+            proptest::sample::subsequence(
+                vec!["erase:scale_max=1", "shift", "crop:edge=reflect", "rotate:degrees=.5"],
+                0..=4,
+            ),
+            (1..=4096_usize, 1..=4096_usize, proptest::collection::vec(0.001..9.0_f64, 1..4)),
         );
         (names, numbers, options, own).prop_map(|(names, numbers, options, own)| {
             let mut partial = Partial::default();
@@ -127,6 +167,14 @@ pub(crate) mod tests {
                 partial.set("network.dropout", options.0.into());
             }
             partial.set("augment", own.2.into());
+            partial.set("image_size", format!("{}x{}", own.3.0, own.3.1).into());
+            partial.set("class_weights", if options.2 { "balanced".into() } else { own.3.2.clone().into() });
+            partial.set("pixel_mean", own.3.2.clone().into());
+            partial.set("freeze", "conv*".into());
+            if names.4 == 0 {
+                partial.set("folds", 5.into());
+                partial.set("fold", (names.2 + 1).into());
+            }
             partial.resolve(&registry()).unwrap()
         })
     }

@@ -1,155 +1,9 @@
 //! How the keys of a config are declared, and what is known about each of them.
 
-use std::fmt;
-
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// What values a key takes, by their types in JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// An integer.
-    Whole,
-    /// An integer or a floating-point number.
-    Number,
-    /// `true` or `false`.
-    Truth,
-    /// A string; for a key of a user's own also an object, which serde makes of an enum's variants with fields.
-    Text,
-    /// One of these strings.
-    Choice(&'static [&'static str]),
-    /// A list of values of one kind.
-    List(&'static Kind),
-    /// An object.
-    Table,
-    /// Anything; for a key of a user's own whose default is null.
-    Any,
-}
-
-impl Kind {
-    /// The kind of the values that may stand where `default` stands.
-    #[must_use]
-    pub fn of(default: &Value) -> Self {
-        let kind = |value: &Value| match value {
-            Value::Null => Self::Any,
-            Value::Bool(_) => Self::Truth,
-            Value::Number(number) if number.is_f64() => Self::Number,
-            Value::Number(_) => Self::Whole,
-            Value::String(_) => Self::Text,
-            Value::Array(_) => Self::List(&Self::Any),
-            Value::Object(_) => Self::Table,
-        };
-        match default.as_array().and_then(|values| values.first()).map(kind) {
-            Some(Self::Truth) => Self::List(&Self::Truth),
-            Some(Self::Number) => Self::List(&Self::Number),
-            Some(Self::Whole) => Self::List(&Self::Whole),
-            Some(Self::Text) => Self::List(&Self::Text),
-            Some(Self::Table) => Self::List(&Self::Table),
-            _ => kind(default),
-        }
-    }
-
-    /// Whether `value` is of this kind.
-    #[must_use]
-    pub fn admits(self, value: &Value) -> bool {
-        match self {
-            Self::Whole => value.is_u64() || value.is_i64(),
-            Self::Number => value.is_number(),
-            Self::Truth => value.is_boolean(),
-            Self::Text | Self::Table => value.is_string() || value.is_object(),
-            Self::Choice(names) => value.as_str().is_some_and(|name| names.contains(&name)),
-            Self::List(kind) => value.as_array().is_some_and(|values| values.iter().all(|value| kind.admits(value))),
-            Self::Any => true,
-        }
-    }
-
-    /// The value as serde writes one of this kind: a list of one for a single value, and 1 as 1.0 where fractions may stand.
-    pub(crate) fn normalized(self, value: Value) -> Value {
-        match (self, value) {
-            (Self::List(each), Value::Array(values)) => {
-                values.into_iter().map(|value| each.normalized(value)).collect()
-            }
-            (Self::List(each), value) if each.admits(&value) => Value::Array(vec![each.normalized(value)]),
-            (Self::Number, value) => value.as_f64().map_or(value, Value::from),
-            (_, value) => value,
-        }
-    }
-
-    /// Whether values are lists.
-    #[must_use]
-    pub fn is_list(self) -> bool {
-        matches!(self, Self::List(_))
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Whole => f.write_str("a whole number"),
-            Self::Number => f.write_str("a number"),
-            Self::Truth => f.write_str("true or false"),
-            Self::Text => f.write_str("a text"),
-            Self::Choice(names) => f.write_str(&either(names)),
-            Self::List(Self::Choice(names)) => write!(f, "a list of {}", names.join(", ")),
-            Self::List(Self::Whole) => f.write_str("a list of whole numbers"),
-            Self::List(Self::Number) => f.write_str("a list of numbers"),
-            Self::List(Self::Text) => f.write_str("a list of texts"),
-            Self::List(_) => f.write_str("a list"),
-            Self::Table => f.write_str("an object"),
-            Self::Any => f.write_str("a value"),
-        }
-    }
-}
-
-/// `a, b or c`
-pub(crate) fn either(names: &[impl AsRef<str>]) -> String {
-    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-    match names.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
-        _ => names.concat(),
-    }
-}
-
-/// What numbers a key takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Range {
-    /// Any finite number; no number at all.
-    Any,
-    /// 1, 2, and so on.
-    AtLeastOne,
-    /// Zero or more.
-    NotNegative,
-    /// More than zero.
-    Positive,
-    /// From zero up to, but not, one.
-    Fraction,
-}
-
-impl Range {
-    /// The range in words; empty for any number.
-    #[must_use]
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Any => "",
-            Self::AtLeastOne => "at least 1",
-            Self::NotNegative => "at least 0",
-            Self::Positive => "above 0",
-            Self::Fraction => "at least 0 and below 1",
-        }
-    }
-
-    /// Whether `value`, if it is a number, is in the range.
-    #[must_use]
-    pub fn admits(self, value: &Value) -> bool {
-        value.as_f64().is_none_or(|number| match self {
-            Self::Any => true,
-            Self::AtLeastOne => number >= 1.0,
-            Self::NotNegative => number >= 0.0,
-            Self::Positive => number > 0.0,
-            Self::Fraction => (0.0..1.0).contains(&number),
-        })
-    }
-}
+use crate::{Augmentation, ClassWeights, ConfigError, ImageSize, Kind, Range};
 
 /// A key of a section, as declared.
 #[derive(Debug)]
@@ -169,6 +23,15 @@ impl Field {
         flag: Option<&'static str>,
     ) -> Self {
         Self { name, help, kind: T::KIND, range, flag }
+    }
+
+    /// A value of the key as serde writes it; `path` is that of the key.
+    pub(crate) fn read(&self, path: &str, value: &Value) -> Result<Value, ConfigError> {
+        let read = self.kind.read(path, value)?;
+        if !self.range.admits(&read) {
+            return Err(ConfigError::invalid(path, self.range.words(), value));
+        }
+        Ok(read)
     }
 }
 
@@ -194,6 +57,7 @@ macro_rules! typed {
 }
 
 typed!(usize = Whole, u64 = Whole, f64 = Number, bool = Truth, String = Text,);
+typed!(Augmentation = Augmentation, ImageSize = Size, ClassWeights = Weights,);
 
 impl<T: Typed> Typed for Option<T> {
     const KIND: Kind = T::KIND;

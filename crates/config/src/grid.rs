@@ -13,6 +13,10 @@ use crate::{
 /// The most runs of a grid: far more than a person waits for.
 const LARGEST: usize = 10_000;
 
+/// Paths of the keys of cross-validation: with the number of folds alone, each of the folds is tried.
+const FOLDS: &str = "protocol.folds";
+const FOLD: &str = "protocol.fold";
+
 /// Values to try for some keys of a config; the first key varies slowest. From a file, keys come in alphabetical order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Grid {
@@ -138,13 +142,23 @@ impl Grid {
     }
 
     /// Every combination, resolved; each with its values of the keys that have several, as in `learning_rate 0.1`.
+    /// Where `folds` has a value and `fold` has none, each of the folds is tried.
     ///
     /// # Errors
     /// When a key is unknown or has no value, a combination makes no sense, with the message of its config, or there are
     /// more than 10,000.
     pub fn configs(&self, registry: &Registry) -> Result<Vec<(Vec<String>, Config)>, ConfigError> {
-        let axes = self.read(registry)?;
-        let size = axes.iter().fold(1_usize, |size, (_, values)| size.saturating_mul(values.len()));
+        let mut axes = self.read(registry)?;
+        // An axis without values stands for all folds of the combination.
+        let folds = axes.iter().find(|(path, _)| path == FOLDS).map(|(_, values)| values.clone()).unwrap_or_default();
+        let most = folds.iter().filter_map(Value::as_u64).max().unwrap_or(1);
+        if !folds.is_empty() && !axes.iter().any(|(path, _)| path == FOLD) {
+            axes.push((FOLD.to_owned(), Vec::new()));
+        }
+        let count = |values: &[Value]| {
+            if values.is_empty() { usize::try_from(most).unwrap_or(usize::MAX) } else { values.len() }
+        };
+        let size = axes.iter().fold(1_usize, |size, (_, values)| size.saturating_mul(count(values)));
         if size > LARGEST {
             return Err(ConfigError::Malformed(format!("expected at most {LARGEST} combinations, found {size}")));
         }
@@ -152,12 +166,14 @@ impl Grid {
         for (path, values) in &axes {
             let extend = |(labels, partial): &(Vec<String>, Partial)| {
                 let (labels, partial) = (labels.clone(), partial.clone());
-                values.iter().map(move |value| {
+                let values = if values.is_empty() { all_folds(&partial) } else { values.clone() };
+                let is_single = values.len() == 1;
+                values.into_iter().map(move |value| {
                     let (mut labels, mut partial) = (labels.clone(), partial.clone());
-                    partial.set(path, value.clone());
-                    if values.len() > 1 {
-                        labels.push(format!("{} {}", label(path), plain(value).replace(',', "-")));
+                    if !is_single {
+                        labels.push(format!("{} {}", label(path), plain(&value).replace(',', "-")));
                     }
+                    partial.set(path, value);
                     (labels, partial)
                 })
             };
@@ -208,16 +224,27 @@ fn names<'a>((path, (_, values)): (&'a String, &(String, Values))) -> Option<(&'
 /// The values to try for the key of this path.
 fn values(path: &str, values: &Values, tried: &Registry, registry: &Registry) -> Result<Vec<Value>, ConfigError> {
     let (name, key) = path.split_once('.').unwrap_or((path, ""));
-    let takes_lists = section(name).is_some_and(|table| table.kinds(key, tried).iter().any(|kind| kind.is_list()));
-    let is_list_of_lists = |values: &[Value]| !values.is_empty() && values.iter().all(Value::is_array);
+    let kinds = section(name).map_or_else(Vec::new, |table| table.kinds(key, tried));
+    let takes_lists = kinds.iter().any(|kind| kind.is_list());
+    // A list that the key takes is one value to try, another holds several: `["balanced", [1, 2]]`, `[["flip"], []]`.
+    let is_one = |list: &Value| kinds.iter().any(|kind| kind.is_list() && kind.admits(list));
+    let has_lists = |values: &[Value]| !values.is_empty() && values.iter().all(Value::is_array);
     match values {
         Values::Listed(values) => Ok(values.clone()),
-        Values::Typed(Value::Array(values)) if !takes_lists || is_list_of_lists(values) => Ok(values.clone()),
+        Values::Typed(list @ Value::Array(values)) if !is_one(list) || has_lists(values) => Ok(values.clone()),
         Values::Typed(value) => Ok(vec![value.clone()]),
         Values::Texts(texts) => {
             let single = texts.iter().flat_map(|text| text.split(if takes_lists { '\0' } else { ',' }));
             single.map(|text| resolve::value(path, text, registry)).collect()
         }
+    }
+}
+
+/// The folds from 1 up to their number; null where that makes no sense, which the config's message tells.
+fn all_folds(partial: &Partial) -> Vec<Value> {
+    match partial.get(FOLDS).and_then(Value::as_u64) {
+        Some(folds @ 1..) => (1..=folds).map(Value::from).collect(),
+        _ => vec![Value::Null],
     }
 }
 
@@ -243,124 +270,4 @@ fn label(path: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::keys::tests::registry;
-
-    fn only(text: &str) -> Grid {
-        Grid::from_file(text).unwrap().remove(0)
-    }
-
-    fn configs(grid: &Grid) -> Vec<(Vec<String>, Config)> {
-        grid.configs(&registry()).unwrap()
-    }
-
-    fn count(text: &str) -> usize {
-        configs(&only(text)).len()
-    }
-
-    #[test]
-    fn the_first_key_varies_slowest_and_labels_hold_what_varies() {
-        let grid = Grid::default().with("model", vec!["mlp".into()]).with("learning_rate", vec![1.into(), 0.1.into()]);
-        let configs = configs(&grid.with_seeds(2));
-        let values: Vec<_> =
-            configs.iter().map(|(_, config)| (config.optimizer.learning_rate(), config.training.seed)).collect();
-        assert_eq!(values, [(1.0, 1), (1.0, 2), (0.1, 1), (0.1, 2)]);
-        assert_eq!(configs[2].0, ["learning_rate 0.1", "seed 1"]);
-        let several = Grid::default().with_texts("network", ["mlp,cnn"]).with_texts("augment", ["none", "shift,flip"]);
-        assert_eq!(self::configs(&several)[3].0, ["network cnn", "augment shift-flip"]);
-        assert_eq!(self::configs(&several)[0].0, ["network mlp", "augment none"]);
-    }
-
-    #[test]
-    fn a_list_is_a_single_value_where_the_default_is_a_list() {
-        assert_eq!(count(r#"{"model": "mlp", "hidden": [64, 32]}"#), 1);
-        assert_eq!(count(r#"{"model": "mlp", "hidden": [[64, 32], [128]]}"#), 2);
-        assert_eq!(count(r#"{"model": "cnn", "hidden": [64, 32]}"#), 2);
-        assert_eq!(count(r#"{"network": ["mlp", "cnn"], "augment": ["flip"]}"#), 2);
-    }
-
-    #[test]
-    fn sections_paths_and_names_of_keys_are_understood() {
-        assert_eq!(
-            count("network = 'mlp'\noptimizer = {name = ['sgd', 'adam'], learning_rate = [1, 0.1]}\nseeds = 2"),
-            8
-        );
-        assert_eq!(count(r#"{"model": "mlp", "optimizer.learning_rate": [1, 0.1], "dataset": ["idx"]}"#), 2);
-        let grids = Grid::from_file("[[grids]]\nnetwork = 'mlp'\n[[grids]]\nnetwork = 'cnn'\nseeds = 3").unwrap();
-        assert_eq!(grids.iter().map(|grid| configs(grid).len()).collect::<Vec<_>>(), [1, 3]);
-        assert_eq!(Grid::from_file(r#"[{"model": "mlp"}, {"model": "cnn"}]"#).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn commas_separate_values_of_flags_and_repeated_flags_add_to_them() {
-        let of = |model: &str, key: &str, texts: &[&str]| {
-            configs(&Grid::default().with_texts("model", [model]).with_texts(key, texts.to_vec())).len()
-        };
-        assert_eq!(of("mlp", "learning_rate", &["1,0.1,.01"]), 3);
-        assert_eq!(of("mlp,cnn", "learning_rate", &["1", "0.1"]), 4);
-        assert_eq!(of("mlp", "hidden", &["64,32"]), 1);
-        assert_eq!(of("mlp", "hidden", &["64,32", "128"]), 2);
-        assert_eq!(of("cnn", "hidden", &["64,32"]), 2);
-        assert_eq!(of("cnn", "augment", &["shift,flip", "erase"]), 2);
-        // The key of the second text may be spelled in full.
-        let added =
-            Grid::default().with_text("model", "mlp").with_text("epochs", "1,2").with_text("training.epochs", "3");
-        assert_eq!(configs(&added).len(), 3);
-    }
-
-    #[test]
-    fn flags_take_the_place_of_a_files_values() {
-        let file = only(r#"{"model": "mlp", "optimizer": {"learning_rate": [1, 0.1]}, "seeds": 3}"#);
-        let flags = Grid::default().with("learning_rate", vec![0.5.into()]);
-        let configs = configs(&flags.or(file));
-        assert_eq!(configs.len(), 3);
-        for (_, config) in configs {
-            assert_eq!(config.optimizer, crate::Sgd { learning_rate: 0.5, ..crate::Sgd::default() }.into());
-        }
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let message = |text: &str| {
-            let read = Grid::from_file(text).and_then(|grids| grids[0].configs(&registry()));
-            read.unwrap_err().to_string()
-        };
-        assert!(message(r#"{"learning_rat": [1]}"#).contains("did you mean `optimizer.learning_rate`"));
-        let wrong = message(r#"{"model": "mlp", "epochs": ["ten"]}"#);
-        assert_eq!(wrong, "training.epochs: expected a whole number, found \"ten\"");
-        assert!(message(r#"{"epochs": []}"#).contains("expected at least one value"));
-        assert_eq!(message(r#"{"seeds": 0}"#), "seeds: expected at least 1, found 0");
-        assert!(message(r#"{"seed": [7, 8], "seeds": 3}"#).contains("`seed` or `seeds` is given twice"));
-        assert!(message(r#"{"epochs": 1, "training": {"epochs": 2}}"#).contains("`training.epochs` is given twice"));
-        assert!(message("[1]").contains("expected an object of keys and values, found 1"));
-        let sgd = message(r#"{"model": "mlp", "optimizer": ["momentum", "sgd"], "nesterov": true}"#);
-        assert_eq!(sgd, "`optimizer.nesterov` requires optimizer `momentum` (got `sgd`)");
-    }
-
-    #[test]
-    fn more_combinations_than_anyone_waits_for_are_refused() {
-        let grid = only(r#"{"model": "mlp", "seeds": 1000000000000}"#);
-        let message = grid.configs(&registry()).unwrap_err().to_string();
-        assert!(message.contains("expected at most 10000 combinations"), "{message}");
-    }
-
-    proptest! {
-        #[test]
-        fn the_size_of_a_grid_is_the_product_of_its_axes(rates in 1_usize..5, seeds in 1_u64..5, sizes in 1_usize..5) {
-            let grid = only(r#"{"model": "mlp"}"#)
-                .with("learning_rate", (1..=rates).map(|n| (0.1 * n as f64).into()).collect())
-                .with("batch_size", (1..=sizes).map(Value::from).collect())
-                .with_seeds(seeds);
-            let configs = configs(&grid);
-            prop_assert_eq!(configs.len(), rates * seeds as usize * sizes);
-            // And no combination comes twice.
-            let mut names: Vec<_> = configs.iter().map(|(_, config)| format!("{config:?}")).collect();
-            names.sort();
-            names.dedup();
-            prop_assert_eq!(names.len(), configs.len());
-        }
-    }
-}
+mod tests;

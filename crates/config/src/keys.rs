@@ -1,10 +1,11 @@
 //! All keys that a config can have: the declared ones, and those of the registered networks and data sets.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    ConfigError, Data, Optimizer, Protocol, Registry, Schedule, Section, Training,
-    declare::{Field, Kind, Range, Variant},
+    Augmentation, ConfigError, Data, Kind, Optimizer, Protocol, Range, Registry, Schedule, Section, Training,
+    declare::{Field, Variant},
 };
 
 /// A key of a config.
@@ -22,7 +23,8 @@ pub struct Key {
     pub range: &'static str,
     /// What values it takes.
     pub kind: Kind,
-    /// The names that it takes, where those are all that it takes, alone or in a list.
+    /// The names that it takes, where those are all that it takes, alone or in a list; augmentations with all
+    /// parameters.
     pub choices: Vec<String>,
     /// The variants of the section that have the key, each with its default there; empty where all have it with one default.
     pub variants: Vec<(String, Value)>,
@@ -51,7 +53,7 @@ impl Key {
     }
 }
 
-/// A value without JSON's quotes and brackets; `none` for null and an empty list.
+/// A value without JSON's quotes and brackets, an augmentation as its text; `none` for null and an empty list.
 pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
@@ -62,7 +64,7 @@ pub(crate) fn plain(value: &Value) -> String {
             let text = number.to_string();
             text.strip_suffix(".0").unwrap_or(&text).to_owned()
         }
-        other => other.to_string(),
+        other => Augmentation::deserialize(other).map_or_else(|_| other.to_string(), |one| one.to_string()),
     }
 }
 
@@ -127,8 +129,8 @@ pub(crate) static SECTIONS: [Table; 6] = [
     },
     Table {
         name: "protocol",
-        help: "validated validates on a twelfth of the training images and tests the best epoch once; assignment trains \
-               on all and tests after each epoch",
+        help: "validated validates on a part of the training images (the data set's own, a fold, or a twelfth) and \
+               tests the best epoch once; assignment trains on all and tests after each epoch",
         flag: Some("protocol"),
         fields: Protocol::FIELDS,
         variants: Variants::Declared(Protocol::VARIANTS),
@@ -223,6 +225,7 @@ impl Table {
                 Kind::Choice(names) | Kind::List(&Kind::Choice(names)) => {
                     names.iter().map(ToString::to_string).collect()
                 }
+                Kind::List(Kind::Augmentation) => Augmentation::all().map(|one| format!("{one:#}")).collect(),
                 _ => Vec::new(),
             },
             path,
@@ -255,7 +258,12 @@ impl Table {
 }
 
 /// Flags of keys that networks and data sets bring, where one does.
-const FLAGGED: [(&str, &str); 2] = [("network.hidden", "hidden"), ("data.transpose", "transpose")];
+const FLAGGED: [(&str, &str); 4] = [
+    ("network.hidden", "hidden"),
+    ("data.transpose", "transpose"),
+    ("data.split", "split"),
+    ("data.skip_unreadable", "skip-unreadable"),
+];
 
 /// The path of a key as typed: itself, or that of the only key of this name, or of a section's name.
 ///
@@ -290,7 +298,7 @@ pub(crate) fn unknown(key: &str, registry: &Registry) -> ConfigError {
 }
 
 /// The known name, or path of a key, that looks most like `name`.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let wanted = name.replace('-', "_").to_lowercase();
     let alone = wanted.rsplit('.').next().unwrap_or(&wanted);
     let similarity = |known: &str| {
@@ -331,12 +339,18 @@ pub(crate) mod tests {
         assert_eq!(rate.default_text(), "0.1; 0.01 with momentum; 0.001 with adam, adamw, muon");
         assert_eq!(rate.help, "Learning rate, before the schedule");
         assert_eq!(key("optimizer.momentum").default_text(), "0.9; 0.95 with muon");
-        assert_eq!(key("data.augment").choices, ["shift", "flip", "erase"]);
+        assert_eq!(key("data.augment").choices[..2], ["flip:probability=0.5", "shift:pixels=2"]);
         assert_eq!(key("training.clip_norm").default_text(), "");
         assert_eq!(key("schedule.name").choices, ["constant", "step", "cosine", "one-cycle"]);
         assert_eq!((key("network.name").default, key("data.name").default), (Value::Null, json!("fashion-mnist")));
         assert_eq!((key("network.hidden").flag, key("data.transpose").flag), (Some("hidden"), Some("transpose")));
         assert_eq!(key("network.hidden").help, "Width of the hidden layer");
+    }
+
+    #[test]
+    fn augmentations_are_short_in_texts() {
+        let crop = json!([{"name": "crop", "padding": 2, "edge": "background"}, "flip", {"name": "bird"}]);
+        assert_eq!(plain(&crop), r#"crop:padding=2,flip,{"name":"bird"}"#);
     }
 
     #[test]

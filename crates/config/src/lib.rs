@@ -21,25 +21,30 @@
 //!
 //! This crate knows no network, no data set and no tensor, and reads no file by itself.
 
-mod config;
 #[macro_use]
 mod declare;
+pub mod augment;
+mod config;
 mod error;
 mod file;
 mod grid;
 mod keys;
+mod kind;
 mod partial;
 mod print;
 mod resolve;
 mod sections;
+mod values;
 
+pub use augment::{Augmentation, Edge};
 pub use config::Config;
-pub use declare::{Kind, Range};
 pub use error::ConfigError;
 pub use grid::Grid;
 pub use keys::{Key, keys};
+pub use kind::{Kind, Range};
 pub use partial::Partial;
 pub use sections::{
-    Adam, Adamw, Assignment, Augmentation, Choice, Constant, Cosine, Data, Momentum, Muon, OneCycle, Optimizer, Order,
-    Precision, Protocol, Registry, Schedule, Section, Sgd, Step, Training, Validated,
+    Adam, Adamw, Assignment, Channels, Choice, Constant, Cosine, Data, Fit, Momentum, Muon, Normalize, OneCycle,
+    Optimizer, Order, Precision, Protocol, Registry, Sampler, Schedule, Section, Sgd, Step, Training, Validated,
 };
+pub use values::{ClassWeights, ImageSize};

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
-    Config, ConfigError, Registry, file,
+    Augmentation, Config, ConfigError, Registry, file,
     keys::{SECTIONS, Table, path_of, section, unknown},
     resolve::value,
 };
@@ -111,6 +111,12 @@ impl Partial {
         }
     }
 
+    /// The value of the key of this path, where there is one.
+    pub(crate) fn get(&self, path: &str) -> Option<&Value> {
+        let (name, key) = path.split_once('.')?;
+        self.sections.get(name)?.get(key)
+    }
+
     /// These values, and those of `below` where these say nothing. Where these name another variant of a section than
     /// `below` does, its keys of the section are left out, but for those that all variants have (`data.augment`).
     #[must_use]
@@ -155,9 +161,7 @@ impl Partial {
             protocol: typed(complete("protocol")?)?,
             training: typed(complete("training")?)?,
         };
-        // Each once and in one order: what is written otherwise trains the same.
-        config.data.augment.sort_unstable();
-        config.data.augment.dedup();
+        Augmentation::sort("data.augment", &mut config.data.augment)?;
         config.check()?;
         Ok(config)
     }
@@ -172,7 +176,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Adamw, Augmentation, Momentum, Order, keys, keys::tests::registry};
+    use crate::{Adamw, Momentum, Order, augment, keys, keys::tests::registry};
 
     fn file(text: &str) -> Partial {
         Partial::from_file(text).unwrap()
@@ -247,7 +251,9 @@ mod tests {
                 for (path, value) in config.flat().into_iter().filter(|(_, value)| !value.is_null()) {
                     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                     let mut keys = vec![path.as_str()];
-                    keys.extend(path.split_once('.').map(|(_, name)| name).filter(|name| *name != "name"));
+                    // The test network has channels too.
+                    let is_unique = |name: &&str| !["name", "channels"].contains(name);
+                    keys.extend(path.split_once('.').map(|(_, name)| name).filter(is_unique));
                     for key in keys {
                         let set = typed(&[(key, &text)]).unwrap();
                         assert!(set.has(key) && set.has(&path), "{key}");
@@ -267,7 +273,26 @@ mod tests {
         assert_eq!(cnn.network.keys["hidden"], json!(64));
         assert_eq!(typed(&[("beta_2", ".5")]).unwrap(), file("optimizer.beta_2 = 0.5"));
         let config = typed(&[("model", "mlp"), ("augment", "flip,shift,flip")]).unwrap().resolve(&registry()).unwrap();
-        assert_eq!(config.data.augment, [Augmentation::Shift, Augmentation::Flip]);
+        assert_eq!(config.data.augment, [augment::Flip::default().into(), augment::Shift::default().into()]);
+        let [short, json] = ["flip,crop:padding=2", r#"["flip", {"name": "crop", "padding": 2}]"#]
+            .map(|text| typed(&[("model", "mlp"), ("augment", text)]).unwrap().resolve(&registry()).unwrap());
+        assert_eq!(short, json);
+        let object = typed(&[("augment", r#"{"name": "crop", "padding": 2}"#)]).unwrap();
+        assert_eq!(object, file(r#"{"data": {"augment": [{"name": "crop", "padding": 2}]}}"#));
+        for (key, text, expected) in [
+            ("pixel_mean", "0.5,.25,1", json!([0.5, 0.25, 1])),
+            ("image_size", "64x48", json!("64x48")),
+            ("image_size", "32", json!(32)),
+            ("class_weights", "balanced", json!("balanced")),
+            ("class_weights", "1,.5", json!([1, 0.5])),
+            ("class_weights", "3", json!([3])),
+            ("freeze", "conv1,block*", json!(["conv1", "block*"])),
+            ("weights", "20250101", json!("20250101")),
+        ] {
+            let mut expected_partial = Partial::default();
+            expected_partial.set(key, expected);
+            assert_eq!(typed(&[(key, text)]).unwrap(), expected_partial, "{key}={text}");
+        }
         let momentum = typed(&[("model", "mlp"), ("optimizer", "momentum"), ("nesterov", "true")]).unwrap();
         let expected = Momentum { nesterov: true, ..Momentum::default() };
         assert_eq!(momentum.resolve(&registry()).unwrap().optimizer, expected.into());
@@ -279,6 +304,11 @@ mod tests {
         assert_eq!(message("beta2", "1"), "config: unknown key `beta2`; did you mean `optimizer.beta_2`?");
         assert_eq!(message("beta2", "none"), message("beta2", "1"));
         assert_eq!(message("epochs", "ten"), "training.epochs: expected a whole number, found \"ten\"");
+        assert_eq!(
+            message("augment", "shift:pixel=1"),
+            "config: unknown key `data.augment.shift.pixel`; did you mean \
+                    `data.augment.shift.pixels`?"
+        );
         assert!(message("model", "vgg").starts_with("config: unknown network `vgg`"));
         assert_eq!(message("name", "cnn"), "config: unknown key `name`; did you mean `network.name`?");
     }

@@ -9,6 +9,9 @@ use crate::{
     keys::{Key, SECTIONS, keys},
 };
 
+/// Most characters of a line of comment, but for longer words.
+const WIDTH: usize = 120;
+
 /// The sections of a complete config as TOML, each key with a comment.
 pub(crate) fn toml(config: &Map<String, Value>, registry: &Registry) -> String {
     // Two networks may have keys of one name that mean different things.
@@ -43,8 +46,21 @@ pub(crate) fn toml(config: &Map<String, Value>, registry: &Registry) -> String {
 }
 
 fn line(text: &mut String, name: &str, value: &Value, comment: &str) {
-    for comment in comment.lines() {
-        let _ = writeln!(text, "# {comment}");
+    let mut width = 0;
+    for word in comment.split_whitespace() {
+        // Comments are wrapped, since those of lists of choices are long.
+        let start = if width == 0 {
+            "# "
+        } else if width + word.len() < WIDTH {
+            " "
+        } else {
+            "\n# "
+        };
+        width = if start == " " { width + 1 + word.len() } else { 2 + word.len() };
+        let _ = write!(text, "{start}{word}");
+    }
+    if width > 0 {
+        text.push('\n');
     }
     let _ = match written(value) {
         Some(value) => writeln!(text, "{} = {value}", key(name)),
@@ -74,7 +90,8 @@ fn written(value: &Value) -> Option<String> {
             Some(format!("[{}]", values?.join(", ")))
         }
         Value::Object(object) => {
-            let entries = object.iter().filter(|(_, value)| !value.is_null());
+            let (names, keys): (Vec<_>, Vec<_>) = object.iter().partition(|(key, _)| *key == "name");
+            let entries = names.into_iter().chain(keys).filter(|(_, value)| !value.is_null());
             let entries: Option<Vec<String>> =
                 entries.map(|(name, value)| Some(format!("{} = {}", key(name), written(value)?))).collect();
             Some(format!("{{ {} }}", entries?.join(", ")))
@@ -130,6 +147,11 @@ weight_decay = 0.0
 [schedule]
 "#;
         assert!(text.contains(expected), "{text}");
+        assert!(text.lines().all(|line| line.len() <= super::WIDTH), "{text}");
+        let grown = Partial::from_file("network = 'mlp'\ndata.augment = 'crop'\ndata.image_size = 8").unwrap();
+        let data = grown.resolve(&registry()).unwrap().to_toml(&registry());
+        assert!(data.contains("\naugment = [{ name = \"crop\", edge = \"background\", padding = 4 }]\n"), "{data}");
+        assert!(data.contains("\nimage_size = \"8x8\"\n# Channels"), "{data}");
         assert!(text.contains("# Largest norm of all gradients taken together (above 0)\n# clip_norm =\n"), "{text}");
     }
 }

@@ -1,11 +1,12 @@
 //! A section as typed, checked and completed by the table of its keys.
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
 use crate::{
     ConfigError, Registry, Section,
-    declare::{Kind, Range, either},
+    augment::typed,
     keys::{Table, section, unknown},
+    kind::{Kind, either},
 };
 
 impl Table {
@@ -36,26 +37,14 @@ impl Table {
     pub(crate) fn check_declared(&self, keys: &Map<String, Value>) -> Result<(), ConfigError> {
         for (key, value) in keys {
             match self.field(key) {
-                Some(field) => self.check(key, field.kind, field.range, value)?,
+                Some(field) if !value.is_null() => drop(field.read(&format!("{}.{key}", self.name), value)?),
+                Some(_) => {}
                 None if self.is_registered() => {}
                 None if key == "name" && self.is_named() => drop(self.named(value, &Registry::default())?),
                 None => return Err(unknown(&format!("{}.{key}", self.name), &Registry::default())),
             }
         }
         Ok(())
-    }
-
-    fn check(&self, key: &str, kind: Kind, range: Range, value: &Value) -> Result<(), ConfigError> {
-        let path = || format!("{}.{key}", self.name);
-        if value.is_null() {
-            Ok(())
-        } else if !kind.admits(value) {
-            Err(ConfigError::invalid(&path(), kind.to_string(), value))
-        } else if !range.admits(value) {
-            Err(ConfigError::invalid(&path(), range.words(), value))
-        } else {
-            Ok(())
-        }
     }
 
     /// The section with all its keys.
@@ -71,7 +60,7 @@ impl Table {
             self.variations(registry).remove(0)
         };
         let mut complete = chosen.keys.clone();
-        for (key, mut value) in given {
+        for (key, value) in given {
             if key == "name" && self.is_named() {
                 continue;
             }
@@ -82,11 +71,11 @@ impl Table {
             if value.is_null() {
                 continue;
             }
-            if self.field(&key).is_none() {
-                let kind = Kind::of(default);
-                value = kind.normalized(value);
-                self.check(&key, kind, Range::Any, &value)?;
-            }
+            let path = format!("{}.{key}", self.name);
+            let value = match self.field(&key) {
+                Some(field) => field.read(&path, &value)?,
+                None => Kind::of(default).read(&path, &value)?,
+            };
             complete.insert(key, value);
         }
         if self.is_named() {
@@ -133,16 +122,20 @@ pub(crate) fn value(path: &str, text: &str, registry: &Registry) -> Result<Value
         return table.named(&text.into(), registry).map(|_| text.into());
     }
     let kinds = table.kinds(key, registry);
-    let number = |text: &str| text.parse().ok().and_then(Number::from_f64).map(Value::Number);
-    let plain = |text: &str| serde_json::from_str(text).ok().or_else(|| number(text)).unwrap_or_else(|| text.into());
-    let list = || text.split(',').filter(|text| !text.is_empty()).map(plain).collect::<Value>();
-    let texts = || text.split(',').filter(|text| !text.is_empty()).map(Value::from).collect::<Value>();
-    let readings: [&dyn Fn() -> Value; 4] = [&|| plain(text), &list, &texts, &|| text.into()];
-    let fits = |value: &Value| kinds.iter().any(|kind| kind.admits(value));
-    readings.iter().map(|reading| reading()).find(fits).ok_or_else(|| {
-        let wanted = kinds.first().map_or_else(String::new, ToString::to_string);
-        ConfigError::invalid(path, wanted, &plain(text))
-    })
+    let parts = || text.split(',').filter(|text| !text.is_empty());
+    let list = || match typed(text) {
+        single @ Value::Object(_) => Value::Array(vec![single]),
+        _ => parts().map(typed).collect(),
+    };
+    let texts = || parts().map(Value::from).collect::<Value>();
+    let readings: [&dyn Fn() -> Value; 4] = [&|| typed(text), &list, &texts, &|| text.into()];
+    for value in readings.iter().map(|reading| reading()) {
+        if let Some(kind) = kinds.iter().find(|kind| kind.admits(&value)) {
+            return kind.read(path, &value).map(|_| value);
+        }
+    }
+    let wanted = kinds.first().map_or_else(String::new, ToString::to_string);
+    Err(ConfigError::invalid(path, wanted, &typed(text)))
 }
 
 #[cfg(test)]
@@ -200,7 +193,53 @@ mod tests {
         (r#"{"training": "long"}"#, "training: expected an object of keys, found \"long\""),
         (r#"{"optimizer": {"learning_rate": -1}}"#, "optimizer.learning_rate: expected at least 0, found -1"),
         (r#"{"optimizer": {"beta_1": 1}}"#, "optimizer.beta_1: expected at least 0 and below 1, found 1"),
-        (r#"{"data": {"augment": ["flap"]}}"#, "data.augment: expected a list of shift, flip, erase, found [\"flap\"]"),
+        (
+            r#"{"data": {"augment": ["flip", "crop:padding=-1"]}}"#,
+            "data.augment.crop.padding: expected 1 to 4096, found -1",
+        ),
+        (
+            r#"{"data": {"augment": 3}}"#,
+            "data.augment: expected a list of augmentations such as \"crop:padding=2\", found 3",
+        ),
+        (
+            r#"{"network": "mlp", "data": {"augment": ["flip", "flip:probability=1"]}}"#,
+            "data.augment: expected `flip` once, found flip and flip:probability=1",
+        ),
+        (
+            r#"{"data": {"image_size": "9x5000"}}"#,
+            "data.image_size: expected a size such as 32 or 64x48 (height x width) of 1 to 4096 pixels a side, found \
+             \"9x5000\"",
+        ),
+        (r#"{"data": {"channels": 3}}"#, "data.channels: expected grey or rgb, found 3"),
+        (r#"{"data": {"pixel_std": [1, 0]}}"#, "data.pixel_std: expected above 0, found [1,0]"),
+        (
+            r#"{"network": "mlp", "data": {"channels": "rgb", "pixel_mean": [0, 1]}}"#,
+            "data.pixel_mean: expected one number, or one for each channel, found [0.0,1.0]",
+        ),
+        (
+            r#"{"network": "mlp", "data": {"pixel_mean": [0, 1], "pixel_std": [1, 1, 1]}}"#,
+            "data.pixel_mean: expected one number, or one for each channel, found [0.0,1.0]",
+        ),
+        (
+            r#"{"network": "mlp", "data": {"normalize": "auto", "pixel_std": 2}}"#,
+            "data.normalize: expected given, or neither `data.pixel_mean` nor `data.pixel_std`, found auto",
+        ),
+        (
+            r#"{"training": {"class_weights": [0, 0]}}"#,
+            "training.class_weights: expected balanced, or a number for each class, each at least 0 and one above 0, \
+             found [0,0]",
+        ),
+        (
+            r#"{"training": {"class_weights": "even"}}"#,
+            "training.class_weights: expected balanced, or a number for each class, found \"even\"",
+        ),
+        (r#"{"protocol": {"folds": 1}}"#, "protocol.folds: expected at least 2, found 1"),
+        (
+            r#"{"network": "mlp", "protocol": {"folds": 5, "fold": 6}}"#,
+            "protocol.fold: expected at most the 5 of protocol.folds, found 6",
+        ),
+        (r#"{"network": "mlp", "protocol": {"folds": 5}}"#, "`protocol.folds` requires `protocol.fold` (got `none`)"),
+        (r#"{"network": "mlp", "protocol": {"fold": 1}}"#, "`protocol.fold` requires `protocol.folds` (got `none`)"),
         (
             r#"{"network": "mlp", "schedule": {"warm_up_epochs": 11}}"#,
             "schedule.warm_up_epochs: expected at most the 10 epochs of the run, found 11",
@@ -227,6 +266,18 @@ mod tests {
         for (text, expected) in MISTAKES {
             assert_eq!(resolved(text).unwrap_err().to_string(), *expected, "{text}");
         }
+    }
+
+    #[test]
+    fn values_are_completed_and_old_ones_still_resolve() {
+        let data = |keys: &str| resolved(&format!(r#"{{"network": "mlp", "data": {{{keys}}}}}"#)).unwrap().flat();
+        let old = data(r#""augment": ["flip"], "pixel_mean": 0.25, "pixel_std": 1"#);
+        assert_eq!(old["data.augment"], json!([{"name": "flip", "probability": 0.5}]));
+        assert_eq!((&old["data.pixel_mean"], &old["data.pixel_std"]), (&json!([0.25]), &json!([1.0])));
+        let new =
+            data(r#""augment": "crop:padding=2", "image_size": 32, "channels": "rgb", "pixel_mean": [0, 0.5, 1]"#);
+        assert_eq!(new["data.augment"], json!([{"name": "crop", "padding": 2, "edge": "background"}]));
+        assert_eq!((&new["data.image_size"], &new["data.channels"]), (&json!("32x32"), &json!("rgb")));
     }
 
     #[test]

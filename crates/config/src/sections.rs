@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::{
-    ConfigError,
-    declare::{Field, Kind, Range, Typed, Variant, object},
+    Augmentation, ClassWeights, ConfigError, ImageSize, Kind, Range,
+    declare::{Field, Typed, Variant, object},
 };
 
 /// What a network or a data set brings to a config.
@@ -86,13 +86,23 @@ pub struct Choice {
 section! {
     /// The data set with its complete keys, and what is done to its images.
     Data {
-        /// Random changes of training images, drawn anew in each epoch: shift (by up to 2 pixels), flip (left to right),
-        /// erase (a rectangle).
+        /// Random changes of training images, drawn anew in each epoch: names, with the parameters that are to differ
+        /// from these, as in flip,crop:padding=2.
         augment: Vec<Augmentation> = Vec::new(), Any, Some("augment");
-        /// Subtracted from pixels in [0, 1].
-        pixel_mean: f64 = 0.0, Any, Some("pixel-mean");
-        /// Divides pixels after that.
-        pixel_std: f64 = 1.0, Positive, Some("pixel-std");
+        /// Subtracted from pixels in [0, 1]: one number, or one for each channel.
+        pixel_mean: Vec<f64> = vec![0.0], Any, Some("pixel-mean");
+        /// Divides pixels after that: one number, or one for each channel.
+        pixel_std: Vec<f64> = vec![1.0], Positive, Some("pixel-std");
+        /// Whether pixel_mean and pixel_std are as given, or auto: those of the training split.
+        normalize: Normalize = Normalize::Given, Any, Some("normalize");
+        /// Size to which images are brought, as in 32 or 64x48 (height x width); by default they keep their own.
+        image_size: Option<ImageSize> = None, Any, Some("image-size");
+        /// Channels to which images are brought; by default those that the data set has.
+        channels: Option<Channels> = None, Any, Some("channels");
+        /// How a picture of another shape is brought to the size of images.
+        fit: Fit = Fit::Crop, Any, Some("fit");
+        /// How often training images are drawn: uniform, each once in an epoch; balanced, each class as often.
+        sampler: Sampler = Sampler::Uniform, Any, Some("sampler");
     }
     other {
         /// Name of the data set.
@@ -104,14 +114,55 @@ section! {
 }
 
 names! {
-    /// A random change of training images, drawn anew in each epoch.
-    Augmentation {
-        /// Moved by up to two pixels in each direction.
-        Shift = "shift",
-        /// Mirrored left to right, every other time.
-        Flip = "flip",
-        /// A rectangle replaced by the background, every other time.
-        Erase = "erase",
+    /// Where the numbers come from by which pixels are normalized.
+    Normalize {
+        /// From `pixel_mean` and `pixel_std`.
+        Given = "given",
+        /// Mean and standard deviation of the training split, for each channel.
+        Auto = "auto",
+    }
+}
+
+names! {
+    /// The channels of images.
+    Channels {
+        /// One: luma.
+        Grey = "grey",
+        /// Three: red, green, blue.
+        Rgb = "rgb",
+    }
+}
+
+impl Channels {
+    /// The number of channels.
+    #[must_use]
+    pub fn count(self) -> usize {
+        match self {
+            Self::Grey => 1,
+            Self::Rgb => 3,
+        }
+    }
+}
+
+names! {
+    /// How a picture of another shape is brought to the size of images.
+    Fit {
+        /// Scaled until it covers the size; the middle remains.
+        Crop = "crop",
+        /// Scaled until it fits into the size, in the middle of its background.
+        Pad = "pad",
+        /// Scaled in each direction by itself.
+        Stretch = "stretch",
+    }
+}
+
+names! {
+    /// How often training images are drawn.
+    Sampler {
+        /// Each once in an epoch.
+        Uniform = "uniform",
+        /// Each class as often as any other.
+        Balanced = "balanced",
     }
 }
 
@@ -204,9 +255,14 @@ variants! {
         order: Order, Any, Some("order");
         /// Metric of an evaluated split that early stopping and the best epoch go by, as in valid/accuracy.
         monitor: String, Any, Some("monitor");
+        /// Parts of equal size into which the training images are divided for cross-validation; needs fold.
+        folds: Option<usize>, AtLeastTwo, Some("folds");
+        /// The part, from 1, that is for validation in this run; needs folds.
+        fold: Option<usize>, AtLeastOne, Some("fold");
     }
-    /// A twelfth of the training images is for validation; the best epoch is tested, once.
-    Validated = "validated" { order: Order::Shuffled, monitor: "valid/loss".to_owned() }
+    /// A part of the training images is for validation: the data set's own, a fold, or a twelfth; the best epoch is
+    /// tested, once.
+    Validated = "validated" { order: Order::Shuffled, monitor: "valid/loss".to_owned(), folds: None, fold: None }
     /// All training images train; the test set is evaluated after each epoch and the last epoch reported.
     Assignment = "assignment" { order: Order::File, monitor: "test/loss".to_owned() }
 }
@@ -261,6 +317,12 @@ section! {
         precision: Precision = Precision::F32, Any, Some("precision");
         /// Share of each target that is spread evenly over the classes.
         label_smoothing: f64 = 0.0, Fraction, Some("label-smoothing");
+        /// Weights of the classes in the loss: balanced (by their numbers of training images), or one for each class.
+        class_weights: Option<ClassWeights> = None, Any, Some("class-weights");
+        /// Weights to start from: a run, or the path of a file (.safetensors, .pt).
+        weights: Option<String> = None, Any, Some("weights");
+        /// Layers or parameters that keep their weights, as in conv1,block*.
+        freeze: Vec<String> = Vec::new(), Any, Some("freeze");
         /// Largest norm of all gradients taken together.
         clip_norm: Option<f64> = None, Positive, Some("clip-norm");
         /// Stop after so many epochs without improvement.
