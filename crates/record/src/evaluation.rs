@@ -22,6 +22,20 @@ pub struct EvaluationRecord {
     pub loss: f64,
     /// Fraction of correctly classified images.
     pub accuracy: f64,
+    /// Mean recall of the classes that have images: the accuracy if all were equally frequent. None in records of
+    /// earlier versions, as the next two.
+    #[serde(default)]
+    pub balanced_accuracy: Option<f64>,
+    /// Mean F1 of the classes.
+    #[serde(default)]
+    pub macro_f1: Option<f64>,
+    /// Mean F1 of the classes, each weighted by its number of images.
+    #[serde(default)]
+    pub weighted_f1: Option<f64>,
+    /// Fraction of the images whose class is among the k most probable, k from 1: at most 5, and below the number of
+    /// classes.
+    #[serde(default)]
+    pub top_k: Vec<f64>,
     /// `confusion[target][predicted]` counts images.
     pub confusion: Vec<Vec<usize>>,
     /// One entry for each class, in the order of the labels.
@@ -99,4 +113,7 @@ pub struct MistakeRecord {
     pub confidence: f64,
     /// Name of its picture in the run's `mistakes/`.
     pub picture: String,
+    /// The file it came from, relative to the data set's directory; none where the set has no files for single images.
+    #[serde(default)]
+    pub file: Option<String>,
 }

@@ -9,6 +9,7 @@
 //! can depend on it alone.
 
 mod atomic;
+mod dataset;
 mod directory;
 mod error;
 mod evaluation;
@@ -18,13 +19,14 @@ mod run;
 mod steps;
 
 pub use atomic::{replace_file, sync_directory};
+pub use dataset::{ClassCounts, DatasetRecord, ImagesRecord};
 pub use directory::{RunDirectory, RunLock};
 pub use error::RecordError;
 pub use evaluation::{CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPair, EvaluationRecord, MistakeRecord};
 pub use list::{ListedRun, list_runs};
 pub use run::{
-    DatasetRecord, DivergenceRecord, EpochRecord, ImagesRecord, MachineRecord, MetricRecord, Metrics, PartRecord,
-    RunRecord, RunStatus, SCHEMA, Setup, TestRecord, Timings,
+    DivergenceRecord, EpochRecord, InitialWeightsRecord, MachineRecord, MetricRecord, Metrics, PartRecord, RunRecord,
+    RunStatus, SCHEMA, Setup, TestRecord, Timings,
 };
 pub use steps::{GradientRecord, LayerGradient, StepLog, StepRecord, read_steps};
 

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
-use crate::number::Number;
+use crate::{dataset::DatasetRecord, number::Number};
 
 /// The version of the record's layout that this crate writes and reads.
 pub const SCHEMA: u32 = 3;
@@ -38,8 +38,14 @@ pub struct RunRecord {
     pub dataset: DatasetRecord,
     /// Name of the network or task.
     pub model: String,
-    /// Number of trainable parameters.
+    /// Number of parameters, those of frozen layers included.
     pub parameters: usize,
+    /// The weights that training started from; none where they were drawn from the seed.
+    #[serde(default)]
+    pub initial_weights: Option<InitialWeightsRecord>,
+    /// Names of the parameters that training leaves as they are, such as `conv1.weight`.
+    #[serde(default)]
+    pub frozen: Vec<String>,
     /// What the task measures, the loss first.
     pub metrics: Vec<MetricRecord>,
     /// The metric that decides which epoch is the best, as in [`EpochRecord::metrics`].
@@ -171,47 +177,19 @@ pub struct MachineRecord {
     pub threads: usize,
 }
 
-/// What a run was trained and tested on.
+/// Weights from elsewhere that training started from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DatasetRecord {
-    /// Name of the data set, such as `fashion-mnist`.
-    pub name: String,
-    /// Digest of its whole content: of images, SHA-256 over the unpacked images and labels, hexadecimal.
+pub struct InitialWeightsRecord {
+    /// The file that they were read from.
+    pub source: String,
+    /// SHA-256 of that file, hexadecimal.
     pub sha256: String,
-    /// Training samples seen in an epoch; with a limit of batches and a shuffled order not the same ones in each.
-    pub train: usize,
-    /// Validation samples in use.
-    pub valid: usize,
-    /// Test samples in use.
-    pub test: usize,
-    /// More about a set of images.
-    #[serde(flatten)]
-    pub images: Option<ImagesRecord>,
-}
-
-/// What a set of images has beside its samples.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImagesRecord {
-    /// The directory it was read from; absent for drawn data.
-    pub source: Option<String>,
-    /// `validated` or `assignment`.
-    pub protocol: String,
-    /// Names of the classes, in the order of their labels.
-    pub classes: Vec<String>,
-    /// Rows of an image, as the network sees it.
-    pub height: usize,
-    /// Columns of an image.
-    pub width: usize,
-    /// The background of the training images: the median of the pixels at their borders.
-    pub background: u8,
-}
-
-impl DatasetRecord {
-    /// Names of the classes, in the order of their labels; none where the samples are no images.
-    #[must_use]
-    pub fn classes(&self) -> &[String] {
-        self.images.as_ref().map_or(&[], |images| &images.classes)
-    }
+    /// How many of the network's tensors were taken from it.
+    pub taken: usize,
+    /// The network's other tensors, which start as drawn from the seed: not in the file, or of another shape there.
+    pub fresh: Vec<String>,
+    /// Tensors of the file that the network does not have.
+    pub unused: Vec<String>,
 }
 
 /// One of the metrics that a task has.

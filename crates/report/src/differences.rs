@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kindling_record::Setup;
+use serde_json::Value;
 
 use crate::{
-    run::{Group, SEED, flat, is_name, plain},
+    run::{Group, is_name, plain},
     table::NONE,
 };
 
@@ -22,7 +23,8 @@ const SECTIONS: [&str; 6] = ["network", "data", "optimizer", "schedule", "protoc
 pub(crate) struct Keys {
     /// Keys whose values are not the same in all groups.
     pub different: Vec<Key>,
-    /// Keys whose values are, in the order of the sections.
+    /// Keys whose values are, in the order of the sections; the parameters of a list's items, such as
+    /// `data.augment.crop.padding`, where they are in all groups that have the item.
     pub common: Vec<Key>,
 }
 
@@ -40,6 +42,12 @@ impl Key {
         self.path.rsplit_once('.').map_or("", |(section, _)| section)
     }
 
+    /// Whether it is a parameter of an item of the list `path`.
+    fn is_within(&self, path: &str) -> bool {
+        let is_key = !SAID_IN_WORDS.contains(&path);
+        is_key && self.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))
+    }
+
     /// Whether it names the variant of its section.
     fn is_name(&self) -> bool {
         is_name(&self.path)
@@ -53,21 +61,31 @@ pub(crate) fn keys(groups: &[Group]) -> Keys {
         described.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().into_iter().collect();
     let section = |path: &str| SECTIONS.iter().position(|section| path.split('.').next() == Some(section));
     paths.sort_by_key(|path| (section(path).unwrap_or(SECTIONS.len()), !is_name(path)));
-    let keys = paths
-        .into_iter()
-        .map(|path| Key { path: path.clone(), values: described.iter().map(|keys| keys.get(path).cloned()).collect() });
-    let (different, common) = keys.partition(|key| key.values.windows(2).any(|pair| pair[0] != pair[1]));
+    let keys = paths.iter().map(|&path| Key {
+        path: path.clone(),
+        values: described.iter().map(|keys| keys.get(path).cloned()).collect(),
+    });
+    let (different, common) = keys.partition(|key| {
+        let has_item = |value: &&Option<String>| value.is_some() || !paths.iter().any(|path| key.is_within(path));
+        let values: BTreeSet<_> = key.values.iter().filter(has_item).collect();
+        values.len() > 1
+    });
     Keys { different, common }
 }
 
-/// A group's keys with their values as people read them, without the seed where that tells repetitions apart.
+/// A group's keys with their values as people read them, without the seed and fold where those tell repetitions apart.
 fn described(group: &Group, groups: &[Group]) -> BTreeMap<String, String> {
     let Some(run) = group.runs.first() else { return BTreeMap::new() };
     let setups = run.setups();
-    let mut keys: BTreeMap<String, String> =
-        flat(&run.record.config).into_iter().map(|(path, value)| (path, plain(&value))).collect();
-    if setups.len() < 2 {
-        keys.remove(SEED);
+    let mut keys = BTreeMap::new();
+    for (path, value) in run.shared_keys() {
+        // The items of a list, such as augmentations, have names, and parameters with keys of their own.
+        for item in value.as_array().into_iter().flatten().filter_map(Value::as_object) {
+            let Some(name) = item.get("name").and_then(Value::as_str) else { continue };
+            let parameters = item.iter().filter(|(parameter, _)| *parameter != "name");
+            keys.extend(parameters.map(|(parameter, value)| (format!("{path}.{name}.{parameter}"), plain(value))));
+        }
+        keys.insert(path, plain(&value));
     }
     if !keys.contains_key("network.name") {
         keys.insert("model".to_owned(), run.record.model.clone());
@@ -114,7 +132,8 @@ fn are_labels(labels: &[String]) -> bool {
 /// The values of the only thing in which the groups differ, but for the keys that a variant of a section brings.
 fn by_difference(different: &[Key]) -> Option<Vec<String>> {
     let has_variants = |section: &str| different.iter().any(|key| key.is_name() && key.section() == section);
-    let mut own = different.iter().filter(|key| key.is_name() || !has_variants(key.section()));
+    let has_list = |key: &Key| different.iter().any(|list| key.is_within(&list.path));
+    let mut own = different.iter().filter(|key| key.is_name() || !has_variants(key.section()) && !has_list(key));
     let (key, None) = (own.next()?, own.next()) else { return None };
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| NONE.to_owned());
     // Names speak for themselves, and so does what is said in words.
@@ -123,7 +142,7 @@ fn by_difference(different: &[Key]) -> Option<Vec<String>> {
     Some(key.values.iter().map(|one| format!("{} {}", word.replace('_', " "), value(one)).trim().to_owned()).collect())
 }
 
-/// The name that the group's runs were given, without the seed and the time that are appended to it.
+/// The name that the group's runs were given, without the seed, fold and time that are appended to it.
 fn name(group: &Group) -> Option<String> {
     let mut names: Vec<&str> = group.runs.iter().map(|run| given_name(&run.record.id)).collect();
     names.dedup();
@@ -131,13 +150,13 @@ fn name(group: &Group) -> Option<String> {
     Some(name.to_owned()).filter(|name| *name != group.runs[0].record.model)
 }
 
-/// `mine` of `mine-seed-2-20261101-120000-2`.
+/// `mine` of `mine-seed-2-fold-1-20261101-120000-2`.
 fn given_name(id: &str) -> &str {
     let is_number = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
     let parts: Vec<&str> = id.split('-').collect();
     let stamp = parts.windows(2).rposition(|pair| is_number(pair[0], 8) && is_number(pair[1], 6));
     let mut kept = &parts[..stamp.unwrap_or(parts.len())];
-    if let [before @ .., "seed", _] = kept {
+    while let [before @ .., "seed" | "fold", _] = kept {
         kept = before;
     }
     let length = kept.iter().map(|part| part.len() + 1).sum::<usize>();
@@ -204,12 +223,34 @@ mod tests {
         let both = |size: usize, rate: f64| json!({ "optimizer": { "learning_rate": rate }, "training": { "batch_size": size } });
         let named = [
             ("usual-seed-1-20260102-030405", "mlp", both(32, 0.1)),
-            ("usual-seed-2-20260102-030405-2", "mlp", json!({ "training": { "seed": 2 } })),
+            ("usual-seed-2-fold-1-20260102-030405-2", "mlp", json!({ "training": { "seed": 2 } })),
             ("large-batches-20260102-030405", "mlp", both(256, 0.4)),
         ];
         assert_eq!(labels(&named), ["usual", "large-batches"]);
         let unnamed = [("mlp-20260102-030405", "mlp", both(32, 0.1)), ("mlp-20260102-030407", "mlp", both(256, 0.4))];
         assert_eq!(labels(&unnamed), ["A", "B"]);
+    }
+
+    #[test]
+    fn the_parameters_of_augmentations_are_keys_and_those_that_all_share_are_common() {
+        let place = tempfile::tempdir().unwrap();
+        let with =
+            |id: &str, augment: Value| run(place.path(), id, json!({ "config": { "data": { "augment": augment } } }));
+        let crop = |padding: usize| json!({ "name": "crop", "padding": padding, "edge": "reflect" });
+        let paths = |keys: &[Key]| keys.iter().map(|key| key.path.clone()).collect::<Vec<_>>();
+        let flip = json!({ "name": "flip", "probability": 0.5 });
+        let one = group(vec![with("a", json!([])), with("b", json!([flip, crop(4)]))]);
+        let found = keys(&one);
+        assert_eq!(
+            one.iter().map(|group| group.label.as_str()).collect::<Vec<_>>(),
+            ["augment none", "augment flip+crop"]
+        );
+        assert_eq!(paths(&found.different), ["data.augment"]);
+        let shared = ["data.augment.crop.edge", "data.augment.crop.padding", "data.augment.flip.probability"];
+        assert!(shared.iter().all(|path| paths(&found.common).contains(&(*path).to_owned())));
+        let two = group(vec![with("c", json!([crop(2)])), with("d", json!([crop(4)]))]);
+        assert_eq!(two.iter().map(|group| group.label.as_str()).collect::<Vec<_>>(), ["padding 2", "padding 4"]);
+        assert_eq!(paths(&keys(&two).different), ["data.augment.crop.padding"]);
     }
 
     #[test]

@@ -4,29 +4,39 @@ use kindling_record::{MetricRecord, StepRecord};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    curves::Split,
     differences::{Key, keys, listed},
     document::BEST,
-    groups::repeats,
+    groups::{has_folds, repeats},
     metrics::{best, metrics, sample_text},
     plot::{Axis, LineChart, Point, Series, Style},
     run::{Group, Run},
-    run_report::{runs_text, with_count},
+    run_report::{at_best, runs_text, with_count},
     statistics::Sample,
     table::{duration, table},
 };
 
-/// The groups, one a row, with their test metrics as mean ± standard deviation over their runs; below it what tells
-/// them apart, and the runs of each. Folded to fit `width` columns if given.
+/// The groups, one a row, with their test metrics as mean ± standard deviation over their runs, and where runs are folds
+/// of a cross-validation with the validation metrics at the best epoch; below it what tells them apart, and the runs of
+/// each. Folded to fit `width` columns if given.
 #[must_use]
 pub fn groups_table(groups: &[Group], width: Option<u16>) -> String {
-    let metrics = tested_metrics(groups);
+    let mut columns: Vec<(Split, MetricRecord)> = Vec::new();
+    if has_folds(groups) {
+        columns.extend(metrics(groups).into_iter().map(|metric| (Split::Valid, metric)));
+    }
+    columns.extend(tested_metrics(groups).into_iter().map(|metric| (Split::Test, metric)));
     let mut header = vec!["configuration".to_owned(), "runs".to_owned()];
-    header.extend(metrics.iter().map(|metric| format!("test {}", metric.name)));
+    header.extend(columns.iter().map(|(split, metric)| format!("{split} {}", metric.name)));
     header.extend(["best epoch", "time"].map(str::to_owned));
     let right: Vec<usize> = (1..header.len()).collect();
     let mut rows: Vec<Vec<String>> = groups.iter().map(|group| vec![group.label.clone(), runs_text(group)]).collect();
-    for metric in &metrics {
-        let samples: Vec<Option<Sample>> = groups.iter().map(|group| tested(group, metric)).collect();
+    for (split, metric) in &columns {
+        let sample = |group: &Group| match split {
+            Split::Test => tested(group, metric),
+            _ => validated(group, metric),
+        };
+        let samples: Vec<Option<Sample>> = groups.iter().map(sample).collect();
         let best = best(metric, &samples);
         for (index, (row, sample)) in rows.iter_mut().zip(&samples).enumerate() {
             let mark = if best.contains(&index) { BEST } else { "" };
@@ -74,11 +84,16 @@ fn tested(group: &Group, metric: &MetricRecord) -> Option<Sample> {
     group.sample(|run| run.record.test.as_ref()?.get(&metric.name))
 }
 
-/// The same as JSON: for each group its label, what tells it apart, its test metrics, its runs, and further ones of
-/// their seeds.
+/// The metric on the validation split at each run's best epoch.
+fn validated(group: &Group, metric: &MetricRecord) -> Option<Sample> {
+    group.sample(|run| at_best(run, &metric.name, Split::Valid))
+}
+
+/// The same as JSON: for each group its label, what tells it apart, its test metrics, its validation metrics at
+/// the best epochs, its runs, and further ones of their seeds.
 #[must_use]
 pub fn groups_json(groups: &[Group]) -> Value {
-    let metrics = tested_metrics(groups);
+    let (all, metrics) = (metrics(groups), tested_metrics(groups));
     let run = |run: &Run| {
         let test: Option<Map<String, Value>> = run.record.test.as_ref().map(|test| {
             let finite = |metric: &MetricRecord| test.get(&metric.name).filter(|value| value.is_finite());
@@ -89,6 +104,7 @@ pub fn groups_json(groups: &[Group]) -> Value {
             "path": run.directory.path(),
             "status": run.status,
             "seed": run.seed(),
+            "fold": run.fold(),
             "test": test,
             "best_epoch": run.record.best_epoch,
             "epochs": run.record.epochs.len(),
@@ -97,16 +113,18 @@ pub fn groups_json(groups: &[Group]) -> Value {
     };
     let different = keys(groups).different;
     let group = |(index, group): (usize, &Group)| {
-        let test = metrics.iter().filter_map(|metric| {
-            let sample = tested(group, metric)?;
-            Some((metric.name.clone(), json!({ "mean": sample.mean, "std": sample.std, "n": sample.n })))
-        });
+        let samples = |of: fn(&Group, &MetricRecord) -> Option<Sample>| {
+            let shown = |sample: Sample| json!({ "mean": sample.mean, "std": sample.std, "n": sample.n });
+            let values = all.iter().filter_map(|metric| Some((metric.name.clone(), shown(of(group, metric)?))));
+            values.collect::<Map<_, _>>()
+        };
         let differences = different.iter().map(|key| (key.path.clone(), json!(key.values[index])));
         let [runs, repeats] = [&group.runs, &group.repeats].map(|runs| runs.iter().map(run).collect::<Vec<_>>());
         json!({
             "label": group.label,
             "differences": differences.collect::<Map<_, _>>(),
-            "test": test.collect::<Map<_, _>>(),
+            "test": samples(tested),
+            "valid": samples(validated),
             "runs": runs,
             "repeats": repeats,
         })
@@ -144,7 +162,10 @@ pub fn gradient_chart(steps: &[StepRecord]) -> LineChart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{group, run_report::fixtures::run};
+    use crate::{
+        group,
+        run_report::fixtures::{epoch, run},
+    };
 
     #[test]
     fn a_copied_run_is_named_and_counts_once_in_the_table_and_in_json() {
@@ -156,5 +177,23 @@ mod tests {
         let found = groups_json(&groups);
         assert_eq!((&found[0]["test"]["accuracy"]["n"], &found[0]["runs"][0]["id"]), (&json!(1), &json!("a")));
         assert_eq!(found[0]["repeats"][0]["id"], "copy");
+    }
+
+    #[test]
+    fn a_cross_validation_shows_the_mean_of_its_folds_on_the_validation_and_the_test_split() {
+        let place = tempfile::tempdir().unwrap();
+        let of = |fold: usize, accuracy: f64| {
+            let mut epoch = epoch(1, 0.5, 10.0);
+            epoch["metrics"]["valid/accuracy"] = json!(accuracy);
+            let config = json!({ "protocol": { "folds": 2, "fold": fold } });
+            run(place.path(), &format!("mlp-fold-{fold}"), json!({ "config": config, "epochs": [epoch] }))
+        };
+        let groups = group(vec![of(1, 0.5), of(2, 0.75)]);
+        let shown = groups_table(&groups, None);
+        for wanted in ["n = 2 folds", "valid accuracy", "62.50 ± 17.68 %", "test accuracy"] {
+            assert!(shown.contains(wanted), "{wanted} in {shown}");
+        }
+        let found = groups_json(&groups);
+        assert_eq!((&found[0]["valid"]["accuracy"]["mean"], &found[0]["runs"][1]["fold"]), (&json!(0.625), &json!(2)));
     }
 }

@@ -1,16 +1,16 @@
-//! Runs that differ only by their seed belong together.
+//! Runs that differ only by their seed or fold belong together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kindling_record::Setup;
 use serde_json::Value;
 
 use crate::{
     differences::labels,
-    run::{Group, Run, SEED, flat},
+    run::{Group, Run},
 };
 
-/// Puts runs that differ only by their seed together, in the order in which they come.
+/// Puts runs that differ only by their seed or fold together, in the order in which they come.
 #[must_use]
 pub fn group(runs: Vec<Run>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
@@ -24,7 +24,8 @@ pub fn group(runs: Vec<Run>) -> Vec<Group> {
         group.runs.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
         let mut counted: Vec<Run> = Vec::new();
         for run in std::mem::take(&mut group.runs) {
-            let is_repeat = run.seed().is_some() && counted.last().is_some_and(|last| last.seed() == run.seed());
+            let is_same = |last: &Run| (last.seed(), last.fold()) == (run.seed(), run.fold());
+            let is_repeat = run.seed().is_some() && counted.last().is_some_and(is_same);
             let place = if is_repeat { &mut group.repeats } else { &mut counted };
             place.push(run);
         }
@@ -40,17 +41,13 @@ pub fn group(runs: Vec<Run>) -> Vec<Group> {
 impl Run {
     /// What it has in common with the runs of its group.
     fn kind(&self) -> (BTreeMap<String, Value>, (&str, usize), &str, Vec<Setup>) {
-        let (mut config, setups) = (flat(&self.record.config), self.setups());
-        // Where within a run its setup changed is not the same in any two.
-        if setups.len() < 2 {
-            config.remove(SEED);
-        }
-        (config, (&self.record.model, self.record.parameters), &self.record.dataset.sha256, setups)
+        let record = &self.record;
+        (self.shared_keys(), (&record.model, record.parameters), &record.dataset.sha256, self.setups())
     }
 
-    /// Decides which run of a seed counts: one that is over, the first to be started, the first by name.
-    fn precedence(&self) -> (Option<u64>, bool, &str, &str) {
-        (self.seed(), !self.is_over(), &self.record.started, &self.record.id)
+    /// Decides which run of a seed and fold counts: one that is over, the first to be started, the first by name.
+    fn precedence(&self) -> (Option<u64>, Option<u64>, bool, &str, &str) {
+        (self.seed(), self.fold(), !self.is_over(), &self.record.started, &self.record.id)
     }
 }
 
@@ -60,12 +57,36 @@ pub fn repeats(groups: &[Group]) -> Option<String> {
     let mut names = Vec::new();
     for group in groups {
         for run in &group.repeats {
-            let counted = group.runs.iter().find(|one| one.seed() == run.seed());
+            let counted = group.runs.iter().find(|one| (one.seed(), one.fold()) == (run.seed(), run.fold()));
             let beside = counted.map_or_else(String::new, |one| format!(" beside {}", one.record.id));
-            names.push(format!("{} (seed {}{beside})", run.record.id, run.seed().unwrap_or_default()));
+            names.push(format!("{} ({}{beside})", run.record.id, run.repetition()));
         }
     }
-    (!names.is_empty()).then(|| format!("Each seed counts once. Left out: {}.", names.join(", ")))
+    let each = if has_folds(groups) { "Each fold of a seed" } else { "Each seed" };
+    (!names.is_empty()).then(|| format!("{each} counts once. Left out: {}.", names.join(", ")))
+}
+
+/// Whether any of the runs is a part of a cross-validation.
+pub(crate) fn has_folds(groups: &[Group]) -> bool {
+    groups.iter().flat_map(|group| &group.runs).any(|run| run.fold().is_some())
+}
+
+/// Of how many runs the group is, or of which folds: `3`, `n = 5 folds`, `n = 4 of 5 folds`, `n = 10 (2 seeds, 5 folds)`.
+pub(crate) fn repetitions(group: &Group) -> String {
+    let n = group.runs.len();
+    let Some(folds) = group.runs.first().and_then(Run::folds) else { return n.to_string() };
+    let seeds: BTreeSet<Option<u64>> = group.runs.iter().map(Run::seed).collect();
+    match (seeds.len(), n as u64 == folds) {
+        (1, true) => format!("n = {n} folds"),
+        (1, false) => format!("n = {n} of {folds} folds"),
+        (seeds, _) => format!("n = {n} ({seeds} seeds, {folds} folds)"),
+    }
+}
+
+/// What the counts of runs in captions are of: ` folds` where the groups are cross-validations with one seed.
+pub(crate) fn unit(groups: &[Group]) -> &'static str {
+    let is_one = |group: &Group| repetitions(group).ends_with(" folds");
+    if !groups.is_empty() && groups.iter().all(is_one) { " folds" } else { "" }
 }
 
 /// `n = 3`, or each group's number of runs where they differ, as in `n = 3, 2`; those that have none are left out.
@@ -127,6 +148,29 @@ mod tests {
             );
         }
         assert_eq!(repeats(&group(runs[3..].to_vec())), None);
+    }
+
+    #[test]
+    fn folds_are_repetitions_and_say_how_many_of_them_there_are() {
+        let place = tempfile::tempdir().unwrap();
+        let of = |id: &str, seed: usize, fold: usize| {
+            let config = json!({ "protocol": { "folds": 3, "fold": fold }, "training": { "seed": seed } });
+            run(place.path(), id, json!({ "config": config, "started": id }))
+        };
+        let runs = [of("a", 1, 2), of("b", 1, 1), of("c", 1, 2), of("d", 1, 3), of("e", 2, 3)];
+        let said = |runs: &[Run]| {
+            let groups = group(runs.to_vec());
+            assert_eq!(groups.len(), 1);
+            repetitions(&groups[0])
+        };
+        assert_eq!(
+            [said(&runs[..3]), said(&runs[..4]), said(&runs)],
+            ["n = 2 of 3 folds", "n = 3 folds", "n = 4 (2 seeds, 3 folds)"]
+        );
+        let groups = group(runs.to_vec());
+        assert_eq!(ids(&groups[0].runs), ["b", "a", "d", "e"]);
+        let left_out = "Each fold of a seed counts once. Left out: c (seed 1, fold 2 beside a).";
+        assert_eq!(repeats(&groups).unwrap(), left_out);
     }
 
     #[test]

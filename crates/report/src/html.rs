@@ -208,7 +208,12 @@ mod tests {
         };
         let pictures = Pictures {
             columns: 2,
-            pictures: vec![Picture { caption: "Coat".to_owned(), size: [2, 2], pixels: vec![0, 80, 160, 255] }],
+            pictures: vec![Picture {
+                caption: "Coat".to_owned(),
+                size: [2, 2],
+                channels: 1,
+                pixels: vec![0, 80, 160, 255],
+            }],
         };
         let table = TableBlock {
             caption: "What `mlp` came to".to_owned(),

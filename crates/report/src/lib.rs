@@ -5,7 +5,7 @@
 //! Markdown. It shows whatever [`metrics()`] the records have and takes configs as keys with values. It never sees a
 //! tensor, and it never prints.
 //!
-//! A report on all runs of a directory, those that differ by their seed alone taken together:
+//! A report on all runs of a directory, those that differ by their seed or fold alone taken together:
 //!
 //! ```no_run
 //! use std::path::Path;

@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use kindling_record::{EpochRecord, PartRecord, RunDirectory, RunRecord, RunStatus, Setup};
 use serde_json::{Map, Value};
 
-use crate::statistics::Sample;
+use crate::{statistics::Sample, table::NONE};
 
 /// The key that makes runs repetitions of one another.
 pub(crate) const SEED: &str = "training.seed";
+/// Beside it, the part of the training images that a run of a cross-validation is validated on.
+pub(crate) const FOLD: &str = "protocol.fold";
+/// How many such parts there are.
+const FOLDS: &str = "protocol.folds";
 
 /// A run with its place and the status to show for it.
 #[derive(Clone, Debug)]
@@ -21,16 +25,16 @@ pub struct Run {
     pub status: RunStatus,
 }
 
-/// Runs that differ by their seed alone: with the same config, data, backend, kernels, devices and instructions.
+/// Runs that differ by their seed or fold alone: with the same config, data, backend, kernels, devices and instructions.
 ///
-/// A seed counts once: the same steps trained twice, or one run under two names, are one sample.
+/// A seed counts once, or once for each fold: the same steps trained twice, or one run under two names, are one sample.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     /// A short name that tells it from the other groups: a model, `learning rate 0.1`, the name of its runs, or `A`.
     pub label: String,
-    /// A run for each seed, in the order of the seeds: all that metrics are taken from.
+    /// A run for each seed and fold, in the order of the seeds: all that metrics are taken from.
     pub runs: Vec<Run>,
-    /// Further runs of these seeds, which count nowhere.
+    /// Further runs of these seeds and folds, which count nowhere.
     pub repeats: Vec<Run>,
 }
 
@@ -67,6 +71,34 @@ impl Run {
     #[must_use]
     pub fn seed(&self) -> Option<u64> {
         key(&self.record, SEED).and_then(Value::as_u64)
+    }
+
+    /// Its fold from 1, `protocol.fold` of the config; none where it is no part of a cross-validation.
+    #[must_use]
+    pub fn fold(&self) -> Option<u64> {
+        key(&self.record, FOLD).and_then(Value::as_u64)
+    }
+
+    /// How many folds its cross-validation has.
+    pub(crate) fn folds(&self) -> Option<u64> {
+        self.fold().and(key(&self.record, FOLDS)).and_then(Value::as_u64)
+    }
+
+    /// What tells it from the other runs of its group: `seed 2`, `seed 2, fold 3`.
+    pub(crate) fn repetition(&self) -> String {
+        let seed = self.seed().map_or_else(|| NONE.to_owned(), |seed| seed.to_string());
+        self.fold().map_or_else(|| format!("seed {seed}"), |fold| format!("seed {seed}, fold {fold}"))
+    }
+
+    /// The keys of its config, without those that runs of a group differ in. Where within a run its setup changed is not
+    /// the same in any two, so that such a run keeps them.
+    pub(crate) fn shared_keys(&self) -> BTreeMap<String, Value> {
+        let mut keys = flat(&self.record.config);
+        if self.setups().len() < 2 {
+            keys.remove(SEED);
+            keys.remove(FOLD);
+        }
+        keys
     }
 
     /// How its parts were computed, one after the other; equal ones in a row are one.
@@ -126,9 +158,10 @@ pub(crate) fn key<'a>(record: &'a RunRecord, path: &str) -> Option<&'a Value> {
     parts.try_fold(first, |value, part| value.get(part)).filter(|value| !value.is_null())
 }
 
-/// A config's value as people read it.
+/// A config's value as people read it; of a list's items that have names and parameters, the names.
 pub(crate) fn plain(value: &Value) -> String {
     match value {
+        Value::Object(item) if item.contains_key("name") => item.get("name").map(plain).unwrap_or_default(),
         Value::Null => "none".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(values) if values.is_empty() => "none".to_owned(),

@@ -10,8 +10,10 @@ use crate::ReportError;
 
 /// Side of all cells together, where they need no more.
 const SIDE: f64 = 440.0;
-/// Cells are at least so large.
+/// Cells are at least so large where they hold numbers.
 const CELL: f64 = 30.0;
+/// The cells of more classes hold no numbers, and their axes no names: nobody could read them.
+const NAMED: usize = 40;
 /// Size of the letters of names.
 const NAMES: u32 = 12;
 /// Room for the name of an axis.
@@ -39,9 +41,11 @@ impl Confusion {
     fn scene(&self, ink: Ink) -> Scene {
         let theme = ink.theme();
         let classes = self.classes.len().max(1);
-        let cell = (SIDE / classes as f64).max(CELL);
+        let is_named = classes <= NAMED;
+        let names: &[String] = if is_named { &self.classes } else { &[] };
+        let cell = if is_named { (SIDE / classes as f64).max(CELL) } else { 2.0 * SIDE / classes as f64 };
         let side = cell * classes as f64;
-        let widths: Vec<f64> = self.classes.iter().map(|name| text_width(name, NAMES)).collect();
+        let widths: Vec<f64> = names.iter().map(|name| text_width(name, NAMES)).collect();
         let widest = widths.iter().copied().fold(0.0, f64::max);
         // As much room as the names need, none of which is cut.
         let (left, top) = (AXIS + widest + 8.0, AXIS + widest * RISE.1 + 12.0);
@@ -65,27 +69,30 @@ impl Confusion {
                 });
             };
         let ink = theme.text_color.as_str();
-        write(left + side / 2.0, 18.0, "predicted class", 14, TextAnchor::Middle, None, ink);
-        write(18.0, top + side / 2.0, "true class", 14, TextAnchor::Middle, Some(-90.0), ink);
-        for (index, name) in self.classes.iter().enumerate() {
+        let order = if is_named { "" } else { ", in the order of the labels" };
+        let [predicted, target] = ["predicted", "true"].map(|which| format!("{which} class{order}"));
+        let axis = if is_named { 14 } else { 24 };
+        write(left + side / 2.0, 4.0 + f64::from(axis), &predicted, axis, TextAnchor::Middle, None, ink);
+        write(4.0 + f64::from(axis), top + side / 2.0, &target, axis, TextAnchor::Middle, Some(-90.0), ink);
+        for (index, name) in names.iter().enumerate() {
             let middle = (index as f64 + 0.5) * cell;
             write(left + middle - 4.0, top - 8.0, name, NAMES, TextAnchor::Start, Some(-35.0), ink);
             write(left - 8.0, top + middle + 4.0, name, NAMES, TextAnchor::End, None, ink);
         }
+        if !is_named {
+            scene.add(square((left, top), side, shade(0.0, true), None));
+        }
         for (target, counts) in self.counts.iter().enumerate() {
             let whole = counts.iter().sum::<usize>().max(1) as f64;
-            for (predicted, &count) in counts.iter().enumerate() {
+            // Of many classes most cells are empty.
+            let is_drawn = |&(_, count): &(usize, &usize)| is_named || *count > 0;
+            for (predicted, &count) in counts.iter().enumerate().filter(is_drawn) {
                 let (x, y) = (left + predicted as f64 * cell, top + target as f64 * cell);
-                scene.add(Primitive::Rect {
-                    x,
-                    y,
-                    width: cell,
-                    height: cell,
-                    fill: Color::from(shade(count as f64 / whole, target == predicted)),
-                    stroke: Some(Color::from("#ffffff")),
-                    stroke_width: Some(1.0),
-                    opacity: None,
-                });
+                let edge = is_named.then_some("#ffffff");
+                scene.add(square((x, y), cell, shade(count as f64 / whole, target == predicted), edge));
+                if !is_named {
+                    continue;
+                }
                 scene.add(Primitive::Text {
                     x: x + cell / 2.0,
                     y: y + cell / 2.0 + 4.5,
@@ -99,6 +106,19 @@ impl Confusion {
             }
         }
         scene
+    }
+}
+
+fn square((x, y): (f64, f64), side: f64, fill: String, edge: Option<&str>) -> Primitive {
+    Primitive::Rect {
+        x,
+        y,
+        width: side,
+        height: side,
+        fill: Color::from(fill),
+        stroke: edge.map(Color::from),
+        stroke_width: edge.map(|_| 1.0),
+        opacity: None,
     }
 }
 
@@ -131,6 +151,17 @@ mod tests {
         }
         assert!(matrix.inline_svg().contains("currentColor"));
         assert!(matrix.png().unwrap().starts_with(b"\x89PNG"));
+    }
+
+    #[test]
+    fn a_matrix_of_many_classes_has_a_cell_for_each_count_and_neither_numbers_nor_names() {
+        let classes = (0..100).map(|label| format!("class-{label}")).collect();
+        let counts = (0..100).map(|target| (0..100).map(|other| usize::from(other == target) * 7).collect()).collect();
+        let drawn = Confusion { classes, counts }.svg();
+        assert!(!drawn.contains("class-1") && !drawn.contains(">7<"), "{drawn}");
+        assert!(drawn.contains("true class, in the order of the labels"));
+        // The cells, what is behind them, and what is behind the sheet.
+        assert_eq!(drawn.matches("<rect").count(), 102);
     }
 
     #[test]

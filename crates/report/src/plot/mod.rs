@@ -93,7 +93,7 @@ pub struct Confusion {
     pub counts: Vec<Vec<usize>>,
 }
 
-/// Greyscale images with a line under each.
+/// Images with a caption under each.
 #[derive(Clone, Debug)]
 pub struct Pictures {
     /// How many stand beside one another.
@@ -102,14 +102,16 @@ pub struct Pictures {
     pub pictures: Vec<Picture>,
 }
 
-/// A greyscale image.
+/// An image, grey or in colour.
 #[derive(Clone, Debug)]
 pub struct Picture {
     /// What stands under it.
     pub caption: String,
     /// Pixels in a column and in a row.
     pub size: [usize; 2],
-    /// Row by row; 0 is black.
+    /// How many channels it has: red, green and blue where it has three or more, else the first is shown as grey.
+    pub channels: usize,
+    /// Channel by channel, each row by row, `[channels, height, width]`; 0 is black.
     pub pixels: Vec<u8>,
 }
 

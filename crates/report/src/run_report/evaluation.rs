@@ -1,20 +1,20 @@
 //! What a run's weights get right and wrong.
 
-use std::{fs, io};
-
-use image::ImageFormat;
 use kindling_record::{CalibrationRecord, EvaluationRecord, RunRecord};
 
 use crate::{
     document::{Block, Figure, TableBlock, file_name},
     error::ReportError,
-    plot::{Axis, Confusion, LineChart, Picture, Pictures, Point, Series, Style},
+    plot::{Axis, Confusion, LineChart, Point, Series, Style},
     run::Run,
+    run_report::mistakes::mistake_blocks,
     table::{NONE, grouped, percent},
 };
 
-/// Pictures beside one another in a sheet of mistakes.
-const COLUMNS: usize = 6;
+/// Tables of more classes are folded away.
+pub(crate) const OPEN: usize = 30;
+/// A matrix of more classes would be a page of dots.
+const LARGEST_MATRIX: usize = 200;
 
 /// Confusion matrix, metrics of each class, calibration, and mistakes of `run`, as far as they are known; the names of
 /// the figures start with `prefix`.
@@ -36,6 +36,14 @@ pub(crate) fn confusion_block(run: &Run, prefix: &str) -> Result<Option<Block>, 
     let evaluation = run.directory.read_evaluation()?;
     let tested = run.record.test.as_ref().and_then(|test| test.confusion.clone());
     let Some(counts) = evaluation.map(|evaluation| evaluation.confusion).or(tested) else { return Ok(None) };
+    if counts.len() > LARGEST_MATRIX {
+        let text = format!(
+            "The confusion matrix of run `{}` is not drawn: it has {} classes, and only {LARGEST_MATRIX} can be told apart.",
+            run.record.id,
+            grouped(counts.len())
+        );
+        return Ok(Some(Block::Paragraph(text)));
+    }
     let images: usize = counts.iter().flatten().sum();
     Ok(Some(Block::Confusion(Figure {
         name: file_name(&format!("{prefix} confusion")),
@@ -54,7 +62,7 @@ pub(crate) fn class_blocks(run: &Run, prefix: &str) -> Result<Vec<Block>, Report
     let id = &record.id;
     let Some(evaluation) = run.directory.read_evaluation()? else { return Ok(Vec::new()) };
     let name = |what: &str| file_name(&format!("{prefix} {what}"));
-    let mut blocks = vec![Block::Table(class_table(id, &evaluation))];
+    let mut blocks = vec![class_block(Block::Table(class_table(id, &evaluation)), evaluation.classes.len())];
     blocks.push(Block::Chart(Figure {
         name: name("calibration"),
         caption: format!(
@@ -70,17 +78,17 @@ pub(crate) fn class_blocks(run: &Run, prefix: &str) -> Result<Vec<Block>, Report
     if !evaluation.confused.is_empty() {
         blocks.push(Block::Table(confused_table(record, &evaluation)));
     }
-    let pictures = mistakes(run, &evaluation)?;
-    if !pictures.is_empty() {
-        let caption = format!(
-            "The {} mistakes that run `{id}` made with most confidence: the class an image has, the one it was taken \
-             for, and the probability of that.",
-            pictures.len()
-        );
-        let plot = Pictures { columns: COLUMNS, pictures };
-        blocks.push(Block::Pictures(Figure { name: name("mistakes"), caption, plot }));
-    }
+    blocks.extend(mistake_blocks(run, &evaluation, &name("mistakes"))?);
     Ok(blocks)
+}
+
+/// A table with a row for each class, folded away where those are many.
+pub(crate) fn class_block(table: Block, classes: usize) -> Block {
+    if classes > OPEN {
+        Block::Details(format!("Each of the {} classes", grouped(classes)), vec![table])
+    } else {
+        table
+    }
 }
 
 fn class_table(id: &str, evaluation: &EvaluationRecord) -> TableBlock {
@@ -141,104 +149,18 @@ fn confused_table(record: &RunRecord, evaluation: &EvaluationRecord) -> TableBlo
     }
 }
 
-fn class_name(record: &RunRecord, label: usize) -> String {
+pub(crate) fn class_name(record: &RunRecord, label: usize) -> String {
     record.dataset.classes().get(label).cloned().unwrap_or_else(|| label.to_string())
-}
-
-/// The pictures of the mistakes that are still there, in the size they have in the data set.
-fn mistakes(run: &Run, evaluation: &EvaluationRecord) -> Result<Vec<Picture>, ReportError> {
-    let mut pictures = Vec::new();
-    for mistake in &evaluation.mistakes {
-        let path = run.directory.mistakes().join(&mistake.picture);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            // Pictures are there to be looked at, and may be tidied away.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(ReportError::Io { path, source }),
-        };
-        let decoded = image::load_from_memory_with_format(&bytes, ImageFormat::Png).map_err(|error| {
-            let message = format!("expected a PNG, found something else ({error}); evaluate the run again");
-            ReportError::Plot { plot: path.display().to_string(), message }
-        })?;
-        let image = decoded.into_luma8();
-        let (width, height) = image.dimensions();
-        pictures.push(Picture {
-            caption: format!(
-                "{} as {}, {:.3}",
-                class_name(&run.record, mistake.target),
-                class_name(&run.record, mistake.predicted),
-                mistake.confidence
-            ),
-            size: [height as usize, width as usize],
-            pixels: image.into_raw(),
-        });
-    }
-    // They are kept enlarged, for file managers; a sheet has its own scale.
-    let factor = (2..=8).rev().find(|&factor| pictures.iter().all(|picture| is_enlarged(picture, factor)));
-    Ok(pictures.into_iter().map(|picture| reduced(picture, factor.unwrap_or(1))).collect())
-}
-
-/// Whether the picture is made of squares of `factor` by `factor` pixels of one shade.
-fn is_enlarged(picture: &Picture, factor: usize) -> bool {
-    let [height, width] = picture.size;
-    let corner = |index: usize| {
-        let (row, column) = (index / width, index % width);
-        (row - row % factor) * width + column - column % factor
-    };
-    height.is_multiple_of(factor)
-        && width.is_multiple_of(factor)
-        && (0..height * width).all(|index| picture.pixels[index] == picture.pixels[corner(index)])
-}
-
-/// One pixel for each square of `factor` by `factor`.
-fn reduced(picture: Picture, factor: usize) -> Picture {
-    let [height, width] = picture.size;
-    let rows = (0..height).step_by(factor);
-    let places = rows.flat_map(|row| (0..width).step_by(factor).map(move |column| row * width + column));
-    let pixels = places.map(|place| picture.pixels[place]).collect();
-    Picture { size: [height / factor, width / factor], pixels, caption: picture.caption }
 }
 
 #[cfg(test)]
 mod tests {
-    use kindling_record::{CalibrationBin, ClassRecord, ConfusedPair, MistakeRecord};
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
-    use crate::run_report::fixtures::run;
-
-    fn evaluation() -> EvaluationRecord {
-        let class = |name: &str, precision| ClassRecord {
-            name: name.to_owned(),
-            images: 2,
-            precision,
-            recall: Some(0.5),
-            f1: None,
-        };
-        let bin =
-            |from: f64, confidence, accuracy| CalibrationBin { from, to: from + 0.5, images: 2, confidence, accuracy };
-        EvaluationRecord {
-            schema: kindling_record::SCHEMA,
-            evaluated: "2026-01-02T03:04:05Z".to_owned(),
-            backend: "flex".to_owned(),
-            device: "a processor".to_owned(),
-            kernels: "composed".to_owned(),
-            images: 4,
-            loss: 0.5,
-            accuracy: 0.75,
-            confusion: vec![vec![2, 0], vec![1, 1]],
-            classes: vec![class("Coat", Some(0.75)), class("Bag", None)],
-            calibration: CalibrationRecord {
-                error: 0.125,
-                bins: vec![bin(0.0, None, None), bin(0.5, Some(0.8), Some(0.75))],
-            },
-            confused: vec![ConfusedPair { target: 1, predicted: 0, images: 1 }],
-            mistakes: vec![
-                MistakeRecord { index: 3, target: 1, predicted: 0, confidence: 0.98765, picture: "01.png".to_owned() },
-                MistakeRecord { index: 2, target: 1, predicted: 0, confidence: 0.9, picture: "gone.png".to_owned() },
-            ],
-        }
-    }
+    use crate::run_report::fixtures::{evaluation, run};
 
     #[test]
     fn an_evaluated_run_shows_classes_calibration_and_mistakes() {
@@ -258,6 +180,7 @@ mod tests {
             Block::Chart(calibration),
             Block::Table(confused),
             Block::Pictures(pictures),
+            Block::Details(_, files),
         ] = &blocks[..]
         else {
             panic!("{blocks:?}")
@@ -274,7 +197,38 @@ mod tests {
         assert_eq!(calibration.plot.series[1].style, Style::Reference);
         let [picture] = &pictures.plot.pictures[..] else { panic!("{:?}", pictures.plot) };
         assert_eq!((picture.caption.as_str(), picture.size), ("Bag as Coat, 0.988", [2, 2]));
-        assert_eq!(picture.pixels, [0, 255, 255, 0]);
+        assert_eq!((picture.channels, picture.pixels.as_slice()), (1, &[0, 255, 255, 0][..]));
+        let [Block::Table(files)] = &files[..] else { panic!("{files:?}") };
+        assert_eq!(files.rows, [["`test/bag/7.jpg`", "3", "Bag", "Coat", "0.988"]]);
+        assert!(files.caption.ends_with("within `/data`."), "{}", files.caption);
+    }
+
+    #[test]
+    fn mistakes_in_colour_are_shown_in_colour_at_the_size_they_have_in_the_set() {
+        let place = tempfile::tempdir().unwrap();
+        let run = run(place.path(), "mlp-1", json!({}));
+        run.directory.write_evaluation(&evaluation()).unwrap();
+        fs::create_dir(run.directory.mistakes()).unwrap();
+        let image = image::RgbImage::from_fn(6, 3, |x, _| image::Rgb([200, if x < 3 { 10 } else { 20 }, 0]));
+        image.save(run.directory.mistakes().join("01.png")).unwrap();
+        let blocks = evaluation_blocks(&run, "a").unwrap();
+        let figures: Vec<_> =
+            blocks.iter().filter_map(|block| if let Block::Pictures(one) = block { Some(one) } else { None }).collect();
+        let picture = &figures[0].plot.pictures[0];
+        assert_eq!((picture.size, picture.channels), ([1, 2], 3));
+        assert_eq!(picture.pixels, [200, 200, 10, 20, 0, 0]);
+    }
+
+    #[test]
+    fn a_matrix_of_too_many_classes_is_not_drawn_and_tables_of_many_are_folded_away() {
+        let place = tempfile::tempdir().unwrap();
+        let counts = vec![vec![0; 201]; 201];
+        let metrics = json!({ "test/loss": 5.0, "test/accuracy": 0.0 });
+        let changes = json!({ "test": { "metrics": metrics, "confusion": counts } });
+        let blocks = evaluation_blocks(&run(place.path(), "mlp-1", changes), "a").unwrap();
+        assert!(matches!(&blocks[..], [Block::Paragraph(text)] if text.contains("it has 201 classes")), "{blocks:?}");
+        let folded = class_block(Block::Table(TableBlock::default()), 31);
+        assert!(matches!(folded, Block::Details(title, _) if title == "Each of the 31 classes"));
     }
 
     #[test]

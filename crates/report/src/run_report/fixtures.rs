@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use kindling_record::RunDirectory;
+use kindling_record::{
+    CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPair, EvaluationRecord, MistakeRecord, RunDirectory,
+};
 use serde_json::{Value, json};
 
 use crate::Run;
@@ -96,6 +98,49 @@ pub(crate) fn epoch(number: usize, test_loss: f64, seconds: f64) -> Value {
         "samples_per_second": 100.0 / seconds,
         "evaluation_seconds": 1.0,
     })
+}
+
+/// An evaluation of four images of two classes, with two mistakes.
+pub(crate) fn evaluation() -> EvaluationRecord {
+    let class = |name: &str, precision| ClassRecord {
+        name: name.to_owned(),
+        images: 2,
+        precision,
+        recall: Some(0.5),
+        f1: None,
+    };
+    let bin =
+        |from: f64, confidence, accuracy| CalibrationBin { from, to: from + 0.5, images: 2, confidence, accuracy };
+    let mistake = |index, confidence, picture: &str, file: Option<&str>| MistakeRecord {
+        index,
+        target: 1,
+        predicted: 0,
+        confidence,
+        picture: picture.to_owned(),
+        file: file.map(str::to_owned),
+    };
+    EvaluationRecord {
+        schema: kindling_record::SCHEMA,
+        evaluated: "2026-01-02T03:04:05Z".to_owned(),
+        backend: "flex".to_owned(),
+        device: "a processor".to_owned(),
+        kernels: "composed".to_owned(),
+        images: 4,
+        loss: 0.5,
+        accuracy: 0.75,
+        balanced_accuracy: Some(0.5),
+        macro_f1: Some(0.25),
+        weighted_f1: Some(0.125),
+        top_k: vec![0.75],
+        confusion: vec![vec![2, 0], vec![1, 1]],
+        classes: vec![class("Coat", Some(0.75)), class("Bag", None)],
+        calibration: CalibrationRecord {
+            error: 0.125,
+            bins: vec![bin(0.0, None, None), bin(0.5, Some(0.8), Some(0.75))],
+        },
+        confused: vec![ConfusedPair { target: 1, predicted: 0, images: 1 }],
+        mistakes: vec![mistake(3, 0.98765, "01.png", Some("test/bag/7.jpg")), mistake(2, 0.9, "gone.png", None)],
+    }
 }
 
 /// Writes a step log with `changes` for each step.

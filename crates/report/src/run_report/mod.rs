@@ -1,18 +1,25 @@
 //! A report on any runs: their results, their curves, and how they were made.
 
+mod columns;
+mod data;
 mod evaluation;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod gradients;
+mod mistakes;
 #[cfg(test)]
 mod pages;
 mod provenance;
+mod scores;
 mod summary;
 
 use std::iter;
 
 use self::evaluation::{class_blocks, confusion_block};
-pub(crate) use self::summary::{runs_text, with_count};
+pub(crate) use self::{
+    columns::with_count,
+    summary::{at_best, runs_text},
+};
 pub use self::{
     evaluation::evaluation_blocks,
     gradients::gradient_charts,
@@ -24,7 +31,7 @@ use crate::{
     differences::keys,
     document::{Block, Document, Figure, Section, file_name},
     error::ReportError,
-    groups::{counted, with_repeats},
+    groups::{counted, has_folds, unit, with_repeats},
     metrics::metrics,
     ranking::prominent,
     run::{Group, Run},
@@ -50,6 +57,7 @@ pub fn run_report(groups: &[Group], command: &str) -> Result<Document, ReportErr
         section("summary", "Summary", vec![Block::Table(summary::summary_table(groups, beside))]),
         section("configurations", if groups.len() > 1 { "Configurations" } else { "Config" }, configs),
         section("curves", "Curves", curves(groups)?),
+        section("data", "Data", data::data_blocks(groups)),
         section("test", "Test set", tests(groups, program)?),
         section("gradients", "Gradients", gradient_charts(groups, "all")?),
         section("runs", "How each was run", how_it_was_run(groups, program)),
@@ -77,9 +85,10 @@ fn scope(groups: &[Group]) -> String {
         1 => format!("1 {what}"),
         _ => format!("{count} {what}s"),
     });
+    let repetitions = if has_folds(groups) { "seed or fold" } else { "seed" };
     let text = format!(
-        "{runs} of {configurations}. Runs that differ by their seed alone are taken together: their metrics are means \
-         and standard deviations over n runs; a single run (n = 1) says nothing about spread."
+        "{runs} of {configurations}. Runs that differ by their {repetitions} alone are taken together: their metrics are \
+         means and standard deviations over n runs; a single run (n = 1) says nothing about spread."
     );
     with_repeats(&text, groups) + " Made by:"
 }
@@ -112,12 +121,13 @@ fn tests(groups: &[Group], program: &str) -> Result<Vec<Block>, ReportError> {
     let shown: Vec<(usize, &Run)> = shown.collect();
     let mut blocks = Vec::new();
     for &(index, run) in &shown {
-        if let Some(Block::Confusion(mut figure)) = confusion_block(run, &format!("test-{}", index + 1))? {
+        let mut block = confusion_block(run, &format!("test-{}", index + 1))?;
+        if let Some(Block::Confusion(figure)) = &mut block {
             let images: usize = figure.plot.counts.iter().flatten().sum();
             let label = groups[index].marked_label();
             figure.caption = format!("{label}: run `{}`, {} test images.", run.record.id, grouped(images));
-            blocks.push(Block::Confusion(figure));
         }
+        blocks.extend(block);
     }
     if blocks.is_empty() {
         return Ok(blocks);
@@ -140,8 +150,8 @@ fn tests(groups: &[Group], program: &str) -> Result<Vec<Block>, ReportError> {
         let adds = "evaluate RUN` adds precision and recall of each class, calibration, and pictures of mistakes.";
         text.extend([" `", program, " ", adds]);
     }
-    blocks.insert(0, Block::Paragraph(text));
-    Ok(blocks)
+    let scores = scores::scores_table(groups)?.map(Block::Table);
+    Ok(scores.into_iter().chain([Block::Paragraph(text)]).chain(blocks).collect())
 }
 
 /// The run whose confusion matrix stands for the group's: the first that was evaluated, or else tested.
@@ -202,7 +212,12 @@ fn curve_block(
     };
     let count = |group: &Group| group.count(|epoch| splits.iter().find_map(|&split| measured(epoch, metric, split)));
     let names: Vec<&str> = splits.iter().map(|split| split.as_str()).collect();
-    let mut caption = format!("{} {metric} over {over} ({}).", names.join(" and "), counted(groups.iter().map(count)));
+    let mut caption = format!(
+        "{} {metric} over {over} ({}{}).",
+        names.join(" and "),
+        counted(groups.iter().map(count)),
+        unit(groups)
+    );
     if let Some(first) = caption.get(..1).map(str::to_uppercase) {
         caption.replace_range(..1, &first);
     }

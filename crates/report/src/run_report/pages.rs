@@ -137,6 +137,93 @@ fn forty(place: &Path) -> Vec<Run> {
     runs
 }
 
+/// Two ways to train on an uneven set in colour, each on three folds and evaluated.
+fn uneven(place: &Path) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let classes = ["healthy", "leaf-rust", "powdery-mildew"];
+    for (sampler, recall) in [("uniform", 0.3), ("balanced", 0.7)] {
+        for fold in 1..=3 {
+            let recall = recall + 0.03 * f64::from(fold);
+            let changes = json!({
+                "model": "cnn",
+                "parameters": 421_834,
+                "test": { "confusion": [[480, 12, 8], [5, 40, 5], [4, 2, 4]] },
+                "dataset": {
+                    "name": "folder", "source": "/pictures/leaves", "train": 3_000, "valid": 1_500, "test": 560,
+                    "classes": classes, "height": 48, "width": 64, "channels": 3, "fit": "crop",
+                    "pixel_mean": [0.4853, 0.5562, 0.3406], "pixel_std": [0.2291, 0.2241, 0.225],
+                    "counts": { "train": [2500, 450, 50], "valid": [1250, 225, 25], "test": [500, 50, 10] },
+                    "skipped": ["train/healthy/0007.jpg", "train/leaf-rust/0113.jpg"],
+                },
+                "initial_weights": {
+                    "source": "runs/cnn-20260101-101112/model.safetensors", "sha256": "00ff".repeat(16), "taken": 8,
+                    "fresh": ["fc2.weight ([3, 128] here, [10, 128] in the file)", "fc2.bias"], "unused": [],
+                },
+                "frozen": ["conv1.weight", "conv1.bias"],
+                "config": {
+                    "network": { "name": "cnn", "hidden": 128 },
+                    "data": { "name": "folder", "sampler": sampler, "augment": [
+                        { "name": "flip", "probability": 0.5 }, { "name": "crop", "padding": 4, "edge": "reflect" },
+                    ] },
+                    "protocol": { "folds": 3, "fold": fold },
+                },
+            });
+            let run = trained(place, &format!("cnn-{sampler}-fold-{fold}-20260102-030405"), 0.33, changes);
+            let mistake = |index: usize| kindling_record::MistakeRecord {
+                index,
+                target: 1 + index % 2,
+                predicted: 0,
+                confidence: 0.99 - 0.01 * index as f64,
+                picture: format!("{index:02}.png"),
+                file: Some(format!("test/{}/{index:04}.jpg", classes[1 + index % 2])),
+            };
+            let evaluation = kindling_record::EvaluationRecord {
+                balanced_accuracy: Some(recall),
+                macro_f1: Some(recall - 0.05),
+                weighted_f1: Some(0.93),
+                top_k: vec![0.93, 0.98],
+                confusion: vec![vec![480, 12, 8], vec![5, 40, 5], vec![4, 2, 4]],
+                mistakes: (0..8).map(mistake).collect(),
+                ..super::fixtures::evaluation()
+            };
+            run.directory.write_evaluation(&evaluation).unwrap();
+            fs::create_dir(run.directory.mistakes()).unwrap();
+            for index in 0..8_u8 {
+                let image = image::RgbImage::from_fn(128, 96, |x, y| {
+                    let (x, y) = ((x / 2) as u8, (y / 2) as u8);
+                    image::Rgb([x * 3 + index * 8, 120 + y * 2, 40 + index * 20])
+                });
+                image.save(run.directory.mistakes().join(format!("{index:02}.png"))).unwrap();
+            }
+            runs.push(run);
+        }
+    }
+    runs
+}
+
+#[test]
+fn a_report_on_an_uneven_set_in_colour_shows_its_classes_its_scores_and_its_mistakes() {
+    let place = tempfile::tempdir().unwrap();
+    let (groups, document, page) = written(uneven(place.path()), &place.path().join("report"));
+    assert_eq!(
+        groups.iter().map(|group| group.label.as_str()).collect::<Vec<_>>(),
+        ["sampler uniform", "sampler balanced"]
+    );
+    let names: Vec<&str> = document.sections.iter().map(|section| section.name.as_str()).collect();
+    assert_eq!(names, ["summary", "configurations", "curves", "data", "test", "runs"]);
+    let all = tables(&document);
+    let [scores] = all.iter().filter(|table| table.header.contains(&"macro F1".to_owned())).collect::<Vec<_>>()[..]
+    else {
+        panic!("{all:?}")
+    };
+    assert_eq!((scores.rows[0][1].as_str(), scores.rows[1][3].as_str()), ("n = 3 folds", "76.00 ± 3.00 % *"));
+    for wanted in
+        ["50.0 to 1", "2 pictures could not be read", "(n = 3 folds)", "Starting weights", "test/leaf-rust/0000.jpg"]
+    {
+        assert!(page.contains(wanted), "{wanted}");
+    }
+}
+
 /// The report on these runs, written to a directory, with its groups.
 fn written(runs: Vec<Run>, to: &Path) -> (Vec<Group>, Document, String) {
     let groups = group(runs);

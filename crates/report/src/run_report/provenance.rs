@@ -8,11 +8,13 @@ use serde_json::Value;
 use crate::{
     differences::{Key, keys},
     document::{Block, TableBlock},
-    groups::with_repeats,
-    run::{Group, Run, SEED, flat, is_name},
-    run_report::summary::seed,
+    groups::{has_folds, with_repeats},
+    run::{FOLD, Group, Run, SEED, flat, is_name, key, plain},
     table::{NONE, duration, grouped, samples},
 };
+
+/// Data sets that are read from a directory of the user's.
+const OWN_FILES: [&str; 5] = ["folder", "csv", "cifar", "parquet", "idx"];
 
 /// What tells the groups apart, in one table with the label of each, and below it what they have in common.
 #[must_use]
@@ -30,7 +32,7 @@ pub(crate) fn key_blocks(groups: &[Group], different: &[Key], common: &[Key]) ->
     let mut sections: Vec<(&str, Vec<String>)> = Vec::new();
     for key in common {
         let (section, name) = key.path.split_once('.').unwrap_or(("run", &key.path));
-        let line = format!("{name} `{}`", key.values.first().and_then(Option::as_deref).unwrap_or(NONE));
+        let line = format!("{name} `{}`", key.values.iter().flatten().next().map_or(NONE, String::as_str));
         match sections.iter_mut().find(|(known, _)| *known == section) {
             Some((_, lines)) => lines.push(line),
             None => sections.push((section, vec![line])),
@@ -62,15 +64,16 @@ fn key_table(groups: &[Group], different: &[Key]) -> TableBlock {
         let rows = rows.collect();
         ("configuration", paths.collect(), rows)
     };
+    let aside = if has_folds(groups) { "seeds and folds" } else { "seeds" };
     TableBlock {
-        caption: "What the configurations differ in, the seeds aside.".to_owned(),
+        caption: format!("What the configurations differ in, the {aside} aside."),
         header: std::iter::once(first.to_owned()).chain(header).collect(),
         right: Vec::new(),
         rows,
     }
 }
 
-/// The groups' runs with seed, date and time; machines, versions and data; and the config and the commands that train
+/// The groups' runs with seed, fold, date and time; machines, versions and data; and the config and the commands that train
 /// them again with `program`.
 #[must_use]
 pub fn how_it_was_run(groups: &[Group], program: &str) -> Vec<Block> {
@@ -78,30 +81,26 @@ pub fn how_it_was_run(groups: &[Group], program: &str) -> Vec<Block> {
     if runs.is_empty() {
         return Vec::new();
     }
-    let mut blocks = vec![Block::Table(runs_block(groups)), Block::List(circumstances(&runs))];
+    let lines = circumstances(&runs).into_iter().chain(transfers(groups));
+    let mut blocks = vec![Block::Table(runs_block(groups)), Block::List(lines.collect())];
     blocks.extend(again(groups, program));
     blocks
 }
 
 fn runs_block(groups: &[Group]) -> TableBlock {
-    let header = ["run", "configuration", "seed", "status", "backend", "kernels", "device", "started", "time"];
+    let header = ["run", "configuration", "seed", "fold", "status", "backend", "kernels", "device", "started", "time"];
     let mut rows = Vec::new();
     for group in groups {
         rows.extend(group.runs.iter().chain(&group.repeats).map(|run| run_row(&group.label, run)));
     }
-    let mut table = TableBlock {
-        caption: String::new(),
-        header: header.map(str::to_owned).to_vec(),
-        right: vec![2, header.len() - 1],
-        rows,
-    };
+    let mut table = TableBlock { header: header.map(str::to_owned).to_vec(), rows, ..TableBlock::default() };
     // What all runs have is said once.
     let mut common = Vec::new();
-    for column in (3..7).rev() {
+    for column in (3..8).rev() {
         if let [first, others @ ..] = &table.rows[..]
             && others.iter().all(|row| row[column] == first[column])
         {
-            common.push(format!("{} {}", table.header[column], first[column]));
+            common.extend((first[column] != NONE).then(|| format!("{} {}", table.header[column], first[column])));
             table.header.remove(column);
             for row in &mut table.rows {
                 row.remove(column);
@@ -112,7 +111,8 @@ fn runs_block(groups: &[Group]) -> TableBlock {
     let common = if common.is_empty() { String::new() } else { format!(" All have {}.", common.join(", ")) };
     let caption =
         format!("Every run of this report.{common} Starts are in UTC; times are whole runs, over all their parts.");
-    table.right[1] = table.header.len() - 1;
+    let is_number = |column: &usize| ["seed", "fold", "time"].contains(&table.header[*column].as_str());
+    table.right = (0..table.header.len()).filter(is_number).collect();
     table.caption = with_repeats(&caption, groups);
     table
 }
@@ -128,7 +128,8 @@ fn run_row(label: &str, run: &Run) -> Vec<String> {
     vec![
         format!("`{}`", record.id),
         label.to_owned(),
-        seed(run),
+        number(run.seed()),
+        number(run.fold()),
         run.status.to_string(),
         parts(|part| part.backend.clone()),
         parts(|part| part.kernels.clone()),
@@ -139,6 +140,34 @@ fn run_row(label: &str, run: &Run) -> Vec<String> {
         record.started.clone(),
         duration(record.seconds),
     ]
+}
+
+/// A seed or a fold as tables show it.
+fn number(value: Option<u64>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
+}
+
+/// The weights that the groups' runs started from, and the parameters that they left as they were.
+fn transfers(groups: &[Group]) -> Vec<String> {
+    let named = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let mut lines = Vec::new();
+    for group in groups {
+        let Some(record) = group.runs.first().map(|run| &run.record) else { continue };
+        let whose = if groups.len() > 1 { format!(" of {}", group.label) } else { String::new() };
+        if let Some(weights) = &record.initial_weights {
+            let [fresh, unused] = [&weights.fresh, &weights.unused].map(|names| named(names));
+            lines.push(format!(
+                "Starting weights{whose}: {} of the tensors are from `{}`, SHA-256 `{}`{}{}",
+                grouped(weights.taken),
+                weights.source,
+                weights.sha256,
+                if fresh.is_empty() { fresh } else { format!("; drawn from the seed: {fresh}") },
+                if unused.is_empty() { unused } else { format!("; not used of the file: {unused}") },
+            ));
+        }
+        lines.extend((!record.frozen.is_empty()).then(|| format!("Frozen{whose}: {}", named(&record.frozen))));
+    }
+    lines
 }
 
 /// Machines, versions, data and time, each said once.
@@ -191,7 +220,7 @@ fn again(groups: &[Group], program: &str) -> Option<Block> {
     Some(Block::Details("How to train them again".to_owned(), blocks))
 }
 
-/// The command that trains a group's first run, and above it the seeds of all.
+/// The command that trains a group's first run, and above it the seeds and folds of all.
 fn command(group: &Group, base: &RunRecord, program: &str) -> Option<String> {
     let record = &group.runs.first()?.record;
     let mut words = vec![format!("{program} train --config config.json --backend {}", record.backend)];
@@ -200,7 +229,8 @@ fn command(group: &Group, base: &RunRecord, program: &str) -> Option<String> {
         words.extend((part.kernels == "composed").then(|| "--kernels composed".to_owned()));
     }
     words.extend((record.backend == "remote").then(|| "--remote URL".to_owned()));
-    words.extend((record.dataset.name == "idx").then(|| "--data-dir DIR".to_owned()));
+    let is_local = key(record, "data.name").is_some_and(|name| OWN_FILES.iter().any(|own| name == own));
+    words.extend(is_local.then(|| "--data-dir DIR".to_owned()));
     let (base, own) = (flat(&base.config), flat(&record.config));
     // Another variant of a section leaves nothing of the config's own.
     let is_other_variant = |path: &str| {
@@ -210,11 +240,18 @@ fn command(group: &Group, base: &RunRecord, program: &str) -> Option<String> {
     let mut sets: Vec<(&String, &Value)> =
         own.iter().filter(|(path, value)| base.get(*path) != Some(value) || is_other_variant(path)).collect();
     sets.sort_by_key(|(path, _)| !is_name(path));
-    words.extend(sets.into_iter().filter(|(path, _)| *path != SEED).map(|(path, value)| set(path, value)));
-    let seeds: Vec<String> = group.runs.iter().map(seed).collect();
-    words.push(format!("--seed {}", seeds[0]));
-    let all = if seeds.len() > 1 { format!(", seeds {}", seeds.join(", ")) } else { String::new() };
-    Some(format!("# {}{all}\n{}", group.label, words.join(" ")))
+    let fold = group.runs[0].fold();
+    sets.retain(|(path, _)| *path != SEED && (*path != FOLD || fold.is_none()));
+    words.extend(sets.into_iter().map(|(path, value)| set(path, value)));
+    let all = |what: &str, values: BTreeSet<Option<u64>>| {
+        let values: Vec<String> = values.into_iter().map(number).collect();
+        if values.len() > 1 { format!(", {what} {}", values.join(", ")) } else { String::new() }
+    };
+    let seeds = all("seeds", group.runs.iter().map(Run::seed).collect());
+    let folds = all("folds", group.runs.iter().map(Run::fold).collect());
+    words.push(format!("--seed {}", number(group.runs[0].seed())));
+    words.extend(fold.map(|fold| format!("--fold {fold}")));
+    Some(format!("# {}{seeds}{folds}\n{}", group.label, words.join(" ")))
 }
 
 /// A flag that gives a key a value, for a shell.
@@ -222,11 +259,21 @@ fn set(path: &str, value: &Value) -> String {
     let text = match value {
         Value::Null => "none".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Array(items) if !items.is_empty() && items.iter().all(|item| item.get("name").is_some()) => {
+            items.iter().map(item).collect::<Vec<_>>().join(",")
+        }
         other => other.to_string(),
     };
-    let is_safe = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./+".contains(c)) && !text.is_empty();
+    let is_safe = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./+:=,".contains(c)) && !text.is_empty();
     let text = if is_safe { text } else { format!("'{}'", text.replace('\'', r"'\''")) };
     format!("--set {path}={text}")
+}
+
+/// An item of a list that has a name and parameters, as it is typed: `crop:edge=reflect:padding=4`.
+fn item(item: &Value) -> String {
+    let parameters = item.as_object().into_iter().flatten().filter(|(key, _)| *key != "name");
+    let parameters = parameters.map(|(key, value)| format!(":{key}={}", plain(value)));
+    plain(item) + &parameters.collect::<String>()
 }
 
 #[cfg(test)]
@@ -279,6 +326,35 @@ mod tests {
     }
 
     #[test]
+    fn folds_and_the_weights_that_runs_start_from_are_said() {
+        let place = tempfile::tempdir().unwrap();
+        let of = |fold: usize| {
+            let changes = json!({
+                "config": { "data": { "name": "folder" }, "protocol": { "folds": 2, "fold": fold } },
+                "frozen": ["conv1.weight"],
+                "initial_weights": {
+                    "source": "a.pt", "sha256": "00ff", "taken": 3, "fresh": ["fc.weight"], "unused": [],
+                },
+            });
+            run(place.path(), &format!("mlp-fold-{fold}"), changes)
+        };
+        let blocks = how_it_was_run(&group(vec![of(1), of(2)]), "birds");
+        let [Block::Table(runs), Block::List(lines), Block::Details(_, again)] = &blocks[..] else {
+            panic!("{blocks:?}")
+        };
+        assert_eq!(
+            (&runs.header[2..4], &runs.rows[1][2..4]),
+            (&["seed", "fold"].map(str::to_owned)[..], &["1", "2"].map(str::to_owned)[..])
+        );
+        let weights =
+            "Starting weights: 3 of the tensors are from `a.pt`, SHA-256 `00ff`; drawn from the seed: `fc.weight`";
+        assert_eq!(lines[4..], [weights, "Frozen: `conv1.weight`"]);
+        let Block::Code(commands) = &again[0] else { panic!("{again:?}") };
+        assert!(commands.starts_with("# mlp, folds 1, 2\n"), "{commands}");
+        assert!(commands.ends_with("--backend flex --data-dir DIR --seed 1 --fold 1"), "{commands}");
+    }
+
+    #[test]
     fn what_differs_is_in_one_table_and_what_is_common_is_said_once() {
         let place = tempfile::tempdir().unwrap();
         let rate = |id: &str, rate: f64| {
@@ -300,6 +376,15 @@ mod tests {
         let Block::Table(table) = &configurations(&two)[0] else { panic!() };
         assert_eq!(table.header, ["key", "mlp", "cnn"]);
         assert_eq!(table.rows[0], ["`network.name`", "mlp", "cnn"]);
+    }
+
+    #[test]
+    fn values_are_set_as_they_are_typed() {
+        let crop = json!([{ "name": "flip", "probability": 0.5 }, { "name": "crop", "padding": 4, "edge": "reflect" }]);
+        let expected = "--set data.augment=flip:probability=0.5,crop:edge=reflect:padding=4";
+        assert_eq!(set("data.augment", &crop), expected);
+        assert_eq!(set("network.hidden", &json!([512, 64])), "--set network.hidden='[512,64]'");
+        assert_eq!(set("training.weights", &json!("my runs/a.pt")), "--set training.weights='my runs/a.pt'");
     }
 
     #[test]

@@ -5,92 +5,17 @@ use kindling_record::{MetricRecord, RunRecord, RunStatus};
 use crate::{
     curves::{Split, evaluated_splits, measured},
     differences::{Key, are_letters, keys, listed},
-    document::{BEST, TableBlock},
-    groups::with_repeats,
-    metrics::{best, metric, metrics, sample_text, titled},
+    document::TableBlock,
+    groups::repetitions,
+    metrics::{metric, metrics},
     run::{Group, Run, key, marks},
+    run_report::columns::Columns,
     statistics::Sample,
     table::{NONE, duration, grouped, samples},
 };
 
 /// So many keys that differ are columns beside results; more have a table of their own.
 const KEYS_BESIDE: usize = 4;
-
-/// A table that is made column by column: a row for each group.
-struct Columns<'a> {
-    groups: &'a [Group],
-    header: Vec<String>,
-    rows: Vec<Vec<String>>,
-    /// How many columns of text stand before the numbers.
-    texts: usize,
-}
-
-impl<'a> Columns<'a> {
-    /// With the groups' labels, their values of the keys in `different`, and the number of their runs.
-    fn new(groups: &'a [Group], different: &[Key]) -> Self {
-        let header = std::iter::once("configuration".to_owned());
-        let header: Vec<String> = header.chain(different.iter().map(|key| format!("`{}`", key.path))).collect();
-        let rows = groups.iter().enumerate().map(|(index, group)| {
-            let values = different.iter().map(|key| key.values[index].clone().unwrap_or_else(|| NONE.to_owned()));
-            std::iter::once(group.marked_label()).chain(values).collect()
-        });
-        let mut columns = Self { groups, texts: header.len(), header, rows: rows.collect() };
-        columns.text("runs", runs_text);
-        columns
-    }
-
-    fn text(&mut self, title: &str, cell: impl Fn(&Group) -> String) {
-        self.header.push(title.to_owned());
-        for (row, group) in self.rows.iter_mut().zip(self.groups) {
-            row.push(cell(group));
-        }
-    }
-
-    /// Means and standard deviations of a metric, the best of them marked; nothing where no group has any.
-    fn metric(&mut self, title: &str, metric: &MetricRecord, value: impl Fn(&Run) -> Option<f64>) {
-        let samples: Vec<Option<Sample>> = self.groups.iter().map(|group| group.sample(&value)).collect();
-        if samples.iter().all(Option::is_none) {
-            return;
-        }
-        self.header.push(titled(title, metric));
-        let best = best(metric, &samples);
-        for (index, (row, sample)) in self.rows.iter_mut().zip(&samples).enumerate() {
-            let mark = if best.contains(&index) { BEST } else { "" };
-            row.push(sample.as_ref().map_or_else(
-                || NONE.to_owned(),
-                |sample| {
-                    let text = sample_text(metric, sample);
-                    with_count(text, sample.n, self.groups[index].runs.len()) + mark
-                },
-            ));
-        }
-    }
-
-    /// Takes out the columns of `titles` that have the same for all groups, and says in a sentence what that is.
-    fn common(&mut self, titles: &[&str]) -> Option<String> {
-        let mut common = Vec::new();
-        for title in titles {
-            let Some(column) = self.header.iter().position(|one| one == title) else { continue };
-            let [first, others @ ..] = &self.rows[..] else { continue };
-            if others.is_empty() || others.iter().any(|row| row[column] != first[column]) {
-                continue;
-            }
-            common.push(format!("{title} {}", first[column]));
-            self.header.remove(column);
-            for row in &mut self.rows {
-                row.remove(column);
-            }
-        }
-        (!common.is_empty()).then(|| format!("The same for all: {}.", common.join(", ")))
-    }
-
-    fn table(self, caption: &str) -> TableBlock {
-        let right = (self.texts..self.header.len()).collect();
-        let best = if self.groups.len() > 1 { " The best mean of a column is marked." } else { "" };
-        let caption = with_repeats(&format!("{caption}{best}"), self.groups);
-        TableBlock { caption, header: self.header, right, rows: self.rows }
-    }
-}
 
 /// The keys that are columns beside results, and those that are too many for that and stand elsewhere.
 pub(crate) fn beside(different: &[Key]) -> (&[Key], &[Key]) {
@@ -144,10 +69,7 @@ pub(crate) fn summary_table(groups: &[Group], different: &[Key]) -> TableBlock {
     for metric in &metrics(groups) {
         let name = &metric.name;
         for &split in evaluated.iter().filter(|&&split| split == Split::Valid || !is_tested) {
-            columns.metric(&format!("{split} {name}"), metric, |run| {
-                let best = run.record.epochs.iter().find(|epoch| Some(epoch.epoch) == run.record.best_epoch);
-                measured(best?, name, split)
-            });
+            columns.metric(&format!("{split} {name}"), metric, |run| at_best(run, name, split));
         }
         columns.metric(&format!("test {name}"), metric, |run| tested(run, name));
     }
@@ -180,18 +102,13 @@ pub(crate) fn remarks(group: &Group) -> Vec<String> {
         remarks.extend(limit.map(|limit| format!("limited to {limit} batches of each split")));
     }
     for run in &group.runs {
-        let whose = if group.runs.len() > 1 { format!("seed {} ", seed(run)) } else { String::new() };
+        let whose = if group.runs.len() > 1 { run.repetition() + " " } else { String::new() };
         remarks.extend(ending(run).map(|ending| format!("{whose}{ending}")));
     }
     remarks
 }
 
-/// The seed of a run as tables show it.
-pub(crate) fn seed(run: &Run) -> String {
-    run.seed().map_or_else(|| NONE.to_owned(), |seed| seed.to_string())
-}
-
-/// How many runs there are, and how those ended that were not finished: `3`, `3 (1 diverged)`.
+/// How many runs there are, and how those ended that were not finished: `3`, `3 (1 diverged)`, `n = 5 folds`.
 pub(crate) fn runs_text(group: &Group) -> String {
     let mut ended: Vec<(RunStatus, usize)> = Vec::new();
     for run in group.runs.iter().filter(|run| run.status != RunStatus::Finished) {
@@ -201,13 +118,8 @@ pub(crate) fn runs_text(group: &Group) -> String {
         }
     }
     let ended: Vec<String> = ended.into_iter().map(|(status, count)| format!("{count} {status}")).collect();
-    let n = group.runs.len();
-    if ended.is_empty() { n.to_string() } else { format!("{n} ({})", ended.join(", ")) }
-}
-
-/// The text, and of how many of `runs` runs it is where it is not of all.
-pub(crate) fn with_count(text: String, n: usize, runs: usize) -> String {
-    if n == runs { text } else { format!("{text} (n = {n})") }
+    let n = repetitions(group);
+    if ended.is_empty() { n } else { format!("{n} ({})", ended.join(", ")) }
 }
 
 /// How a run ended, unless it went through all its epochs or stopped early.
@@ -234,6 +146,12 @@ fn ending(run: &Run) -> Option<String> {
 
 fn tested(run: &Run, metric: &str) -> Option<f64> {
     run.record.test.as_ref()?.get(metric)
+}
+
+/// The metric at the run's best epoch.
+pub(crate) fn at_best(run: &Run, metric: &str, split: Split) -> Option<f64> {
+    let best = run.record.epochs.iter().find(|epoch| Some(epoch.epoch) == run.record.best_epoch);
+    measured(best?, metric, split)
 }
 
 /// The best value of all epochs.
