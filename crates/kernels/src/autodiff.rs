@@ -55,24 +55,35 @@ impl<B: LinearGradients + KernelOps, C: CheckpointStrategy> KernelOps for Autodi
         epsilon: f64,
         order: ChannelOrder,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let tensors = [&x, &weight, &bias, &gamma, &beta].map(FloatTensor::<Self>::primitive);
-        let ready = fused::on_host::<B>(&tensors);
-        let nodes = [x.node(), weight.node(), bias.node(), gamma.node(), beta.node()];
-        if ready && let OpsKind::Tracked(prepared) = Block.prepare::<C>(nodes).compute_bound().stateful() {
-            let packed = |tensor: &FloatTensor<Self>| B::packed(tensor.primitive().clone());
-            let images = x.primitive().clone();
-            let it = BlockTensors {
-                weight: packed(&weight),
-                bias: packed(&bias),
-                gamma: packed(&gamma),
-                beta: packed(&beta),
-            };
-            if let Some(([output, mean, variance], saved)) = fused::conv_block::<B>(&images, &it, epsilon, order) {
-                let output = prepared.finish((images, it, saved), output);
-                return (output, FloatTensor::<Self>::new(mean), FloatTensor::<Self>::new(variance));
-            }
+        let it = BlockTensors { weight, bias, gamma, beta };
+        match tracked_block::<B, C>(&x, &it, None, epsilon, order) {
+            Some([output, mean, variance]) => (output, mean, variance),
+            None => composed::conv_block::<Self>(x, it, epsilon),
         }
-        composed::conv_block::<Self>(x, BlockTensors { weight, bias, gamma, beta }, epsilon)
+    }
+
+    fn conv_block_inference(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        epsilon: f64,
+        order: ChannelOrder,
+    ) -> FloatTensor<Self> {
+        if ![&x, &weight, &bias, &gamma, &beta, &mean, &variance].into_iter().any(FloatTensor::<Self>::is_tracked) {
+            let [x, weight, bias, gamma, beta, mean, variance] =
+                [x, weight, bias, gamma, beta, mean, variance].map(FloatTensor::<Self>::into_primitive);
+            let y = B::conv_block_inference(x, weight, bias, gamma, beta, mean, variance, epsilon, order);
+            return FloatTensor::<Self>::new(y);
+        }
+        let it = BlockTensors { weight, bias, gamma, beta };
+        match tracked_block::<B, C>(&x, &it, Some([&mean, &variance]), epsilon, order) {
+            Some([output, ..]) => output,
+            None => composed::conv_block_inference::<Self>(x, it, mean, variance, epsilon),
+        }
     }
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>, smoothing: f64) -> FloatTensor<Self> {
@@ -97,6 +108,38 @@ impl<B: LinearGradients + KernelOps, C: CheckpointStrategy> KernelOps for Autodi
     fn sgd_step(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
         composed::sgd_step::<Self>(parameter, gradient, rate)
     }
+}
+
+/// A tensor with autodiff.
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
+/// A block by given statistics, or else by the batch's, where the tensors are on the host and one of them has a gradient:
+/// output, mean and variance.
+fn tracked_block<B: LinearGradients + KernelOps, C: CheckpointStrategy>(
+    x: &Tracked<B, C>,
+    it: &BlockTensors<Autodiff<B, C>>,
+    given: Option<[&Tracked<B, C>; 2]>,
+    epsilon: f64,
+    order: ChannelOrder,
+) -> Option<[Tracked<B, C>; 3]> {
+    let parts = [x, &it.weight, &it.bias, &it.gamma, &it.beta];
+    let tensors: Vec<_> =
+        parts.into_iter().chain(given.into_iter().flatten()).map(Tracked::<B, C>::primitive).collect();
+    if !fused::on_host::<B>(&tensors) || given.is_some_and(|given| given.into_iter().any(Tracked::<B, C>::is_tracked)) {
+        return None;
+    }
+    let OpsKind::Tracked(prepared) = Block.prepare::<C>(parts.map(Tracked::<B, C>::node)).compute_bound().stateful()
+    else {
+        return None;
+    };
+    let packed = |tensor: &Tracked<B, C>| B::packed(tensor.primitive().clone());
+    let [weight, bias, gamma, beta] = [&it.weight, &it.bias, &it.gamma, &it.beta].map(packed);
+    let (images, it, given) =
+        (x.primitive().clone(), BlockTensors { weight, bias, gamma, beta }, given.map(|it| it.map(packed)));
+    let given = given.as_ref().map(|[mean, variance]| [mean, variance]);
+    let ([output, mean, variance], saved) = fused::conv_block::<B>(&images, &it, given, epsilon, order)?;
+    let output = prepared.finish((images, it.weight, saved), output);
+    Some([output, Tracked::<B, C>::new(mean), Tracked::<B, C>::new(variance)])
 }
 
 #[derive(Debug)]
@@ -125,23 +168,17 @@ impl<B: LinearGradients> Backward<B, 3> for Linear {
 struct Block;
 
 impl<B: Host> Backward<B, 5> for Block {
-    /// x, the parameters, and what forward saved.
-    type State = (FloatTensor<B>, BlockTensors<B>, Saved);
+    /// x, the weight, and what forward saved.
+    type State = (FloatTensor<B>, FloatTensor<B>, Saved);
 
     fn backward(self, ops: Ops<Self::State, 5>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let [x_node, weight_node, bias_node, gamma_node, beta_node] = ops.parents;
         let dy = gradients.consume::<B>(&ops.node);
-        let (x, it, saved) = ops.state;
-        let Some((dx, [dweight, dgamma, dbeta])) =
-            fused::conv_block_backward::<B>(&x, &it.weight, &saved, &dy, x_node.is_some())
-        else {
+        let (x, weight, saved) = ops.state;
+        let wants_x = ops.parents[0].is_some();
+        let Some((dx, parameters)) = fused::conv_block_backward::<B>(&x, &weight, &saved, &dy, wants_x) else {
             unreachable!("what was on the host forward has its gradient there")
         };
-        // Batch norm takes the mean away again, and the bias with it.
-        let dbias = B::float_mul_scalar(it.bias, 0.0.into());
-        let nodes = [x_node, weight_node, bias_node, gamma_node, beta_node];
-        let found = [dx, Some(dweight), Some(dbias), Some(dgamma), Some(dbeta)];
-        for (node, gradient) in nodes.into_iter().zip(found) {
+        for (node, gradient) in ops.parents.into_iter().zip([dx].into_iter().chain(parameters.map(Some))) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 gradients.register::<B>(node.id, gradient);
             }

@@ -145,16 +145,28 @@ fn output_shape(sizes: block::Sizes) -> [usize; 4] {
     [sizes.batch, sizes.outputs, sizes.height / 2, sizes.width / 2]
 }
 
-/// Forward of a block in training, for packed parameters: output, mean, variance, and what backward needs.
+/// The given statistics of a block, packed.
+fn statistics<B: Host>([mean, variance]: [&FloatTensor<B>; 2]) -> Option<Statistics> {
+    Some(Statistics { mean: B::floats(mean)?.to_vec(), variance: B::floats(variance)?.to_vec() })
+}
+
+/// Forward of a block in training, for packed parameters, by given statistics or else by the batch's: output, mean,
+/// variance, and what backward needs.
 pub(crate) fn conv_block<B: Host>(
     x: &FloatTensor<B>,
     it: &BlockTensors<B>,
+    given: Option<[&FloatTensor<B>; 2]>,
     epsilon: f64,
     order: ChannelOrder,
 ) -> Option<([FloatTensor<B>; 3], Saved)> {
     let (floats, x_order) = images::<B>(x);
     let sizes = block_sizes::<B>(x, &it.weight, x_order, order)?;
-    let (y, statistics, saved) = block::train(Level::best(), sizes, B::floats(&floats)?, parameters::<B>(it, epsilon)?);
+    let given = match given {
+        Some(given) => Some(statistics::<B>(given)?),
+        None => None,
+    };
+    let (floats, parameters) = (B::floats(&floats)?, parameters::<B>(it, epsilon)?);
+    let (y, statistics, saved) = block::train(Level::best(), sizes, floats, parameters, given.as_ref());
     let outputs = [
         from_images::<B>(y, output_shape(sizes), order, x),
         B::tensor(statistics.mean, vector(sizes.outputs), x),
@@ -163,14 +175,14 @@ pub(crate) fn conv_block<B: Host>(
     Some((outputs, saved))
 }
 
-/// The gradients of x, if wanted, weight, gamma and beta.
+/// The gradients of x, if wanted, weight, bias, gamma and beta.
 pub(crate) fn conv_block_backward<B: Host>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
     saved: &Saved,
     dy: &FloatTensor<B>,
     wants_x: bool,
-) -> Option<Gradients<B, 3>> {
+) -> Option<Gradients<B, 4>> {
     let ((floats, x_order), (dy, y_order)) = (images::<B>(x), images::<B>(dy));
     let sizes = block_sizes::<B>(x, weight, x_order, y_order)?;
     let (level, weights) = (Level::best(), B::floats(weight)?);
@@ -180,6 +192,7 @@ pub(crate) fn conv_block_backward<B: Host>(
         gradients.x.map(|dx| from_images::<B>(dx, x_shape, x_order, x)),
         [
             B::tensor(gradients.weight, weight.shape(), x),
+            B::tensor(gradients.bias, vector(sizes.outputs), x),
             B::tensor(gradients.gamma, vector(sizes.outputs), x),
             B::tensor(gradients.beta, vector(sizes.outputs), x),
         ],
@@ -190,13 +203,13 @@ pub(crate) fn conv_block_backward<B: Host>(
 pub(crate) fn conv_block_inference<B: Host>(
     x: &FloatTensor<B>,
     it: &BlockTensors<B>,
-    [mean, variance]: [&FloatTensor<B>; 2],
+    given: [&FloatTensor<B>; 2],
     epsilon: f64,
     order: ChannelOrder,
 ) -> Option<FloatTensor<B>> {
     let (floats, x_order) = images::<B>(x);
     let sizes = block_sizes::<B>(x, &it.weight, x_order, order)?;
-    let statistics = Statistics { mean: B::floats(mean)?.to_vec(), variance: B::floats(variance)?.to_vec() };
+    let statistics = statistics::<B>(given)?;
     let parameters = parameters::<B>(it, epsilon)?;
     let y = block::infer(Level::best(), sizes, B::floats(&floats)?, parameters, &statistics);
     Some(from_images::<B>(y, output_shape(sizes), order, x))
@@ -277,7 +290,7 @@ macro_rules! on_host {
                 let [weight, bias, gamma, beta] = [weight, bias, gamma, beta].map(Self::packed);
                 let ready = on_host::<Self>(&[&x, &weight, &bias, &gamma, &beta]);
                 let it = BlockTensors { weight, bias, gamma, beta };
-                match ready.then(|| conv_block::<Self>(&x, &it, epsilon, order)).flatten() {
+                match ready.then(|| conv_block::<Self>(&x, &it, None, epsilon, order)).flatten() {
                     Some(([output, mean, variance], _)) => (output, mean, variance),
                     None => crate::composed::conv_block::<Self>(x, it, epsilon),
                 }

@@ -1,10 +1,25 @@
 use burn::{
     backend::{
-        Backend, TensorMetadata,
+        Backend, DispatchDevice, TensorMetadata,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{DType, Shape, TensorData},
+    tensor::{DType, Device, Shape, TensorData},
 };
+
+/// Whether the device's tensors are in the program's own memory: flex, ndarray, and libtorch on the CPU.
+#[must_use]
+pub fn is_on_host(device: &Device) -> bool {
+    match device.clone().inner().as_dispatch() {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "ndarray")]
+        DispatchDevice::NdArray(_) => true,
+        #[cfg(feature = "libtorch")]
+        DispatchDevice::LibTorch(device) => *device == burn::backend::libtorch::LibTorchDevice::Cpu,
+        #[allow(unreachable_patterns)] // Where no other backend is compiled in.
+        _ => false,
+    }
+}
 
 /// A backend whose tensors may be in the program's own memory, where the fused operations reach them.
 pub(crate) trait Host: Backend {

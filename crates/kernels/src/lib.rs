@@ -23,6 +23,7 @@
 //! - `g`: `dy` at the largest of each pool where `y > 0`, and zero elsewhere
 //! - `dβ = Σ g`, `dγ = Σ g ẑ`, `dz = γ / √(variance + ε) (g - dβ / n - ẑ dγ / n)` for `n` values in a channel
 //! - `dx` and `dW`: the convolution's own, of `dz`; the bias's gradient is zero, since batch norm takes the mean away
+//! - in evaluation the statistics are constants: `dz = γ / √(variance + ε) g`, and the bias's gradient is its sum
 //!
 //! Details are PyTorch's: the first of equal values in a pool has the gradient, NaN passes a ReLU and wins a pool.
 //!
@@ -34,6 +35,9 @@
 //! **SGD step** ([`sgd_step`]): `p - rate * g`, in the memory of `p` if it is the only reference to it.
 //!
 //! **Rows** ([`select_rows`]): rows of a matrix by their indices, as a shuffled epoch takes its images.
+//!
+//! **Pixels** ([`for_each_chunk`], [`normalize_bytes`], [`is_on_host`]) are not operations on tensors: they fill the arrays
+//! of a batch on all threads, for devices whose memory is the program's.
 //!
 //! # How they work
 //!
@@ -71,7 +75,8 @@ mod ops;
 #[cfg(test)]
 mod tests;
 
-pub use cpu::{ChannelOrder, Level, threads};
+pub use cpu::{ChannelOrder, Level, for_each_chunk, normalize_bytes, threads};
+pub use host::is_on_host;
 pub use kernels::Kernels;
 pub use ops::{
     ConvBlock, ConvBlockOutput, KernelOps, conv_block, conv_block_inference, cross_entropy, linear, linear_relu,

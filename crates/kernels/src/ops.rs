@@ -171,6 +171,8 @@ pub fn conv_block(x: Tensor<4>, block: ConvBlock) -> ConvBlockOutput {
 
 /// A convolution block in evaluation: as [`conv_block`], with the statistics that training has gathered, `[outputs]` each.
 ///
+/// On a device with autodiff gradients pass it, as a frozen batch norm wants it; where nothing has one, nothing is kept.
+///
 /// # Panics
 /// When the shapes do not fit together.
 #[must_use]

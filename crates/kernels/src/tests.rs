@@ -377,7 +377,7 @@ impl BlockCase {
     }
 
     fn train(&self, level: Level) -> (Vec<f32>, block::Statistics, block::Saved) {
-        let (y, statistics, saved) = block::train(level, self.sizes, &self.images(), self.parameters());
+        let (y, statistics, saved) = block::train(level, self.sizes, &self.images(), self.parameters(), None);
         (planes(&y, self.sizes.batch, self.sizes.outputs, self.sizes.y_order), statistics, saved)
     }
 
@@ -1179,6 +1179,25 @@ mod through_backends {
                     check_distance("y", &floats(y), &expected);
                 }
             }
+            let by = |operation: fn(Tensor<4>, ConvBlock, Tensor<1>, Tensor<1>) -> Tensor<4>, order| {
+                move |x: Tensor<4>, block| {
+                    let [mean, variance] = given(&x.device());
+                    let output = operation(x, with_order(block, order), mean.clone(), variance.clone());
+                    ConvBlockOutput { output, mean, variance }
+                }
+            };
+            let burns = by(inference_by_burn, ChannelOrder::First);
+            let (_, expected_gradients) = case.differentiate(&Device::flex().autodiff(), burns);
+            for device in devices() {
+                for order in [ChannelOrder::First, ChannelOrder::Last] {
+                    let ours = by(crate::conv_block_inference, order);
+                    let (y, gradients) = case.differentiate(&device.clone().autodiff(), ours);
+                    check_distance("y with gradients", &y, &expected);
+                    for (found, expected) in gradients.iter().zip(&expected_gradients) {
+                        check_distance("a gradient", found, expected);
+                    }
+                }
+            }
         }
     }
 
@@ -1285,6 +1304,11 @@ mod through_backends {
         assert_eq!(y.dtype(), DType::BF16);
         let y = floats(y.cast(FloatDType::F32));
         assert!(distance(&y, &plain_linear(layer.sizes, &layer.arrays(), false)) <= 8.0 / 512.0);
+    }
+
+    #[test]
+    fn flex_and_ndarray_are_on_the_host_with_and_without_gradients() {
+        assert!(all_devices().iter().all(crate::is_on_host));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use burn::{
     tensor::Device,
     train::{Interrupter, renderer::MetricsRenderer},
 };
-use kindling_record::{EpochRecord, MachineRecord, PartRecord, now};
+use kindling_record::{EpochRecord, InitialWeightsRecord, MachineRecord, PartRecord, now};
 
 /// Makes the renderer that a run reports to, given the epoch it starts after.
 pub type MakeRenderer = Box<dyn FnOnce(usize) -> Box<dyn MetricsRenderer>>;
@@ -37,6 +37,8 @@ pub enum Event<'a> {
         /// The directory of the checkpoint that is used.
         instead: &'a Path,
     },
+    /// The run starts from weights of another place.
+    InitialWeights(&'a InitialWeightsRecord),
     /// The backend is about to compile and autotune the kernels that the run needs.
     Compiling,
     /// A warm-up step with a batch of this size; its results are discarded.

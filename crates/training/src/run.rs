@@ -78,6 +78,7 @@ pub(crate) fn run<T: Task>(
     state.parameters = checkpoint::shapes(&trainer.task);
     let Trainer { mut task, mut optimizer, settings, mut host, .. } = trainer;
     let mut averaged = None;
+    let is_new = start.is_none();
     if let Some(newest) = start {
         for damage in &newest.damages {
             log::warn!("{damage}: resuming from {}", newest.place.display());
@@ -91,6 +92,12 @@ pub(crate) fn run<T: Task>(
     let mut ema = settings.ema_decay.map(|decay| Ema::new(&task, decay));
     if let (Some(ema), Some(averaged)) = (&mut ema, averaged) {
         ema.restore(&load(task.valid(), averaged, directory)?);
+    }
+    if let Some(weights) = state.record.initial_weights.as_ref().filter(|_| is_new) {
+        (host.on_event)(Event::InitialWeights(weights));
+        // What a run starts from may be gone when it is resumed.
+        let averaged = ema.as_ref().map(|ema| ema.module(&task));
+        checkpoint::save(&directory.checkpoints(), &state, &task, averaged, &optimizer)?;
     }
     let devices: Vec<_> = host.place.devices.iter().map(|device| device.clone().autodiff()).collect();
     let replicas = Replicas::new(tracked.clone(), &devices[1..], settings.micro_batches, &train);
@@ -216,7 +223,8 @@ fn finish<T: Task>(
         log::info!("tested: {:?}", tested.metrics.0);
         session.state.record.test = Some(tested);
     }
-    replace_file(&directory.weights(), &weights::write(&task, T::ROOT)?)?;
+    let weights = weights::with_metadata(&weights::write(&task, T::ROOT)?, &session.settings.weights_metadata)?;
+    replace_file(&directory.weights(), &weights)?;
     session.state.record.timings.evaluation_seconds += clock.elapsed().as_secs_f64();
     session.count_seconds();
     let mut record = session.state.record;

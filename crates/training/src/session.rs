@@ -1,6 +1,6 @@
 //! The training loop, in which a checkpoint can be taken after any step.
 
-use std::{ops::ControlFlow, time::Instant};
+use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
 
 use burn::{optim::ModuleOptimizer, tensor::Device};
 use kindling_record::{EpochRecord, RunDirectory, RunStatus, StepLog, StepRecord};
@@ -58,6 +58,7 @@ pub(crate) struct Settings {
     pub(crate) ema_evaluate: bool,
     pub(crate) gradient_steps: Option<usize>,
     pub(crate) workers: usize,
+    pub(crate) weights_metadata: BTreeMap<String, String>,
 }
 
 /// One process's part of a run.

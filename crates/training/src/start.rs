@@ -8,10 +8,9 @@ use crate::{
     Checkpoint, Host, Metric, Source, Task, Trainer, TrainingError,
     checkpoint::{self, Newest, shapes},
     feed::SharedSource,
-    named_parameters,
+    freeze::frozen,
     parameters::initialize,
     run::{Sources, guard, rates, run, tracked},
-    trainable_parameters,
 };
 
 /// The version of Burn that this crate was written for.
@@ -70,6 +69,7 @@ fn fit<T: Task>(
     check_sources(&sources)?;
     let config = trainer.take_config()?;
     trainer.task = on_device(trainer.task, &trainer.host)?;
+    let (frozen, parameters) = frozen(&trainer.task, T::ROOT);
     let place = &trainer.host.place;
     let record = RunRecord {
         schema: SCHEMA,
@@ -84,7 +84,9 @@ fn fit<T: Task>(
         machine: place.machine.clone(),
         dataset: dataset(&trainer, &sources),
         model: trainer.settings.name.clone(),
-        parameters: trainable_parameters(&named_parameters(&trainer.task)),
+        parameters,
+        initial_weights: trainer.initial_weights.take(),
+        frozen,
         metrics: T::METRICS.iter().map(Metric::record).collect(),
         monitor: monitor.name.clone(),
         epochs: Vec::new(),
@@ -158,6 +160,7 @@ fn resume<T: Task>(
     if let Some(start) = &start {
         check_parameters(&trainer.task, start, directory)?;
     }
+    check_frozen(&trainer.task, &old)?;
     directory.write_record(&state.record)?;
     log::info!("resumed {} on {} after step {}", directory.id(), place.device_name, state.step);
     guard(directory, || run(trainer, sources, monitor, state, start, directory))
@@ -248,6 +251,10 @@ fn starting_point<T: Task>(
         }
     })?;
     let Some(newest) = newest else {
+        if let Some(weights) = &old.initial_weights {
+            let cause = format!("it was stopped before the weights of {} were in one", weights.source);
+            return Err(unusable(vec![cause]));
+        }
         if old.epochs.is_empty() {
             // No step of the parts before is left.
             return Ok((at_start(RunRecord { parts: Vec::new(), ..old.clone() }, trainer, sources), None));
@@ -272,6 +279,23 @@ fn check_parameters<T: Task>(task: &T, start: &Newest, directory: &RunDirectory)
     let told = |shape: Option<&Vec<usize>>| shape.map_or("none".to_owned(), |shape| format!("{shape:?}"));
     let difference = format!("`{path}`: expected {}, found {}", told(wanted.get(path)), told(found.get(path)));
     Err(TrainingError::Mismatch { path: directory.checkpoints(), difference })
+}
+
+/// Whether the task has the frozen parameters of the run.
+fn check_frozen<T: Task>(task: &T, old: &RunRecord) -> Result<(), TrainingError> {
+    let (found, _) = frozen(task, T::ROOT);
+    if found == old.frozen {
+        return Ok(());
+    }
+    let told = |names: &[String]| match names {
+        [] => "none".to_owned(),
+        names => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+    };
+    Err(TrainingError::Setting {
+        name: "freeze",
+        wanted: format!("the frozen parameters that the run was started with ({})", told(&old.frozen)),
+        found: told(&found),
+    })
 }
 
 fn versions() -> BTreeMap<String, String> {

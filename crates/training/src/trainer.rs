@@ -1,4 +1,4 @@
-use std::{any::type_name, ops::ControlFlow, sync::Arc};
+use std::{any::type_name, collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use burn::{
     optim::ModuleOptimizer,
@@ -7,7 +7,7 @@ use burn::{
         metric::{Metric as BurnMetric, Numeric},
     },
 };
-use kindling_record::{DatasetRecord, EpochRecord, StepRecord};
+use kindling_record::{DatasetRecord, EpochRecord, InitialWeightsRecord, StepRecord};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -35,6 +35,7 @@ pub struct Trainer<T: Task> {
     pub(crate) host: Host,
     pub(crate) config: Option<Result<Map<String, Value>, TrainingError>>,
     pub(crate) dataset: Option<DatasetRecord>,
+    pub(crate) initial_weights: Option<InitialWeightsRecord>,
     pub(crate) test: Option<SharedSource<T::Batch>>,
     pub(crate) metrics: Vec<AddMetric>,
     pub(crate) on_step: Vec<OnStep>,
@@ -62,6 +63,7 @@ impl<T: Task> Trainer<T> {
             ema_evaluate: false,
             gradient_steps: None,
             workers: 0,
+            weights_metadata: BTreeMap::new(),
         };
         let device = task.devices().into_iter().next().unwrap_or_default();
         Self {
@@ -73,6 +75,7 @@ impl<T: Task> Trainer<T> {
             host: lines::host(Place::new(device)),
             config: None,
             dataset: None,
+            initial_weights: None,
             test: None,
             metrics: Vec::new(),
             on_step: Vec::new(),
@@ -239,6 +242,21 @@ impl<T: Task> Trainer<T> {
     /// The data set's entry in `run.json`; by default the sources' lengths and digests.
     pub fn dataset(mut self, dataset: DatasetRecord) -> Self {
         self.dataset = Some(dataset);
+        self
+    }
+
+    /// The weights from elsewhere that the task has already, for `run.json` and
+    /// [`Event::InitialWeights`](crate::Event::InitialWeights): see [`weights::transfer`](crate::weights::transfer).
+    ///
+    /// [`resume`](Self::resume) keeps what the run's record says.
+    pub fn initial_weights(mut self, record: InitialWeightsRecord) -> Self {
+        self.initial_weights = Some(record);
+        self
+    }
+
+    /// Entries of `model.safetensors`'s metadata beside `format: pt`, such as the names of the classes.
+    pub fn weights_metadata(mut self, entries: BTreeMap<String, String>) -> Self {
+        self.settings.weights_metadata = entries;
         self
     }
 

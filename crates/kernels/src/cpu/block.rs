@@ -78,6 +78,8 @@ pub(crate) struct Saved {
     /// The one of each pool whose normalised value is the largest, `[batch, height / 2, width / 2, channels]`.
     largest: Vec<f32>,
     norm: Norm,
+    /// Whether the statistics were given, and are constants.
+    given: bool,
 }
 
 /// The gradients of [`train`].
@@ -86,6 +88,8 @@ pub(crate) struct Gradients {
     pub(crate) x: Option<Vec<f32>>,
     /// `[outputs, inputs, 3, 3]`
     pub(crate) weight: Vec<f32>,
+    /// `[outputs]`
+    pub(crate) bias: Vec<f32>,
     /// `[outputs]`
     pub(crate) gamma: Vec<f32>,
     /// `[outputs]`
@@ -184,9 +188,15 @@ impl Plan {
     }
 }
 
-/// Forward by the batch's statistics: the output, `[batch, outputs, height / 2, width / 2]`, the statistics, and what
-/// [`backward`] needs.
-pub(crate) fn train(level: Level, sizes: Sizes, x: &[f32], it: Parameters<'_>) -> (Vec<f32>, Statistics, Saved) {
+/// Forward by given statistics, or else by the batch's: the output, `[batch, outputs, height / 2, width / 2]`, the
+/// statistics, and what [`backward`] needs.
+pub(crate) fn train(
+    level: Level,
+    sizes: Sizes,
+    x: &[f32],
+    it: Parameters<'_>,
+    statistics: Option<&Statistics>,
+) -> (Vec<f32>, Statistics, Saved) {
     let plan = Plan::new(level, sizes);
     plan.check(x, it);
     let (batch, channels) = (sizes.batch, plan.padded_outputs);
@@ -201,7 +211,8 @@ pub(crate) fn train(level: Level, sizes: Sizes, x: &[f32], it: Parameters<'_>) -
     }
     // SAFETY: the tasks have written every image.
     let convolved = unsafe { convolved.finish() };
-    let statistics = combine(plan, &moments);
+    let given = statistics.is_some();
+    let statistics = statistics.map_or_else(|| combine(plan, &moments), Statistics::clone);
     let norm = Norm::new(plan, &statistics, it);
 
     let mut y = Output::new(batch * sizes.outputs * plan.pools());
@@ -216,7 +227,7 @@ pub(crate) fn train(level: Level, sizes: Sizes, x: &[f32], it: Parameters<'_>) -
     }
     // SAFETY: the tasks have written every image.
     let (y, largest) = unsafe { (y.finish(), largest.finish()) };
-    (y, statistics, Saved { convolved, largest, norm })
+    (y, statistics, Saved { convolved, largest, norm, given })
 }
 
 /// Forward by given statistics.
@@ -618,7 +629,7 @@ fn choose<S: Simd>(simd: S, values: [S::f32s; 4], mean: S::f32s, scale: S::f32s,
 
 /// The gradients for `dy`, `[batch, outputs, height / 2, width / 2]`.
 ///
-/// That of the convolution's bias is not among them: batch norm takes the mean away again, so it is zero.
+/// By the batch's statistics that of the convolution's bias is zero, since batch norm takes the mean away again.
 pub(crate) fn backward(
     level: Level,
     sizes: Sizes,
@@ -654,8 +665,9 @@ pub(crate) fn backward(
     for (gamma, inverse) in gamma.iter_mut().zip(&norm.inverse_deviation) {
         *gamma *= f64::from(*inverse);
     }
-    // dz = scale (dy - sum(dy) / n - (z - mean) / deviation * sum(dy (z - mean) / deviation) / n)
-    let count = (batch * plan.pixels()) as f64;
+    // dz = scale (dy - sum(dy) / n - (z - mean) / deviation * sum(dy (z - mean) / deviation) / n), or of given statistics
+    // scale dy alone.
+    let count = if saved.given { f64::INFINITY } else { (batch * plan.pixels()) as f64 };
     let slope = |channel: usize| {
         let inverse = f64::from(norm.inverse_deviation[channel]);
         (-f64::from(norm.scale[channel]) * inverse * gamma[channel] / count) as f32
@@ -706,10 +718,12 @@ pub(crate) fn backward(
         }
     }
     let learned = |sums: &[f64]| sums[..outputs].iter().map(|sum| *sum as f32).collect();
+    let of_bias = |(sum, scale): (&f64, &f32)| if saved.given { (sum * f64::from(*scale)) as f32 } else { 0.0 };
     Gradients {
         // SAFETY: the tasks have written every image.
         x: wants_x.then(|| unsafe { dx.finish() }),
         weight: dweight,
+        bias: beta.iter().zip(&norm.scale).take(outputs).map(of_bias).collect(),
         gamma: learned(&gamma),
         beta: learned(&beta),
     }

@@ -42,8 +42,8 @@ impl BatchNorm {
         }
     }
 
-    /// On a device with autodiff the layer takes the batch's statistics and updates the running ones; elsewhere it takes
-    /// the running ones.
+    /// On a device with autodiff the layer takes the batch's statistics and updates the running ones; elsewhere, and where
+    /// its scale is frozen, it takes the running ones and leaves them as they are.
     ///
     /// # Shapes
     /// - x: `[batch, channels, ...]`
@@ -54,10 +54,9 @@ impl BatchNorm {
     #[must_use]
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let (gamma, beta) = self.learned();
-        let device = x.device();
         assert_eq!(x.dims()[1], gamma.dims()[0], "batch norm has one scale for each channel");
-        if !device.is_autodiff() {
-            let (mean, variance) = self.running(&device);
+        if is_in_evaluation(&gamma) {
+            let (mean, variance) = self.running(&x.device());
             return module::batch_norm(x, gamma, beta, mean, variance, Self::EPSILON);
         }
         let count = x.shape().num_elements() / x.dims()[1];
@@ -84,6 +83,11 @@ impl BatchNorm {
         update(&self.running_mean, mean.detach(), &device);
         update(&self.running_var, variance.detach().mul_scalar(count / (count - 1.0).max(1.0)), &device);
     }
+}
+
+/// Whether a layer with this scale takes the running statistics: without autodiff, or where the scale is frozen.
+pub(super) fn is_in_evaluation(gamma: &Tensor<1>) -> bool {
+    !gamma.is_require_grad()
 }
 
 fn update(running: &RunningState<Tensor<1>>, batch: Tensor<1>, device: &Device) {

@@ -8,7 +8,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{BatchNorm, linear::bias_or_zeros};
+use super::{BatchNorm, batch_norm::is_in_evaluation, linear::bias_or_zeros};
 use crate::ChannelOrder;
 
 /// Config of a [`ConvBlock`].
@@ -47,8 +47,8 @@ impl ConvBlockConfig {
 }
 
 impl ConvBlock {
-    /// On a device with autodiff batch norm takes the batch's statistics and updates the running ones; elsewhere it takes
-    /// the running ones.
+    /// On a device with autodiff batch norm takes the batch's statistics and updates the running ones; elsewhere, and where
+    /// its scale is frozen, it takes the running ones and leaves them as they are.
     ///
     /// # Shapes
     /// - x: `[batch, inputs, height, width]`
@@ -66,8 +66,8 @@ impl ConvBlock {
 /// Convolution, batch norm, ReLU and 2x2 max pooling: `[batch, inputs, height, width]` to
 /// `[batch, outputs, height / 2, width / 2]`.
 ///
-/// On a device with autodiff batch norm takes the batch's statistics and updates the running ones; elsewhere it takes the
-/// running ones. `order` is that of the output's memory. Of the convolution only the parameters count: it is taken with
+/// On a device with autodiff batch norm takes the batch's statistics and updates the running ones; elsewhere, and where its
+/// scale is frozen, it takes the running ones and leaves them as they are. `order` is that of the output's memory. Of the convolution only the parameters count: it is taken with
 /// stride 1 and padding 1.
 ///
 /// # Panics
@@ -79,8 +79,9 @@ pub fn conv_block(x: Tensor<4>, convolution: &Conv2d, norm: &BatchNorm, order: C
     let weight = convolution.weight.val();
     let bias = bias_or_zeros(convolution.bias.as_ref(), weight.dims()[0], &device);
     let (gamma, beta) = norm.learned();
+    let is_in_evaluation = is_in_evaluation(&gamma);
     let block = crate::ConvBlock { weight, bias, gamma, beta, epsilon: BatchNorm::EPSILON, order };
-    if !device.is_autodiff() {
+    if is_in_evaluation {
         let (mean, variance) = norm.running(&device);
         return crate::conv_block_inference(x, block, mean, variance);
     }

@@ -122,6 +122,75 @@ fn every_parameter_of_the_modules_gets_a_gradient() {
     assert!(layer.bias.unwrap().val().grad(&gradients).is_some());
 }
 
+/// The running statistics of a layer, to the bit.
+fn running(norm: &BatchNorm) -> Vec<Vec<u32>> {
+    let norm = norm.valid();
+    [norm.running_mean.value(), norm.running_var.value()].map(bits).to_vec()
+}
+
+fn bits<const D: usize>(tensor: Tensor<D>) -> Vec<u32> {
+    tensor.into_data().iter::<f32>().map(f32::to_bits).collect()
+}
+
+/// A block that has seen some batches.
+fn trained(inputs: usize, outputs: usize, device: &Device) -> ConvBlock {
+    let block = ConvBlockConfig::new(inputs, outputs).init(device);
+    (0..3).for_each(|_| drop(block.forward(random([4, inputs, 8, 8], device))));
+    block.valid().train()
+}
+
+#[test]
+fn frozen_blocks_compute_as_in_evaluation_and_leave_their_statistics() {
+    let device = plain().autodiff();
+    // With Winograd's convolution in training, which evaluation does without: the same bits say that no backward is kept.
+    let block = trained(16, 16, &device).freeze();
+    let before = running(&block.norm);
+    let x = random([2, 16, 8, 8], &device);
+    let y = block.forward(x.clone());
+    assert_eq!(bits(y.clone().inner()), bits(block.valid().forward(x.clone().inner())));
+    let x = x.flatten::<2>(1, 3);
+    let norm = BatchNorm::new(16 * 64, &device).freeze();
+    let normalised = norm.forward(x.clone());
+    assert_eq!(bits(normalised.inner()), bits(norm.valid().forward(x.inner())));
+    assert_eq!(running(&block.norm), before);
+    let layer = LinearConfig::new(16 * 16, 3).init(&device);
+    let gradients = layer.forward(y.flatten(1, 3)).sum().backward();
+    assert!(layer.weight.val().grad(&gradients).is_some());
+    assert!(block.conv.weight.val().grad(&gradients).is_none() && block.norm.gamma.val().grad(&gradients).is_none());
+}
+
+#[test]
+fn gradients_pass_through_frozen_layers_to_what_is_trained_before_and_inside_them() {
+    let device = plain().autodiff();
+    for freezes_all in [true, false] {
+        let mut block = trained(3, 5, &device);
+        if freezes_all {
+            block = block.freeze();
+        } else {
+            // The convolution is trained, by the statistics of before.
+            block.norm = block.norm.freeze();
+        }
+        let head = LinearConfig::new(5 * 3 * 3, 2).with_relu(true).init(&device).freeze();
+        let x = random([2, 3, 7, 6], &device).require_grad();
+        let (mean, variance) = block.norm.running(&device);
+        let (gamma, beta) = block.norm.learned();
+        let convolved = block.conv.forward(x.clone());
+        let normalised = burn::tensor::module::batch_norm(convolved, gamma, beta, mean, variance, BatchNorm::EPSILON);
+        let burns = pooled(relu(normalised)).flatten::<2>(1, 3);
+        let burns = burn_nn::Linear { weight: head.weight.clone(), bias: head.bias.clone() }.forward(burns);
+        let wanted = relu(burns).sum().backward();
+        let found = head.forward(block.forward(x.clone()).flatten(1, 3)).sum().backward();
+        assert_close(&x.grad(&found).unwrap(), &x.grad(&wanted).unwrap());
+        let (weight, bias) = (block.conv.weight.val(), block.conv.bias.as_ref().unwrap().val());
+        assert_eq!(weight.grad(&found).is_none(), freezes_all);
+        if !freezes_all {
+            assert_close(&weight.grad(&found).unwrap(), &weight.grad(&wanted).unwrap());
+            assert_close(&bias.grad(&found).unwrap(), &bias.grad(&wanted).unwrap());
+        }
+        assert!(head.weight.val().grad(&found).is_none());
+    }
+}
+
 #[derive(Module, Debug)]
 struct Small {
     block: ConvBlock,

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     Event, Host, Metric, Objective, Phase, Place, Rows, Schedule, Source, SourceError, Sums, Task, Trainer,
-    TrainingError,
+    TrainingError, freeze,
 };
 
 /// Normalises over the batch, with Burn's own running statistics, which a resume could lose.
@@ -42,7 +42,7 @@ impl BatchNorm {
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let (mean, variance) = if x.device().is_autodiff() {
+        let (mean, variance) = if self.gamma.val().is_require_grad() {
             let mean = x.clone().mean_dim(0); // [1, channels]
             let variance = (x.clone() - mean.clone()).square().mean_dim(0); // [1, channels]
             for (running, batch) in [(&self.running_mean, &mean), (&self.running_var, &variance)] {
@@ -279,6 +279,9 @@ fn new_run(place: &TempDir) -> RunDirectory {
     RunDirectory::create(place.path(), "run").unwrap()
 }
 
+/// What the runs of [`Case::frozen`] freeze.
+const FROZEN: [&[&str]; 4] = [&[], &["first", "norm"], &["norm.weight"], &["second.*", "first.bias"]];
+
 /// Everything about a run of [`Net`] on a [`Table`] that a resume could lose.
 #[derive(Clone, Debug)]
 struct Case {
@@ -295,6 +298,8 @@ struct Case {
     ema: Option<(f64, bool)>,
     workers: usize,
     last: bool,
+    /// Which of [`FROZEN`].
+    frozen: usize,
 }
 
 impl Default for Case {
@@ -313,6 +318,7 @@ impl Default for Case {
             ema: None,
             workers: 0,
             last: false,
+            frozen: 0,
         }
     }
 }
@@ -330,7 +336,9 @@ impl Case {
                 AdamWConfig::new().init().with_group(matrices, MuonConfig::new().build(), None)
             }
         };
-        let trainer = Trainer::new(Net::new(&Device::flex()), optimizer);
+        let patterns: Vec<_> = FROZEN[self.frozen].iter().map(|&pattern| pattern.to_owned()).collect();
+        let (net, _) = freeze(Net::new(&Device::flex()), Net::ROOT, &patterns).unwrap();
+        let trainer = Trainer::new(net, optimizer);
         let trainer = match self.schedule % 5 {
             0 => trainer.schedule(Schedule::constant().warm_up(1)),
             1 => trainer.schedule(Schedule::step(1, 0.5)),

@@ -1,10 +1,12 @@
 //! Runs that are stopped and resumed.
 
-use std::{cell::RefCell, ops::ControlFlow, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, ops::ControlFlow, rc::Rc};
 
+use kindling_record::InitialWeightsRecord;
 use proptest::prelude::*;
 
 use super::*;
+use crate::{parameters::each_number, weights};
 
 fn cases() -> impl Strategy<Value = Case> {
     let shape = (0_usize..5, 0_usize..5, 2_usize..4, 3_usize..20, 3_usize..5, any::<u64>());
@@ -16,9 +18,10 @@ fn cases() -> impl Strategy<Value = Case> {
         prop::option::of((0.5..0.99_f64, any::<bool>())),
         0_usize..3,
         any::<bool>(),
+        0..FROZEN.len(),
     );
     (shape, more).prop_map(|((optimizer, schedule, epochs, batch_size, limit, seed), more)| {
-        let (clip, patience, gradients, micro_batches, ema, workers, last) = more;
+        let (clip, patience, gradients, micro_batches, ema, workers, last, frozen) = more;
         Case {
             optimizer,
             schedule,
@@ -33,6 +36,7 @@ fn cases() -> impl Strategy<Value = Case> {
             ema,
             workers,
             last,
+            frozen,
         }
     })
 }
@@ -55,7 +59,146 @@ proptest! {
         // Threads that make batches ahead change nothing.
         let inline = Case { workers: 0, ..case };
         prop_assert!(outcome(&directory) == inline.whole(&place));
+        check_frozen(&directory, inline.frozen, false);
     }
+}
+
+/// Frozen parameters, and the statistics of a frozen batch norm, end with the bits that they began with, and the others do
+/// not, if their `steps` are long enough to tell.
+fn check_frozen(directory: &RunDirectory, frozen: usize, steps: bool) {
+    let net = weights::read(Net::new(&Device::flex()), "net", fs::read(directory.weights()).unwrap()).unwrap();
+    let (before, after) = (values(&Net::new(&Device::flex())), values(&net));
+    let is_kept = |path: &str| match frozen {
+        0 => false,
+        1 => !path.contains("second"),
+        2 => path.contains("gamma") || path.contains("running"),
+        _ => path.contains("second") || path == "net.first.bias",
+    };
+    for ((path, before), (_, after)) in before.iter().zip(&after) {
+        assert!(before == after || !is_kept(path), "{path}, {frozen}");
+        // In front of a batch norm by the batch's statistics a bias has no gradient but for rounding.
+        assert!(before != after || is_kept(path) || !steps || path == "net.first.bias", "{path}, {frozen}");
+    }
+    let record = directory.read_record().unwrap();
+    assert_eq!(record.parameters, 3 * 4 + 4 + 2 * 4 + 4 * 2 + 2);
+    let names: [&[&str]; 4] = [
+        &[],
+        &["first.weight", "first.bias", "norm.weight", "norm.bias"],
+        &["norm.weight"],
+        &["first.bias", "second.weight", "second.bias"],
+    ];
+    assert_eq!(record.frozen, names[frozen]);
+}
+
+/// The path and the bits of each parameter.
+fn values(net: &Net) -> Vec<(String, Vec<u64>)> {
+    let mut values = Vec::new();
+    each_number(net, None, |parameter, numbers| {
+        values.push((parameter.path.clone(), numbers.map(f64::to_bits).collect()));
+        true
+    })
+    .unwrap();
+    values
+}
+
+#[test]
+fn runs_with_frozen_layers_on_several_devices_are_resumed_to_the_same_bits() {
+    for frozen in 1..FROZEN.len() {
+        let case = Case {
+            frozen,
+            optimizer: 4,
+            batch_size: 8,
+            micro_batches: 2,
+            clip: Some(0.3),
+            gradients: Some(4),
+            ema: Some((0.7, true)),
+            ..Case::default()
+        };
+        let two = |host: Host| Host { place: Place { devices: vec![Device::flex(); 2], ..host.place.clone() }, ..host };
+        let place = place();
+        let (whole, stopped) = (new_run(&place), new_run(&place));
+        assert_eq!(case.fit(&whole, two(patient())).unwrap().status, RunStatus::Finished);
+        assert_eq!(case.fit(&stopped, two(stopping(2, |_| true))).unwrap().status, RunStatus::Interrupted);
+        assert_eq!(case.resume(&stopped, two(stopping(3, |_| true))).unwrap().status, RunStatus::Interrupted);
+        assert_eq!(case.resume(&stopped, two(patient())).unwrap().status, RunStatus::Finished);
+        assert!(outcome(&stopped) == outcome(&whole), "{frozen}");
+        check_frozen(&whole, frozen, true);
+        // Layers without gradients have no statistics of them.
+        let step = fs::read_to_string(whole.steps()).unwrap().lines().next().unwrap().to_owned();
+        assert_eq!(step.contains("\"first\""), frozen != 1);
+    }
+}
+
+#[test]
+fn a_run_is_resumed_with_the_layers_frozen_that_it_was_started_with() {
+    let place = place();
+    let directory = new_run(&place);
+    let case = Case { frozen: 2, ..Case::default() };
+    case.fit(&directory, stopping(2, |_| true)).unwrap();
+    let error = Case { frozen: 0, ..case.clone() }.resume(&directory, patient()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "freeze: expected the frozen parameters that the run was started with (`norm.weight`), found none"
+    );
+    assert_eq!(case.resume(&directory, patient()).unwrap().status, RunStatus::Finished);
+}
+
+#[test]
+fn weights_from_elsewhere_are_told_kept_in_the_record_and_needed_for_no_resume() {
+    let place = place();
+    let elsewhere = weights::write(&Net::numbered(1, &Device::flex()), "net").unwrap();
+    let path = place.path().join("elsewhere.safetensors");
+    fs::write(&path, elsewhere).unwrap();
+    let (net, found) = weights::transfer(Net::new(&Device::flex()), "net", &path).unwrap();
+    let record = InitialWeightsRecord {
+        source: path.display().to_string(),
+        sha256: found.sha256,
+        taken: found.taken.len(),
+        fresh: found.fresh,
+        unused: found.unused,
+    };
+    assert_eq!((record.taken, record.fresh.len(), record.unused.len()), (8, 0, 0));
+    let case = Case { ema: Some((0.5, false)), ..Case::default() };
+    let entries = BTreeMap::from([("classes".to_owned(), "two".to_owned())]);
+    let fit = |directory: &RunDirectory, host: Host| {
+        let mut trainer = case.trainer(host).initial_weights(record.clone()).weights_metadata(entries.clone());
+        trainer.task = net.clone();
+        trainer.fit(directory, Table::new(41, 1), Table::new(13, 2)).unwrap()
+    };
+    let whole = new_run(&place);
+    fit(&whole, patient());
+    assert!(outcome(&whole).weights.windows(18).any(|window| window == br#""classes":"two","f"#));
+
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let (seen, interrupter) = (told.clone(), Interrupter::new());
+    let stop = interrupter.clone();
+    // Before the first step.
+    let stopped = host(&interrupter, move |event| match event {
+        Event::InitialWeights(record) => {
+            seen.borrow_mut().push(record.clone());
+            stop.stop(None);
+        }
+        _ => {}
+    });
+    let compiling = Place { compiles_kernels: true, ..stopped.place.clone() };
+    let directory = new_run(&place);
+    assert_eq!(fit(&directory, Host { place: compiling, ..stopped }).status, RunStatus::Interrupted);
+    assert_eq!(*told.borrow(), [record.clone()]);
+    // By a task that has its weights from the seed.
+    fs::remove_file(&path).unwrap();
+    let trainer = case.trainer(patient()).weights_metadata(entries.clone());
+    let resumed = trainer.resume(&directory, Table::new(41, 1), Table::new(13, 2)).unwrap();
+    assert_eq!(resumed.initial_weights.as_ref(), Some(&record));
+    assert!(outcome(&directory) == outcome(&whole));
+
+    // Killed before anything was kept.
+    let lost = new_run(&place);
+    fit(&lost, patient());
+    fs::remove_dir_all(lost.checkpoints()).unwrap();
+    lost.write_record(&RunRecord { status: RunStatus::Running, epochs: Vec::new(), ..lost.read_record().unwrap() })
+        .unwrap();
+    let error = case.resume(&lost, patient()).unwrap_err();
+    assert!(error.to_string().contains("it was stopped before the weights of "), "{error}");
 }
 
 #[test]
