@@ -8,7 +8,7 @@ use std::{
 
 use crate::{DataError, error::listed, listing::Listing};
 
-/// Labels are bytes.
+/// Labels of IDX files are bytes.
 const MOST: usize = 256;
 
 /// The classes of a set.

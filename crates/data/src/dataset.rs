@@ -1,8 +1,9 @@
 use std::path::Path;
 
+use kindling_config::{Channels, Fit, ImageSize};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{DataError, FetchEvent, ImageData, fashion_mnist, idx_set, synthetic};
+use crate::{DataError, ImageData, LoadEvent, fashion_mnist, idx_set, synthetic};
 
 /// A data set that a config can name: its keys, and how they and a directory become images.
 ///
@@ -25,7 +26,7 @@ use crate::{DataError, FetchEvent, ImageData, fashion_mnist, idx_set, synthetic}
 ///     fn load(&self, _request: &mut Load<'_>) -> Result<ImageData, DataError> {
 ///         let [dark, light] = if self.inverted { [255, 0] } else { [0, 255] };
 ///         let pixels = [[dark; 16], [light; 16]].concat();
-///         let set = ImageSet::new(pixels, vec![0, 1], 4, 4)?;
+///         let set = ImageSet::new(pixels, vec![0, 1], [1, 4, 4])?;
 ///         ImageData::new("squares", vec!["dark".to_owned(), "light".to_owned()], set.clone(), set)
 ///     }
 /// }
@@ -34,7 +35,8 @@ pub trait Dataset: Serialize + DeserializeOwned + Clone + Send + Sync + 'static 
     /// A line of help for each key.
     const HELP: &'static [(&'static str, &'static str)] = &[];
 
-    /// Loads the whole set into memory.
+    /// Loads the whole set, into memory or from a packed file. A data set may leave
+    /// [`images`](Load::images) aside: whoever asks brings them to the size wanted.
     ///
     /// # Errors
     /// When the set is not there, cannot be fetched, or is not what it should be.
@@ -43,10 +45,30 @@ pub trait Dataset: Serialize + DeserializeOwned + Clone + Send + Sync + 'static 
 
 /// What a data set may use to load itself.
 pub struct Load<'a> {
-    /// The directory that the user names, if any.
+    /// The directory, or the file, that the user names, if any.
     pub directory: Option<&'a Path>,
-    /// Called on each event of a download.
-    pub on_event: &'a mut dyn FnMut(FetchEvent),
+    /// The images that the user wants.
+    pub images: ImageOptions,
+    /// Called on each event of loading: downloads, decoding, notices.
+    pub on_event: &'a mut dyn FnMut(LoadEvent),
+}
+
+/// What images are brought to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// Their size; none for that of the set.
+    pub size: Option<ImageSize>,
+    /// Grey or colour; none for what the set has.
+    pub channels: Option<Channels>,
+    /// What happens to a picture of another aspect.
+    pub fit: Fit,
+}
+
+impl Default for ImageOptions {
+    /// The size and the channels of the set; crops to another aspect.
+    fn default() -> Self {
+        Self { size: None, channels: None, fit: Fit::Crop }
+    }
 }
 
 /// Fashion-MNIST: found on this machine, or fetched into the user's cache.
@@ -99,7 +121,7 @@ mod tests {
     use super::*;
 
     fn load(dataset: &impl Dataset, directory: Option<&Path>) -> Result<ImageData, DataError> {
-        dataset.load(&mut Load { directory, on_event: &mut |_| {} })
+        dataset.load(&mut Load { directory, images: ImageOptions::default(), on_event: &mut |_| {} })
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
 use tempfile::NamedTempFile;
 
 use crate::{
-    DataError,
+    DataError, LoadEvent,
     error::{Failure, local},
     package::unpack,
 };
@@ -20,24 +20,6 @@ const MOST_BYTES: usize = 1 << 27;
 
 /// How the names of unfinished downloads begin.
 const TEMPORARY: &str = ".download-";
-
-/// An event of a download.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FetchEvent {
-    /// A file begins to arrive, with its size where the server tells it.
-    Started {
-        /// Where it comes from.
-        from: String,
-        /// Its size in bytes.
-        bytes: Option<u64>,
-    },
-    /// Bytes arrived since the last event.
-    Received(u64),
-    /// The file is whole, verified, and under its name.
-    Finished(PathBuf),
-    /// A source failed and the next is tried, or something takes long.
-    Notice(String),
-}
 
 /// How long a download may take.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +62,7 @@ pub(crate) fn fetch(
     directory: &Path,
     sources: &Sources,
     limits: Limits,
-    report: &mut dyn FnMut(FetchEvent),
+    report: &mut dyn FnMut(LoadEvent),
 ) -> Result<(), DataError> {
     fs::create_dir_all(directory).map_err(DataError::io(directory))?;
     remove_left_overs(directory)?;
@@ -90,7 +72,7 @@ pub(crate) fn fetch(
             Ok(()) => return Ok(()),
             Err(Failure::Local(error)) => return Err(error),
             Err(Failure::Source(reason)) => {
-                report(FetchEvent::Notice(format!("{url}: {reason}")));
+                report(LoadEvent::Notice(format!("{url}: {reason}")));
                 failures.push(format!("{url}: {reason}"));
             }
         }
@@ -116,7 +98,7 @@ fn from_url(
     url: &str,
     sources: &Sources,
     limits: Limits,
-    report: &mut dyn FnMut(FetchEvent),
+    report: &mut dyn FnMut(LoadEvent),
 ) -> Result<(), Failure> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_connect(Some(limits.connect))
@@ -132,7 +114,7 @@ fn from_url(
         let from = format!("{url}{name}");
         let mut response = agent.get(&from).call().map_err(|error| Failure::Source(format!("{name}: {error}")))?;
         let bytes = response.body().content_length();
-        report(FetchEvent::Started { from, bytes });
+        report(LoadEvent::Started { from, bytes });
         land(directory, name, &mut response.body_mut().as_reader(), sources, report)?;
     }
     Ok(())
@@ -145,17 +127,17 @@ fn from_package(
     place: &str,
     sources: &Sources,
     limits: Limits,
-    report: &mut dyn FnMut(FetchEvent),
+    report: &mut dyn FnMut(LoadEvent),
 ) -> Result<(), Failure> {
     let scratch =
         tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(directory).map_err(|error| local(directory, error))?;
-    let notice = &mut |text| report(FetchEvent::Notice(text));
+    let notice = &mut |text| report(LoadEvent::Notice(text));
     let unpacked = unpack(package, scratch.path(), limits.package_manager, notice)?;
     for name in sources.files {
         let path = unpacked.join(place).join(name);
         let mut file = File::open(&path).map_err(|error| Failure::Source(format!("{name}: {error}")))?;
         let bytes = file.metadata().ok().map(|metadata| metadata.len());
-        report(FetchEvent::Started { from: format!("{package}: {name}"), bytes });
+        report(LoadEvent::Started { from: format!("{package}: {name}"), bytes });
         land(directory, name, &mut file, sources, report)?;
     }
     Ok(())
@@ -182,7 +164,7 @@ fn land(
     name: &str,
     reader: &mut dyn Read,
     sources: &Sources,
-    report: &mut dyn FnMut(FetchEvent),
+    report: &mut dyn FnMut(LoadEvent),
 ) -> Result<(), Failure> {
     let mut file: NamedTempFile =
         tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(|error| local(directory, error))?;
@@ -194,7 +176,7 @@ fn land(
     (sources.verify)(name, file.path()).map_err(|error| Failure::Source(error.to_string()))?;
     let path = directory.join(name);
     file.persist(&path).map_err(|error| local(&path, error.error))?;
-    report(FetchEvent::Finished(path));
+    report(LoadEvent::Finished(path));
     Ok(())
 }
 
@@ -205,7 +187,7 @@ enum Copying {
     Written(io::Error),
 }
 
-fn copy(reader: &mut dyn Read, writer: &mut dyn Write, report: &mut dyn FnMut(FetchEvent)) -> Result<(), Copying> {
+fn copy(reader: &mut dyn Read, writer: &mut dyn Write, report: &mut dyn FnMut(LoadEvent)) -> Result<(), Copying> {
     let mut buffer = vec![0; 1 << 16];
     let mut total = 0;
     loop {
@@ -220,7 +202,7 @@ fn copy(reader: &mut dyn Read, writer: &mut dyn Write, report: &mut dyn FnMut(Fe
             return Err(Copying::Read(io::Error::other(format!("more than {MOST_BYTES} bytes and no end"))));
         }
         writer.write_all(&buffer[..count]).map_err(Copying::Written)?;
-        report(FetchEvent::Received(count as u64));
+        report(LoadEvent::Received(count as u64));
     }
 }
 
@@ -264,7 +246,7 @@ mod tests {
         Some([head.as_bytes(), body].concat())
     }
 
-    fn fetch_from(directory: &Path, urls: &[&str], files: &[&str]) -> (Result<(), DataError>, Vec<FetchEvent>) {
+    fn fetch_from(directory: &Path, urls: &[&str], files: &[&str]) -> (Result<(), DataError>, Vec<LoadEvent>) {
         fetch_within(Limits::default(), directory, urls, files)
     }
 
@@ -273,7 +255,7 @@ mod tests {
         directory: &Path,
         urls: &[&str],
         files: &[&str],
-    ) -> (Result<(), DataError>, Vec<FetchEvent>) {
+    ) -> (Result<(), DataError>, Vec<LoadEvent>) {
         let verify = |_: &str, path: &Path| match fs::read(path).unwrap().as_slice() {
             b"good" => Ok(()),
             _ => Err(DataError::malformed(path, "expected good, found bad")),
@@ -298,9 +280,9 @@ mod tests {
         let (result, events) = fetch_from(directory.path(), &[&url], &["a", "b"]);
         result.unwrap();
         assert_eq!(names(directory.path()), ["a", "b"]);
-        assert_eq!(events[0], FetchEvent::Started { from: format!("{url}a"), bytes: Some(4) });
-        assert!(events.contains(&FetchEvent::Received(4)));
-        assert!(events.contains(&FetchEvent::Finished(directory.path().join("b"))));
+        assert_eq!(events[0], LoadEvent::Started { from: format!("{url}a"), bytes: Some(4) });
+        assert!(events.contains(&LoadEvent::Received(4)));
+        assert!(events.contains(&LoadEvent::Finished(directory.path().join("b"))));
     }
 
     #[test]
@@ -312,7 +294,7 @@ mod tests {
         let urls = ["http://127.0.0.1:9/", &lying, &missing, &good];
         let (result, events) = fetch_from(directory.path(), &urls, &["a"]);
         result.unwrap();
-        let notices = events.iter().filter(|event| matches!(event, FetchEvent::Notice(_))).count();
+        let notices = events.iter().filter(|event| matches!(event, LoadEvent::Notice(_))).count();
         assert_eq!((notices, names(directory.path())), (3, vec!["a".to_owned()]));
     }
 
@@ -324,7 +306,7 @@ mod tests {
         let (result, events) = fetch_within(impatient(), directory.path(), &[&silent, &stalling], &["a"]);
         let message = result.unwrap_err().to_string();
         assert_eq!(message.lines().filter(|line| line.contains("timeout")).count(), 2, "{message}");
-        assert_eq!(events.iter().filter(|event| matches!(event, FetchEvent::Notice(_))).count(), 2);
+        assert_eq!(events.iter().filter(|event| matches!(event, LoadEvent::Notice(_))).count(), 2);
         let lying = server(vec![response(3, b"bad")]);
         let message = fetch_from(directory.path(), &[&lying], &["a"]).0.unwrap_err().to_string();
         assert!(message.contains("expected good, found bad") && message.contains("--data-dir"), "{message}");

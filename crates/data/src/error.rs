@@ -63,6 +63,33 @@ impl DataError {
     }
 }
 
+/// An event of loading a data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoadEvent {
+    /// A file begins to arrive, with its size where the server tells it.
+    Started {
+        /// Where it comes from.
+        from: String,
+        /// Its size in bytes.
+        bytes: Option<u64>,
+    },
+    /// Bytes arrived since the last event.
+    Received(u64),
+    /// The file is whole, verified, and under its name.
+    Finished(PathBuf),
+    /// Pictures are decoded into a packed file.
+    Decoding {
+        /// Number of the pictures.
+        total: usize,
+    },
+    /// So many more pictures are done since the last event.
+    Decoded(usize),
+    /// The packed file is whole and under its name.
+    Packed(PathBuf),
+    /// A source failed and the next is tried, something takes long, or something about the set is worth knowing.
+    Notice(String),
+}
+
 /// Why one source did not deliver.
 pub(crate) enum Failure {
     /// Another source may do better.

@@ -8,12 +8,13 @@ use std::{
 };
 
 use crate::{
-    DataError, FetchEvent, ImageData, Limits,
+    DataError, ImageData, Limits, LoadEvent,
     download::{self, Sources},
     idx,
     idx_set::{check_labels, check_sha256, read_pair},
-    image_set::{fingerprint, hexadecimal},
+    image_data::{fingerprint, hexadecimal},
     listing::{Listing, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS},
+    pack::cache_directory,
 };
 
 /// Names of the classes, in the order of their labels.
@@ -62,7 +63,7 @@ fn has_all(directory: &Path) -> bool {
 }
 
 /// Loads the set from where [`locate`] finds it, or fetches it into the user's cache first.
-pub fn load(explicit: Option<&Path>, report: &mut dyn FnMut(FetchEvent)) -> Result<ImageData, DataError> {
+pub fn load(explicit: Option<&Path>, report: &mut dyn FnMut(LoadEvent)) -> Result<ImageData, DataError> {
     let directory = match locate(explicit) {
         Some(directory) => directory,
         None => fetch(report)?,
@@ -94,12 +95,15 @@ fn read(directory: &Path) -> Result<ImageData, DataError> {
         unused: Vec::new(),
         sha256: fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice)),
         train: train.set,
+        valid: None,
         test: test.set,
+        fit: None,
+        skipped: Vec::new(),
     })
 }
 
 /// Fetches the set into the user's cache and returns the directory.
-fn fetch(report: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, DataError> {
+fn fetch(report: &mut dyn FnMut(LoadEvent)) -> Result<PathBuf, DataError> {
     let directory = cache().ok_or_else(|| {
         DataError::Unusable(
             "Fashion-MNIST is not on this machine and there is no cache directory to fetch it to; set HOME, or name \
@@ -139,7 +143,7 @@ fn fetch(report: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf, DataError> {
 }
 
 fn cache() -> Option<PathBuf> {
-    Some(dirs::cache_dir()?.join("kindling/fashion-mnist"))
+    Some(cache_directory()?.join("fashion-mnist"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::{
 
 use crate::{
     DataError, ImageData, ImageSet, classes, idx,
-    image_set::{fingerprint, hexadecimal},
+    image_data::{fingerprint, hexadecimal},
+    image_set::described,
     listing::{Listing, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS},
 };
 
@@ -27,14 +28,13 @@ pub fn load(directory: &Path, transpose: bool) -> Result<ImageData, DataError> {
     let emnist = |name: &str| [named(name), named(&name.replacen("t10k", "test", 1))];
     let test = read_pair(&listing, &emnist(TEST_IMAGES), &emnist(TEST_LABELS))?;
     if train.set.size() != test.set.size() {
-        let [[train_height, train_width], [height, width]] = [train.set.size(), test.set.size()];
-        return Err(DataError::malformed(
-            directory,
-            format!("train images are {train_height}x{train_width}, test images are {height}x{width}; they must agree"),
-        ));
+        let [train, test] = [&train.set, &test.set].map(|set| described(set.shape()));
+        let message = format!("train images are {train}, test images are {test}; they must agree");
+        return Err(DataError::malformed(directory, message));
     }
-    let labels: BTreeSet<u8> = train.set.labels().iter().chain(test.set.labels()).copied().collect();
-    let classes = classes::read(&listing, prefix, &labels.into_iter().map(usize::from).collect())?;
+    let labels: BTreeSet<usize> =
+        train.set.labels().iter().chain(test.set.labels()).copied().map(usize::from).collect();
+    let classes = classes::read(&listing, prefix, &labels)?;
     let turned = |set: ImageSet| if transpose { set.transposed() } else { set };
     Ok(ImageData {
         name: "idx".to_owned(),
@@ -43,7 +43,10 @@ pub fn load(directory: &Path, transpose: bool) -> Result<ImageData, DataError> {
         unused: classes.unused,
         sha256: fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice)),
         train: turned(train.set),
+        valid: None,
         test: turned(test.set),
+        fit: None,
+        skipped: Vec::new(),
     })
 }
 
@@ -71,7 +74,8 @@ pub(crate) fn read_pair(listing: &Listing, image_names: &[String], label_names: 
         ));
     }
     let sha256 = [images.sha256, labels.sha256];
-    Ok(Pair { set: ImageSet::new(images.pixels, labels.labels, images.height, images.width)?, sha256, paths })
+    let labels = labels.labels.into_iter().map(u16::from).collect();
+    Ok(Pair { set: ImageSet::new(images.pixels, labels, [1, images.height, images.width])?, sha256, paths })
 }
 
 /// Checks that every label of the pair names one of `classes` classes.

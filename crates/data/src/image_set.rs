@@ -1,95 +1,98 @@
-use std::path::PathBuf;
+mod statistics;
+
+use std::{fmt, ops::Deref, sync::Arc};
 
 use burn::data::dataset::{Dataset, DatasetError};
-use sha2::{Digest, Sha256};
+use memmap2::Mmap;
 
 use crate::DataError;
 
-/// Greyscale images of one size with their labels, as bytes in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Images of one shape with their labels, as bytes in memory or in a file that is mapped into it.
+///
+/// Pixels are planar: an image is `[channels, height, width]`. A clone or a selection shares the pixels.
+#[derive(Clone)]
 pub struct ImageSet {
-    pixels: Vec<u8>,
-    labels: Vec<u8>,
-    height: usize,
-    width: usize,
+    storage: Arc<Storage>,
+    /// Where the pixels of the first image of the storage begin.
+    start: usize,
+    names: Option<NameTable>,
+    /// Which images of the storage these are; none for the first ones in order.
+    rows: Option<Arc<[u32]>>,
+    labels: Arc<[u16]>,
+    shape: [usize; 3],
+}
+
+/// What holds pixels.
+pub(crate) enum Storage {
+    Memory(Vec<u8>),
+    Mapped(Mmap),
+}
+
+impl Deref for Storage {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Memory(bytes) => bytes,
+            Self::Mapped(bytes) => bytes,
+        }
+    }
+}
+
+/// Where a storage has the names of the files that images come from.
+#[derive(Clone, Copy)]
+pub(crate) struct NameTable {
+    /// Where the ends of the names are: u64, little-endian, relative to `text`, after a zero.
+    pub(crate) offsets: usize,
+    /// Where the text of the names begins.
+    pub(crate) text: usize,
+    /// Number of the set's first image in the table.
+    pub(crate) first: usize,
 }
 
 /// One image with its label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageItem {
-    /// `height * width` bytes, row by row.
+    /// `channels * height * width` bytes, channel by channel and row by row.
     pub pixels: Vec<u8>,
     /// The class, from 0.
-    pub label: u8,
-    /// Pixels in a column.
-    pub height: usize,
-    /// Pixels in a row.
-    pub width: usize,
-}
-
-/// A data set: what to train on, what to test on, and what the labels mean.
-#[derive(Clone, Debug)]
-pub struct ImageData {
-    /// Name of the set, such as `fashion-mnist`.
-    pub name: String,
-    /// The directory it was read from; none for drawn images.
-    pub source: Option<PathBuf>,
-    /// Names of the classes, in the order of the labels.
-    pub classes: Vec<String>,
-    /// Labels that no image is meant to have, such as 0 where they count from 1; their names are their numbers.
-    pub unused: Vec<usize>,
-    /// Images to train on, in the order of the file.
-    pub train: ImageSet,
-    /// Images to test on, in the order of the file.
-    pub test: ImageSet,
-    /// SHA-256 over the unpacked content, hexadecimal.
-    pub sha256: String,
-}
-
-impl ImageData {
-    /// Makes a data set of images in memory, with the digest of its pixels and labels; the labels count through `classes`.
-    ///
-    /// # Errors
-    /// When the images for training and for testing differ in size, or a label names no class.
-    pub fn new(
-        name: impl Into<String>,
-        classes: Vec<String>,
-        train: ImageSet,
-        test: ImageSet,
-    ) -> Result<Self, DataError> {
-        let name = name.into();
-        if train.size() != test.size() {
-            let [[train_height, train_width], [height, width]] = [train.size(), test.size()];
-            return Err(DataError::Unusable(format!(
-                "{name}: training images are {train_height}x{train_width}, test images are {height}x{width}; they must \
-                 agree"
-            )));
-        }
-        let labels = train.labels().iter().chain(test.labels());
-        if let Some(label) = labels.copied().find(|&label| usize::from(label) >= classes.len()) {
-            return Err(DataError::Unusable(format!("{name}: expected labels below {}, found {label}", classes.len())));
-        }
-        let sha256 = fingerprint([train.pixels(), train.labels(), test.pixels(), test.labels()]);
-        Ok(Self { name, source: None, classes, unused: Vec::new(), train, test, sha256 })
-    }
+    pub label: u16,
+    /// `[channels, height, width]`
+    pub shape: [usize; 3],
 }
 
 impl ImageSet {
     /// Puts images and labels together.
     ///
-    /// `pixels` holds one image of `height * width` bytes after the other.
+    /// `pixels` holds one image of `[channels, height, width]` after the other, channel by channel.
     ///
     /// # Errors
-    /// When there is not one label for each image, or no image at all.
-    pub fn new(pixels: Vec<u8>, labels: Vec<u8>, height: usize, width: usize) -> Result<Self, DataError> {
-        if labels.is_empty() || height * width == 0 {
+    /// When there is not one label for each image, no image at all, or not one to four channels.
+    pub fn new(pixels: Vec<u8>, labels: Vec<u16>, shape: [usize; 3]) -> Result<Self, DataError> {
+        let size = image_size(shape)?;
+        if labels.is_empty() {
             return Err(DataError::Unusable("expected at least one image, found none".to_owned()));
         }
-        if pixels.len() != labels.len() * height * width {
-            let images = pixels.len() / (height * width);
-            return Err(DataError::Unusable(format!("expected {images} labels, found {}", labels.len())));
+        if !pixels.len().is_multiple_of(size) {
+            let message = format!("expected images of {size} bytes ({}), found {}", described(shape), pixels.len());
+            return Err(DataError::Unusable(message));
         }
-        Ok(Self { pixels, labels, height, width })
+        if pixels.len() / size != labels.len() {
+            let message = format!("expected {} labels, found {}", pixels.len() / size, labels.len());
+            return Err(DataError::Unusable(message));
+        }
+        Ok(Self::stored(Arc::new(Storage::Memory(pixels)), 0, None, labels, shape))
+    }
+
+    /// A set whose images lie one after the other in `storage`, from `start` on; that is the caller's promise.
+    pub(crate) fn stored(
+        storage: Arc<Storage>,
+        start: usize,
+        names: Option<NameTable>,
+        labels: Vec<u16>,
+        shape: [usize; 3],
+    ) -> Self {
+        Self { storage, start, names, rows: None, labels: labels.into(), shape }
     }
 
     /// Number of images.
@@ -98,82 +101,147 @@ impl ImageSet {
         self.labels.len()
     }
 
+    /// `[channels, height, width]`
+    #[must_use]
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// 1 for grey, 3 for colour.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.shape[0]
+    }
+
     /// `[height, width]` in pixels.
     #[must_use]
     pub fn size(&self) -> [usize; 2] {
-        [self.height, self.width]
+        [self.shape[1], self.shape[2]]
     }
 
     /// All labels, in order.
     #[must_use]
-    pub fn labels(&self) -> &[u8] {
+    pub fn labels(&self) -> &[u16] {
         &self.labels
     }
 
-    /// All pixels, image after image.
+    /// Number of images of each of `classes` classes; labels beyond them do not count.
     #[must_use]
-    pub fn pixels(&self) -> &[u8] {
-        &self.pixels
-    }
-
-    /// Returns the median of all pixels at the edges of the images: the byte that stands for nothing drawn.
-    #[must_use]
-    pub fn background(&self) -> u8 {
-        let mut counts = [0_usize; 256];
-        for (index, row) in self.pixels.chunks_exact(self.width).enumerate() {
-            let is_edge = [0, self.height - 1].contains(&(index % self.height));
-            // Of the other rows the first pixel and the last, which may be one.
-            let step = if is_edge { 1 } else { (self.width - 1).max(1) };
-            row.iter().step_by(step).for_each(|&pixel| counts[usize::from(pixel)] += 1);
+    pub fn class_counts(&self, classes: usize) -> Vec<usize> {
+        let mut counts = vec![0; classes];
+        for &label in &*self.labels {
+            if let Some(count) = counts.get_mut(usize::from(label)) {
+                *count += 1;
+            }
         }
-        let half = counts.iter().sum::<usize>().div_ceil(2);
-        let mut seen = 0;
-        let median = counts.iter().position(|count| {
-            seen += count;
-            seen >= half
-        });
-        median.unwrap_or_default() as u8
+        counts
     }
 
-    /// The images at `indices`, in that order.
+    /// The pixels of one image: `[channels, height, width]`.
+    ///
+    /// # Panics
+    /// When `index` is not below [`count`](Self::count).
+    #[must_use]
+    pub fn image(&self, index: usize) -> &[u8] {
+        let size = self.shape.iter().product::<usize>();
+        let start = self.start + self.row(index) * size;
+        &self.storage[start..start + size]
+    }
+
+    /// The file that an image comes from, relative to the set's directory; none where it comes from no file of its own.
+    #[must_use]
+    pub fn name(&self, index: usize) -> Option<String> {
+        let names = self.names?;
+        let offset = |number: usize| {
+            let start = names.offsets + size_of::<u64>() * number;
+            let bytes = self.storage.get(start..start + size_of::<u64>())?;
+            usize::try_from(u64::from_le_bytes(bytes.try_into().ok()?)).ok()
+        };
+        let number = names.first + self.row(index);
+        let [start, end] = [names.text.checked_add(offset(number)?)?, names.text.checked_add(offset(number + 1)?)?];
+        Some(String::from_utf8_lossy(self.storage.get(start..end)?).into_owned())
+    }
+
+    /// Whether the pixels lie in a mapped file, and so take memory only while they are used.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        matches!(*self.storage, Storage::Mapped(_))
+    }
+
+    fn row(&self, index: usize) -> usize {
+        assert!(index < self.count(), "expected an index below {}, found {index}", self.count());
+        self.rows.as_ref().map_or(index, |rows| rows[index] as usize)
+    }
+
+    /// The images at `indices`, in that order; the pixels are shared.
     ///
     /// # Panics
     /// When an index is not below [`count`](Self::count).
     #[must_use]
     pub fn select(&self, indices: &[usize]) -> Self {
-        let size = self.height * self.width;
-        let pixels = indices.iter().flat_map(|&index| &self.pixels[index * size..(index + 1) * size]).copied();
         Self {
-            pixels: pixels.collect(),
+            rows: Some(indices.iter().map(|&index| self.row(index) as u32).collect()),
             labels: indices.iter().map(|&index| self.labels[index]).collect(),
-            height: self.height,
-            width: self.width,
+            ..self.clone()
         }
+    }
+
+    /// These images, and behind them those of `other`, which has the same shape; pixels of one storage are shared.
+    pub(crate) fn joined(&self, other: &Self) -> Self {
+        let size = self.shape.iter().product::<usize>();
+        let labels = self.labels.iter().chain(&*other.labels).copied();
+        if Arc::ptr_eq(&self.storage, &other.storage) && other.start >= self.start {
+            let ahead = (other.start - self.start) / size;
+            let rows = (0..self.count()).map(|index| self.row(index));
+            let rows = rows.chain((0..other.count()).map(|index| ahead + other.row(index)));
+            return Self { rows: Some(rows.map(|row| row as u32).collect()), labels: labels.collect(), ..self.clone() };
+        }
+        let pixels = [self, other].into_iter().flat_map(|set| (0..set.count()).flat_map(|index| set.image(index)));
+        let storage = Arc::new(Storage::Memory(pixels.copied().collect()));
+        Self::stored(storage, 0, None, labels.collect(), self.shape)
     }
 
     /// Swaps rows and columns of every image: EMNIST stores them that way.
     #[must_use]
     pub fn transposed(&self) -> Self {
-        let (height, width) = (self.height, self.width);
-        let mut pixels = Vec::with_capacity(self.pixels.len());
-        for image in self.pixels.chunks_exact(height * width) {
+        let [channels, height, width] = self.shape;
+        let mut pixels = Vec::with_capacity(self.count() * channels * height * width);
+        for plane in (0..self.count()).flat_map(|index| self.image(index).chunks_exact(height * width)) {
             for column in 0..width {
-                pixels.extend((0..height).map(|row| image[row * width + column]));
+                pixels.extend((0..height).map(|row| plane[row * width + column]));
             }
         }
-        Self { pixels, labels: self.labels.clone(), height: width, width: height }
+        let storage = Arc::new(Storage::Memory(pixels));
+        Self {
+            storage,
+            start: 0,
+            rows: None,
+            names: None,
+            labels: self.labels.clone(),
+            shape: [channels, width, height],
+        }
     }
 }
 
+impl fmt::Debug for ImageSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ImageSet({} images of {})", self.count(), described(self.shape))
+    }
+}
+
+impl PartialEq for ImageSet {
+    /// Whether shape, labels, and pixels are the same; where they are kept does not count.
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = |index| self.image(index) == other.image(index);
+        self.shape == other.shape && self.labels == other.labels && (0..self.count()).all(is_same)
+    }
+}
+
+impl Eq for ImageSet {}
+
 impl Dataset<ImageItem> for ImageSet {
     fn get(&self, index: usize) -> Result<ImageItem, DatasetError> {
-        let size = self.height * self.width;
-        Ok(ImageItem {
-            pixels: self.pixels[index * size..(index + 1) * size].to_vec(),
-            label: self.labels[index],
-            height: self.height,
-            width: self.width,
-        })
+        Ok(ImageItem { pixels: self.image(index).to_vec(), label: self.labels[index], shape: self.shape })
     }
 
     fn len(&self) -> usize {
@@ -181,17 +249,20 @@ impl Dataset<ImageItem> for ImageSet {
     }
 }
 
-/// SHA-256 over the given digests or bytes, hexadecimal.
-pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    hexadecimal(&parts.into_iter().fold(Sha256::new(), Digest::chain_update).finalize())
+/// Bytes of an image of this shape.
+pub(crate) fn image_size(shape: [usize; 3]) -> Result<usize, DataError> {
+    if !(1..=4).contains(&shape[0]) {
+        return Err(DataError::Unusable(format!("expected one to four channels, found {}", shape[0])));
+    }
+    let size = shape.iter().try_fold(1_usize, |size, &side| size.checked_mul(side));
+    size.filter(|&size| size > 0)
+        .ok_or_else(|| DataError::Unusable(format!("expected images of some pixels, found {}", described(shape))))
 }
 
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+/// A shape in words, such as `28x28` and `32x32 with 3 channels`.
+pub(crate) fn described([channels, height, width]: [usize; 3]) -> String {
+    let channels = if channels == 1 { String::new() } else { format!(" with {channels} channels") };
+    format!("{height}x{width}{channels}")
 }
 
 #[cfg(test)]
@@ -199,64 +270,59 @@ mod tests {
     use super::*;
 
     fn set() -> ImageSet {
-        ImageSet::new((0..18).collect(), vec![0, 1, 2], 2, 3).unwrap()
+        ImageSet::new((0..18).collect(), vec![0, 1, 2], [1, 2, 3]).unwrap()
+    }
+
+    fn colour() -> ImageSet {
+        ImageSet::new((0..36).collect(), vec![7, 300], [3, 2, 3]).unwrap()
     }
 
     #[test]
     fn an_item_has_its_own_pixels_and_label() {
         let item = set().get(1).unwrap();
-        assert_eq!((item.pixels, item.label), (vec![6, 7, 8, 9, 10, 11], 1));
+        assert_eq!((item.pixels, item.label, item.shape), (vec![6, 7, 8, 9, 10, 11], 1, [1, 2, 3]));
+        assert_eq!(colour().get(1).unwrap().pixels, (18..36).collect::<Vec<u8>>());
     }
 
     #[test]
-    fn selection_keeps_the_order_asked_for() {
+    fn selection_keeps_the_order_asked_for_and_shares_the_pixels() {
         let selected = set().select(&[2, 0]);
         assert_eq!(selected.labels(), [2, 0]);
-        assert_eq!(selected.pixels(), [12, 13, 14, 15, 16, 17, 0, 1, 2, 3, 4, 5]);
+        assert_eq!([selected.image(0), selected.image(1)].concat(), [12, 13, 14, 15, 16, 17, 0, 1, 2, 3, 4, 5]);
+        assert_eq!(selected.select(&[1, 1, 0]).labels(), [0, 0, 2]);
+        assert_eq!(selected.select(&[1]).image(0), [0, 1, 2, 3, 4, 5]);
+        assert!(std::ptr::eq(selected.select(&[1]).image(0), selected.image(1)));
+        assert_eq!(selected.select(&[1, 0]), set().select(&[0, 2]));
+        assert_ne!(selected, set());
+        assert_eq!(selected.select(&[]).count(), 0);
     }
 
     #[test]
     fn transposing_twice_changes_nothing() {
         let once = set().transposed();
-        assert_eq!((once.size(), &once.pixels()[..6]), ([3, 2], &[0, 3, 1, 4, 2, 5][..]));
+        assert_eq!((once.size(), once.image(0)), ([3, 2], &[0, 3, 1, 4, 2, 5][..]));
         assert_eq!(once.transposed(), set());
+        let once = colour().transposed();
+        assert_eq!((once.shape(), &once.image(0)[6..12]), ([3, 3, 2], &[6, 9, 7, 10, 8, 11][..]));
+        assert_eq!(once.transposed(), colour());
     }
 
     #[test]
-    fn the_background_is_the_median_of_the_pixels_at_the_edges() {
-        let background = |pixels: &[u8], height, width| {
-            let images = pixels.len() / (height * width);
-            ImageSet::new(pixels.to_vec(), vec![0; images], height, width).unwrap().background()
+    fn what_makes_no_set_is_an_error_with_the_numbers() {
+        let message = |pixels: usize, labels: usize, shape| {
+            ImageSet::new(vec![0; pixels], vec![0; labels], shape).unwrap_err().to_string()
         };
-        // Eight pixels around a ninth that does not count, in two images of other edges.
-        let dark = [9, 9, 9, 9, 255, 9, 9, 9, 9];
-        let light = [250, 250, 250, 250, 0, 250, 250, 250, 40];
-        assert_eq!(background(&light, 3, 3), 250);
-        assert_eq!(background(&[dark, dark, light].concat(), 3, 3), 9);
-        assert_eq!(background(&[light, light, dark].concat(), 3, 3), 250);
-        assert_eq!(background(&[1, 2, 3], 3, 1), 2);
-        assert_eq!(background(&[1, 2, 3, 4], 1, 4), 2);
-        assert_eq!(background(&[7], 1, 1), 7);
-        // Every edge counts, also one that only a column has.
-        assert_eq!(background(&[0, 0, 0, 5, 1, 5, 5, 1, 5, 5, 1, 5], 4, 3), 5);
+        assert_eq!(message(12, 2, [1, 2, 2]), "expected 3 labels, found 2");
+        assert_eq!(message(13, 3, [1, 2, 2]), "expected images of 4 bytes (2x2), found 13");
+        assert_eq!(message(0, 0, [1, 2, 2]), "expected at least one image, found none");
+        assert_eq!(message(0, 1, [1, 0, 2]), "expected images of some pixels, found 0x2");
+        assert_eq!(message(10, 1, [5, 1, 2]), "expected one to four channels, found 5");
+        assert!(message(1, 1, [2, usize::MAX, 2]).contains("expected images of some pixels"));
     }
 
     #[test]
-    fn a_set_whose_sizes_or_labels_do_not_fit_is_refused_and_its_digest_is_that_of_its_content() {
-        let data = |classes: usize, test: ImageSet| {
-            ImageData::new("mine", (0..classes).map(|class| class.to_string()).collect(), set(), test)
-        };
-        assert_eq!(data(2, set()).unwrap_err().to_string(), "mine: expected labels below 2, found 2");
-        let message = data(3, set().transposed()).unwrap_err().to_string();
-        assert_eq!(message, "mine: training images are 2x3, test images are 3x2; they must agree");
-        let digest = |test| data(3, test).unwrap().sha256;
-        assert_eq!(digest(set()), digest(set()));
-        assert_ne!(digest(set()), digest(set().select(&[0, 1])));
-    }
-
-    #[test]
-    fn counts_that_differ_are_an_error_with_both_numbers() {
-        let error = ImageSet::new(vec![0; 12], vec![0; 2], 2, 2).unwrap_err();
-        assert_eq!(error.to_string(), "expected 3 labels, found 2");
+    fn counts_of_classes_include_those_without_images() {
+        assert_eq!(set().select(&[2, 0, 2]).class_counts(4), [1, 0, 2, 0]);
+        assert_eq!(set().class_counts(2), [1, 1]);
     }
 }

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::{ImageData, ImageSet, error::listed};
+use crate::{ImageData, error::listed};
 
 /// A problem with the labels of a data set that prevents learning; its `Display` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl ImageData {
     /// it all.
     #[must_use]
     pub fn label_problems(&self) -> Vec<LabelProblem> {
-        let [train, test] = [&self.train, &self.test].map(counts);
+        let [train, test] = [&self.train, &self.test].map(|set| set.class_counts(self.classes.len()));
         let names_where = |is_meant: &dyn Fn(usize) -> bool| -> Vec<String> {
             let labels = (0..self.classes.len()).filter(|&label| is_meant(label));
             labels.map(|label| self.classes[label].clone()).collect()
@@ -84,33 +84,16 @@ impl ImageData {
     }
 }
 
-/// Number of images of each label.
-fn counts(set: &ImageSet) -> [usize; 256] {
-    let mut counts = [0; 256];
-    for &label in set.labels() {
-        counts[usize::from(label)] += 1;
-    }
-    counts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synthetic;
+    use crate::{ImageSet, synthetic};
 
     /// What is said of a set with these labels in train and test, and four classes of which the last is unused.
-    fn problems(train: &[u8], test: &[u8]) -> Vec<String> {
-        let set = |labels: &[u8]| ImageSet::new(vec![0; labels.len()], labels.to_vec(), 1, 1).unwrap();
+    fn problems(train: &[u16], test: &[u16]) -> Vec<String> {
+        let set = |labels: &[u16]| ImageSet::new(vec![0; labels.len()], labels.to_vec(), [1, 1, 1]).unwrap();
         let classes = ["a", "b", "c", "3"].map(str::to_owned).to_vec();
-        let data = ImageData {
-            name: "idx".to_owned(),
-            source: None,
-            classes,
-            unused: vec![3],
-            train: set(train),
-            test: set(test),
-            sha256: String::new(),
-        };
+        let data = ImageData { unused: vec![3], ..ImageData::new("idx", classes, set(train), set(test)).unwrap() };
         let problems = data.label_problems();
         assert_eq!(problems.iter().any(LabelProblem::prevents_learning), train.iter().all(|label| *label == train[0]));
         problems.iter().map(ToString::to_string).collect()

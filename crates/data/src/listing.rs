@@ -17,16 +17,17 @@ pub(crate) const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
 /// How the [`key`] of every name above ends, and of EMNIST's.
 const KEYS: [&str; 6] = ["train-images", "train-labels", "t10k-images", "t10k-labels", "test-images", "test-labels"];
 
-/// What people have in place of IDX files, by the ends of the names.
-const OTHERS: [(&str, &[&str]); 8] = [
-    ("CSV files", &["csv", "tsv"]),
-    ("pictures", &["png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "pgm", "ppm"]),
-    ("NumPy files", &["npy", "npz"]),
-    ("Parquet files", &["parquet"]),
-    ("HDF5 files", &["h5", "hdf5"]),
-    ("MATLAB files", &["mat"]),
-    ("pickled files", &["pkl", "pickle", "pt", "pth"]),
-    ("archives", &["zip", "tar", "tgz", "7z", "rar"]),
+/// What people have in place of IDX files, by the ends of the names, and the data set that reads it.
+const OTHERS: [(&str, &[&str], Option<&str>); 9] = [
+    ("CSV files", &["csv"], Some("csv")),
+    ("pictures", &["png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff"], Some("folder")),
+    ("Parquet files", &["parquet"], Some("parquet")),
+    ("CIFAR's binary files", &["bin"], Some("cifar")),
+    ("NumPy files", &["npy", "npz"], None),
+    ("HDF5 files", &["h5", "hdf5"], None),
+    ("MATLAB files", &["mat"], None),
+    ("pickled files", &["pkl", "pickle", "pt", "pth"], None),
+    ("archives", &["zip", "tar", "tgz", "7z", "rar"], None),
 ];
 
 /// Entries looked at to find out what a directory has: enough to see it, and soon done.
@@ -129,22 +130,23 @@ impl Listing {
             let folder = path.ancestors().skip(1).find(is_of_other_name).unwrap_or(Path::new(""));
             return format!("{}; name the directory {}", path.display(), self.directory.join(folder).display());
         }
-        let kinds: Vec<String> = OTHERS
-            .iter()
-            .filter_map(|&(kind, extensions)| {
-                let path = within.iter().find(|path| extensions.contains(&extension(path).as_str()))?;
-                let folders = if kind == "pictures" && path.components().count() > 1 { "folders of " } else { "" };
-                Some(format!("{folders}{kind} such as {}", path.display()))
-            })
-            .collect();
-        if kinds.is_empty() {
-            return listed(&self.names);
+        let kinds = OTHERS.iter().filter_map(|&(kind, extensions, dataset)| {
+            let path = within.iter().find(|path| extensions.contains(&extension(path).as_str()))?;
+            let folders = if kind == "pictures" && path.components().count() > 1 { "folders of " } else { "" };
+            let way_on = dataset.map(|dataset| format!("--dataset {dataset} reads {kind}"));
+            Some((format!("{folders}{kind} such as {}", path.display()), way_on))
+        });
+        let (kinds, ways_on): (Vec<String>, Vec<Option<String>>) = kinds.unzip();
+        let ways_on: Vec<String> = ways_on.into_iter().flatten().collect();
+        match (kinds.is_empty(), ways_on.is_empty()) {
+            (true, _) => listed(&self.names),
+            (false, true) => format!(
+                "{}; data sets are read from pictures, tables and MNIST's IDX files: unpack archives, and convert other \
+                 formats",
+                kinds.join(", ")
+            ),
+            (false, false) => format!("{}; {}", kinds.join(", "), ways_on.join(", ")),
         }
-        format!(
-            "{}; data sets are read in MNIST's IDX format, four files with gzip or without: unpack archives, and \
-             convert other formats to it",
-            kinds.join(", ")
-        )
     }
 }
 
@@ -300,17 +302,21 @@ mod tests {
 
     #[test]
     fn what_a_directory_has_in_place_of_a_set_is_named() {
-        let formats = "; data sets are read in MNIST's IDX format, four files with gzip or without: unpack archives, and \
-                       convert other formats to it";
+        let formats = "; data sets are read from pictures, tables and MNIST's IDX files: unpack archives, and convert \
+                       other formats";
         let several = (0..10).map(|index| format!("{index}.txt")).collect::<Vec<_>>();
-        let checks: [(&[&str], &str); 9] = [
+        let checks: [(&[&str], &str); 10] = [
             (&[".hidden"], "an empty directory"),
             (&["b.txt", "a/c.txt"], "a/, b.txt"),
             (&several.iter().map(String::as_str).collect::<Vec<_>>(), "6.txt, 7.txt and 2 more"),
             (&["t10k-images-idx3-ubyte", "mnist.csv"], "mnist.csv, t10k-images-idx3-ubyte"),
-            (&["mnist_test.csv", "mnist_train.CSV.gz"], &format!("CSV files such as mnist_test.csv{formats}")),
-            (&["x.npz", "1.JPG"], &format!("pictures such as 1.JPG, NumPy files such as x.npz{formats}")),
-            (&["train/cat/1.png"], &format!("folders of pictures such as train/cat/1.png{formats}")),
+            (
+                &["mnist_test.csv", "mnist_train.CSV.gz"],
+                "CSV files such as mnist_test.csv; --dataset csv reads CSV files",
+            ),
+            (&["x.npz", "y.tar.gz"], &format!("NumPy files such as x.npz, archives such as y.tar.gz{formats}")),
+            (&["x.npz", "1.JPG"], "pictures such as 1.JPG, NumPy files such as x.npz; --dataset folder reads pictures"),
+            (&["train/cat/1.png"], "folders of pictures such as train/cat/1.png; --dataset folder reads pictures"),
             (
                 &["MNIST/raw/t10k-labels-idx1-ubyte.gz", "a.csv"],
                 "MNIST/raw/t10k-labels-idx1-ubyte.gz; name the directory DIR/MNIST/raw",

@@ -1,26 +1,44 @@
-use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(test)]
+mod tests;
 
-use burn::tensor::Device;
+use std::{
+    cell::RefCell,
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use kindling_kernels::{for_each_chunk, is_on_host};
 use kindling_training::{Rows, Source, SourceError};
 
 use crate::{
-    Augmentation, ImageBatch, ImageSet, Normalization,
-    augment::{self, Augmenter},
+    Augmentation, ImageBatch, ImageSet, Mixed, Normalization,
+    augment::{Augmenter, Mix, Scratch},
     device_split::DeviceSplit,
+    sampler::Balanced,
 };
+
+/// Pixels that a thread makes at once: enough that handing them out costs nothing beside.
+const TASK: usize = 4096;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 /// A split of images as a [`Source`] of batches.
 ///
-/// The whole split is moved to each device that asks for a batch, once, and batches are gathered there. Where it is
-/// larger than the device takes in one piece, every batch comes from the host.
+/// Images stay bytes until they are in a batch. Where a device's memory is the program's own, a batch is gathered,
+/// changed and normalised in one pass on all threads. Other devices keep the split as bytes, moved there once, and
+/// gather from it, unless it is larger than the device takes in one piece; batches of changed images come from the host
+/// there too.
 #[derive(Debug)]
 pub struct ImageSource {
-    set: Arc<ImageSet>,
+    set: ImageSet,
     normalization: Normalization,
     digest: String,
     largest: Option<u64>,
-    /// With what the images' background becomes.
-    augmenter: Option<(Augmenter, f32)>,
+    augmenter: Option<Augmenter>,
+    sampler: Option<Balanced>,
     /// The copies of the split by the devices, without autodiff, that they are on.
     splits: Mutex<Vec<(Device, DeviceSplit)>>,
 }
@@ -31,18 +49,19 @@ impl ImageSource {
     /// `digest` names the content: what a resumed run is compared by. Hashing the pixels once more is the caller's
     /// choice; the data set's own [`sha256`](crate::ImageData::sha256) with the name of the split is enough.
     #[must_use]
-    pub fn new(set: impl Into<Arc<ImageSet>>, normalization: Normalization, digest: impl Into<String>) -> Self {
+    pub fn new(set: ImageSet, normalization: Normalization, digest: impl Into<String>) -> Self {
         Self {
-            set: set.into(),
+            set,
             normalization,
             digest: digest.into(),
             largest: None,
             augmenter: None,
+            sampler: None,
             splits: Mutex::default(),
         }
     }
 
-    /// Keeps the split on the host where it takes more than `largest` bytes in f32.
+    /// Keeps the split on the host where it takes more than `largest` bytes.
     #[must_use]
     pub fn with_largest(self, largest: Option<u64>) -> Self {
         Self { largest, ..self }
@@ -50,18 +69,31 @@ impl ImageSource {
 
     /// Changes every image at random each time it is seen in training; evaluation sees the images as they are.
     ///
-    /// What happens to an image is a pure function of `seed`, the epoch, and the image's index in the split; neither batch
-    /// size nor order, resuming, or device make a difference to it.
+    /// What happens to an image is a pure function of `seed`, the epoch, and the image's row in the split; neither
+    /// batch size nor order, resuming, or device make a difference to it.
     #[must_use]
     pub fn augmented_by(self, augmentations: &[Augmentation], seed: u64) -> Self {
-        let background = || self.normalization.table()[usize::from(self.set.background())];
-        let augmenter = (!augmentations.is_empty()).then(|| (Augmenter::new(augmentations, seed), background()));
+        let augmenter = (!augmentations.is_empty()).then(|| Augmenter::new(augmentations, seed, &self.set));
         Self { augmenter, ..self }
     }
 
-    /// Moves the split to `device` now, rather than with the first batch, whose time may be taken.
+    /// Trains on every one of so many classes equally often: an epoch still has as many rows as the split has images,
+    /// but each class has the same number of them, which go through its images in shuffled turns. Evaluation sees each
+    /// image once.
+    ///
+    /// Which image a row has is a pure function of `seed`, the epoch, and the row.
+    #[must_use]
+    pub fn balanced(self, classes: usize, seed: u64) -> Self {
+        let sampler = Some(Balanced::new(self.set.labels(), classes, seed));
+        Self { sampler, ..self }
+    }
+
+    /// Moves the split to `device` now, where it is to be there, rather than with the first batch, whose time may be
+    /// taken.
     pub fn preload(&self, device: &Device) {
-        self.split(device);
+        if self.augmenter.is_none() {
+            self.split(device);
+        }
     }
 
     /// The images.
@@ -70,16 +102,87 @@ impl ImageSource {
         &self.set
     }
 
-    /// The copy of the split for `device`, made on first use.
-    fn split(&self, device: &Device) -> DeviceSplit {
+    /// The images of `rows` as training sees them, or evaluation in epoch 0, but not normalised: pixels in [0, 1],
+    /// `[rows, channels, height, width]`.
+    ///
+    /// # Panics
+    /// When a row is not below the number of images.
+    #[must_use]
+    pub fn pixels(&self, rows: &Rows<'_>) -> Vec<f32> {
+        self.host_pixels(rows, self.images(rows.epoch()).as_deref(), &self.mixes(rows), &Normalization::default())
+    }
+
+    /// The image of each row of an epoch; none where each is its own.
+    fn images(&self, epoch: usize) -> Option<Arc<[u32]>> {
+        self.sampler.as_ref().filter(|_| epoch > 0).map(|sampler| sampler.epoch(epoch))
+    }
+
+    /// What is mixed into each of `rows`; nothing at all where nothing ever is.
+    fn mixes(&self, rows: &Rows<'_>) -> Vec<Option<Mix>> {
+        match &self.augmenter {
+            Some(augmenter) if rows.epoch() > 0 && augmenter.mixes() => {
+                rows.iter().map(|&row| augmenter.mix(rows.epoch(), row, self.set.count())).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Gathers, changes and normalises images: `[rows, channels, height, width]`.
+    fn host_pixels(
+        &self,
+        rows: &Rows<'_>,
+        images: Option<&[u32]>,
+        mixes: &[Option<Mix>],
+        normalization: &Normalization,
+    ) -> Vec<f32> {
+        let shape @ [channels, height, width] = self.set.shape();
+        let size = channels * height * width;
+        let augmenter = self.augmenter.as_ref().filter(|_| rows.epoch() > 0);
+        let write = |row: usize, normalization: &Normalization, scratch: &mut Scratch, out: &mut [f32]| {
+            let image = self.set.image(images.map_or(row, |images| images[row] as usize));
+            match augmenter {
+                Some(augmenter) => augmenter.write(image, (rows.epoch(), row), normalization, scratch, out),
+                None => normalization.write(image, channels, out),
+            }
+        };
+        let unit = Normalization::default();
+        let mut pixels = vec![0.0; rows.len() * size];
+        let together = (TASK / size).max(1);
+        for_each_chunk(&mut pixels, together * size, |task, out| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                for (index, out) in out.chunks_exact_mut(size).enumerate() {
+                    let index = task * together + index;
+                    let Some(mix) = mixes.get(index).and_then(Option::as_ref) else {
+                        write(rows[index], normalization, scratch, out);
+                        continue;
+                    };
+                    let mut other = mem::take(&mut scratch.other);
+                    other.resize(size, 0.0);
+                    write(rows[index], &unit, scratch, out);
+                    write(mix.row, &unit, scratch, &mut other);
+                    mix.apply(shape, &other, out);
+                    normalization.apply(channels, out);
+                    scratch.other = other;
+                }
+            });
+        });
+        pixels
+    }
+
+    /// The copy of the split for `device`, made on first use; none where batches come from the host.
+    fn split(&self, device: &Device) -> Option<DeviceSplit> {
+        let is_too_large = self.largest.is_some_and(|largest| DeviceSplit::bytes(&self.set) > largest);
+        if is_too_large || is_on_host(device) {
+            return None;
+        }
         let device = device.clone().inner();
         let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, split)) = splits.iter().find(|(known, _)| *known == device) {
-            return split.clone();
+            return Some(split.clone());
         }
-        let split = DeviceSplit::new(&self.set, self.normalization, &device, self.largest);
+        let split = DeviceSplit::new(&self.set, &self.normalization, &device);
         splits.push((device, split.clone()));
-        split
+        Some(split)
     }
 }
 
@@ -95,140 +198,41 @@ impl Source for ImageSource {
     }
 
     fn batch(&self, rows: &Rows<'_>, device: &Device) -> Result<ImageBatch, SourceError> {
-        let (images, targets) = self.split(device).batch(rows);
-        let [height, width] = self.set.size();
-        let images = match &self.augmenter {
-            Some((augmenter, background)) if rows.epoch() > 0 => {
-                let sources = augmenter.sources(rows.epoch(), rows, [height, width]);
-                augment::pick(images, sources, *background)
+        let inner = device.clone().inner();
+        let images = self.images(rows.epoch());
+        let image = |row: usize| images.as_ref().map_or(row, |images| images[row] as usize);
+        let is_changed = self.augmenter.is_some() && rows.epoch() > 0;
+        if let Some(split) = (!is_changed).then(|| self.split(&inner)).flatten() {
+            let picked: Vec<usize> = rows.iter().map(|&row| image(row)).collect();
+            let (images, targets) = split.batch(&Rows::new(&picked, rows.epoch()));
+            return Ok(ImageBatch { images, targets, mixed: None }.on(device));
+        }
+        let mixes = self.mixes(rows);
+        let [channels, height, width] = self.set.shape();
+        let pixels = self.host_pixels(rows, images.as_deref(), &mixes, &self.normalization);
+        let label = |row: usize| i32::from(self.set.labels()[image(row)]);
+        let int = |targets: Vec<i32>| Tensor::<1, Int>::from_data(TensorData::new(targets, [rows.len()]), &inner);
+        let mixed = (!mixes.is_empty()).then(|| {
+            let of_row = |(mix, &row): (&Option<Mix>, &usize)| label(mix.as_ref().map_or(row, |mix| mix.row));
+            let shares = mixes.iter().map(|mix| mix.as_ref().map_or(0.0, |mix| mix.share)).collect();
+            Mixed {
+                targets: int(mixes.iter().zip(rows.iter()).map(of_row).collect()),
+                share: Tensor::from_data(TensorData::new::<f32, _>(shares, [rows.len()]), (&inner, DType::F32)),
             }
-            _ => images,
-        };
-        let images = images.reshape([rows.len(), 1, height, width]); // [batch, 1, height, width]
-        Ok(if device.is_autodiff() {
-            ImageBatch { images: images.autodiff(), targets: targets.autodiff() }
-        } else {
-            ImageBatch { images, targets }
-        })
+        });
+        let images = TensorData::new(pixels, [rows.len(), channels, height, width]);
+        let targets = int(rows.iter().map(|&row| label(row)).collect());
+        Ok(ImageBatch { images: Tensor::from_data(images, &inner), targets, mixed }.on(device))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use burn::data::{dataloader::batcher::Batcher, dataset::Dataset};
-    use kindling_training::{Order, batches};
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::ImageBatcher;
-
-    /// `count` images of one pixel; image `i` has the pixel `i` and the label `i`.
-    fn numbered(count: usize) -> ImageSet {
-        let bytes: Vec<u8> = (0..count).map(|index| index as u8).collect();
-        ImageSet::new(bytes.clone(), bytes, 1, 1).unwrap()
-    }
-
-    /// The batches of one epoch.
-    fn epoch_of(source: &ImageSource, batch_size: usize, order: Order, epoch: usize) -> Vec<ImageBatch> {
-        let device = Device::flex();
-        let all = batches(source, batch_size, None, order, epoch, &device);
-        all.collect::<Result<_, _>>().unwrap()
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn an_epoch_has_every_image_once_with_its_own_label_wherever_the_split_lies(
-            count in 1_usize..200, batch_size in 1_usize..70, seed in prop::option::of(any::<u64>()), is_large: bool,
-        ) {
-            let order = seed.map_or(Order::File, |seed| Order::Shuffled { seed });
-            let source = ImageSource::new(numbered(count), Normalization::default(), "numbers");
-            let source = source.with_largest(is_large.then_some(0));
-            let mut seen = Vec::new();
-            for batch in epoch_of(&source, batch_size, order, 1) {
-                let labels: Vec<i64> = batch.targets.into_data().iter::<i64>().collect();
-                let pixels: Vec<f32> = batch.images.into_data().iter::<f32>().collect();
-                prop_assert_eq!(pixels, labels.iter().map(|&label| label as f32 / 255.0).collect::<Vec<_>>());
-                seen.extend(labels);
-            }
-            seen.sort_unstable();
-            prop_assert_eq!(seen, (0..count as i64).collect::<Vec<_>>());
+impl ImageBatch {
+    /// The batch with autodiff, where the device has it.
+    fn on(self, device: &Device) -> Self {
+        if !device.is_autodiff() {
+            return self;
         }
-    }
-
-    #[test]
-    fn batches_for_training_carry_autodiff_and_both_devices_share_one_copy() {
-        let source = ImageSource::new(numbered(4), Normalization::default(), "numbers");
-        for device in [Device::flex().autodiff(), Device::flex()] {
-            let batch = batches(&source, 2, None, Order::File, 1, &device).next().unwrap().unwrap();
-            assert_eq!(batch.images.device().is_autodiff(), device.is_autodiff());
-            assert_eq!(batch.targets.device().is_autodiff(), device.is_autodiff());
-        }
-        assert_eq!(source.splits.lock().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn burns_batcher_makes_the_same_batch_as_the_source() {
-        let set = numbered(5);
-        let normalization = Normalization { mean: 0.25, std: 0.5 };
-        let items = (0..5).map(|index| set.get(index).unwrap()).collect();
-        let batched = ImageBatcher::new(normalization).batch(items, &Device::flex());
-        let served = epoch_of(&ImageSource::new(set, normalization, ""), 5, Order::File, 1).remove(0);
-        assert_eq!(batched.images.into_data(), served.images.into_data());
-        assert_eq!(batched.targets.into_data(), served.targets.into_data());
-    }
-
-    const ALL: [Augmentation; 3] = [Augmentation::Shift, Augmentation::Flip, Augmentation::Erase];
-
-    /// 120 images of 9x8 pixels without background, augmented by all there is; image `i` has the label `i`.
-    fn augmented(largest: Option<u64>) -> ImageSource {
-        let pixels = (0..120 * 72_usize).map(|index| (index % 251) as u8 + 1).collect();
-        let set = ImageSet::new(pixels, (0..120).collect(), 9, 8).unwrap();
-        let source = ImageSource::new(set, Normalization { mean: 0.25, std: 0.5 }, "").with_largest(largest);
-        source.augmented_by(&ALL, 7)
-    }
-
-    /// The pixels of one epoch's images by their labels.
-    fn pixels(source: &ImageSource, batch_size: usize, order: Order, epoch: usize) -> BTreeMap<i64, Vec<f32>> {
-        let mut all = BTreeMap::new();
-        for batch in epoch_of(source, batch_size, order, epoch) {
-            let labels: Vec<i64> = batch.targets.into_data().iter::<i64>().collect();
-            let pixels: Vec<f32> = batch.images.into_data().iter::<f32>().collect();
-            all.extend(labels.into_iter().zip(pixels.chunks_exact(72).map(<[f32]>::to_vec)));
-        }
-        all
-    }
-
-    #[test]
-    fn an_image_is_changed_alike_whatever_the_batches_are_and_not_at_all_in_evaluation() {
-        let shuffled = Order::Shuffled { seed: 3 };
-        let expected = pixels(&augmented(None), 16, Order::File, 2);
-        assert_eq!(expected.len(), 120);
-        for (batch_size, order, largest) in [(16, shuffled, None), (50, Order::File, None), (7, shuffled, Some(0))] {
-            let source = augmented(largest);
-            assert_eq!(pixels(&source, batch_size, order, 2), expected);
-            assert_ne!(pixels(&source, batch_size, order, 3), expected, "the third epoch has changes of its own");
-        }
-        let plain = pixels(&augmented(None).augmented_by(&[], 7), 16, Order::File, 2);
-        assert_eq!(pixels(&augmented(None), 16, Order::File, 0), plain);
-        assert_ne!(plain, expected);
-    }
-
-    #[test]
-    fn what_comes_in_is_the_normalised_background() {
-        let source = augmented(None);
-        let background = (f32::from(source.set().background()) / 255.0 - 0.25) / 0.5;
-        // No image has a number twice.
-        let filled = |epoch| {
-            let is_background = |pixel: &&f32| pixel.to_bits() == background.to_bits();
-            let images = pixels(&source, 32, Order::File, epoch);
-            images.values().filter(|pixels| pixels.iter().filter(is_background).count() > 1).count()
-        };
-        // One of 25 shifts is none, and half of the images are not erased: 118 of 120 on average.
-        assert!(filled(1) > 100);
-        assert_eq!(filled(0), 0);
+        let mixed = self.mixed.map(|mixed| Mixed { targets: mixed.targets.autodiff(), share: mixed.share.autodiff() });
+        Self { images: self.images.autodiff(), targets: self.targets.autodiff(), mixed }
     }
 }

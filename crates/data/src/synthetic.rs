@@ -3,7 +3,7 @@
 use kindling_training::stream;
 use rand::{Rng, RngExt};
 
-use crate::{ImageData, ImageSet, image_set::fingerprint};
+use crate::{ImageData, ImageSet};
 
 /// Names of the shapes, in the order of their labels.
 pub const CLASSES: [&str; 10] =
@@ -19,16 +19,9 @@ const SIDE: usize = 28;
 /// steps and a network that learns nothing shows it.
 #[must_use]
 pub fn draw() -> ImageData {
-    let (train, test) = (draw_split("train", TRAIN), draw_split("test", TEST));
-    ImageData {
-        name: "synthetic".to_owned(),
-        source: None,
-        classes: CLASSES.map(str::to_owned).to_vec(),
-        unused: Vec::new(),
-        sha256: fingerprint([train.pixels(), train.labels(), test.pixels(), test.labels()]),
-        train,
-        test,
-    }
+    let [train, test] = [draw_split("train", TRAIN), draw_split("test", TEST)];
+    ImageData::new("synthetic", CLASSES.map(str::to_owned).to_vec(), train, test)
+        .unwrap_or_else(|error| unreachable!("labels and sizes are those drawn here: {error}"))
 }
 
 fn draw_split(split: &str, count: usize) -> ImageSet {
@@ -38,9 +31,10 @@ fn draw_split(split: &str, count: usize) -> ImageSet {
         let mut random = stream(0, split, index as u64);
         let label = random.random_range(0..CLASSES.len());
         draw_shape(label, &mut random, &mut pixels);
-        labels.push(label as u8);
+        labels.push(label as u16);
     }
-    ImageSet::new(pixels, labels, SIDE, SIDE).unwrap_or_else(|error| unreachable!("a label for each image: {error}"))
+    ImageSet::new(pixels, labels, [1, SIDE, SIDE])
+        .unwrap_or_else(|error| unreachable!("a label for each image: {error}"))
 }
 
 fn draw_shape(label: usize, random: &mut impl Rng, pixels: &mut Vec<u8>) {

@@ -1,0 +1,204 @@
+use std::path::PathBuf;
+
+use kindling_config::Fit;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    DataError, ImageSet,
+    image_set::described,
+    pack::{Packed, Request},
+    split::stratified,
+};
+
+/// A data set: what to train on, what to test on, and what the labels mean.
+#[derive(Clone, Debug)]
+pub struct ImageData {
+    /// Name of the set, such as `fashion-mnist`.
+    pub name: String,
+    /// The directory or file it was read from; none for drawn images.
+    pub source: Option<PathBuf>,
+    /// Names of the classes, in the order of the labels.
+    pub classes: Vec<String>,
+    /// Labels that no image is meant to have, such as 0 where they count from 1; their names are their numbers.
+    pub unused: Vec<usize>,
+    /// Images to train on, in the order of the files.
+    pub train: ImageSet,
+    /// The set's own validation split; none where it is taken from the training images.
+    pub valid: Option<ImageSet>,
+    /// Images to test on, in the order of the files.
+    pub test: ImageSet,
+    /// SHA-256 over the unpacked content, hexadecimal.
+    pub sha256: String,
+    /// How pictures were brought to one size; none where the set has pixels of its own.
+    pub fit: Option<Fit>,
+    /// Unreadable pictures that are left out, with their reasons.
+    pub skipped: Vec<String>,
+}
+
+impl ImageData {
+    /// Makes a data set of images in memory, with the digest of its pixels and labels; the labels count through `classes`.
+    ///
+    /// # Errors
+    /// When the images for training and for testing differ in shape, or a label names no class.
+    pub fn new(
+        name: impl Into<String>,
+        classes: Vec<String>,
+        train: ImageSet,
+        test: ImageSet,
+    ) -> Result<Self, DataError> {
+        let name = name.into();
+        check(&name, &classes, &train, &train, "train")?;
+        check(&name, &classes, &train, &test, "test")?;
+        let sha256 = content_sha256(&[&train, &test]);
+        Ok(Self {
+            name,
+            source: None,
+            classes,
+            unused: Vec::new(),
+            train,
+            valid: None,
+            test,
+            sha256,
+            fit: None,
+            skipped: Vec::new(),
+        })
+    }
+
+    /// Makes a data set of a packed one. A set in one piece is split by the shares and the seed of `split`; where only test
+    /// images are missing, those of the validation split are for testing.
+    ///
+    /// # Errors
+    /// When there are no training images, or they cannot be split.
+    pub(crate) fn from_packed(
+        request: &Request<'_>,
+        mut packed: Packed,
+        split: (&[f64], u64),
+    ) -> Result<Self, DataError> {
+        if let [Some(all), None, None] = &packed.splits {
+            let [train, valid, test] = stratified(all, split.0, split.1, packed.classes.len())?;
+            // Another split has other images to test on.
+            packed.sha256 = fingerprint([packed.sha256.as_bytes(), format!("{split:?}").as_bytes()]);
+            packed.splits = [Some(train), (valid.count() > 0).then_some(valid), Some(test)];
+        }
+        let [train, valid, test] = packed.splits;
+        let none = |split: &str| DataError::malformed(request.source, format!("expected {split} images, found none"));
+        let (valid, test) = match test {
+            Some(test) => (valid, test),
+            None => (None, valid.ok_or_else(|| none("test"))?),
+        };
+        Ok(Self {
+            name: request.name.to_owned(),
+            source: Some(std::path::absolute(request.source).unwrap_or_else(|_| request.source.to_path_buf())),
+            classes: packed.classes,
+            unused: Vec::new(),
+            train: train.ok_or_else(|| none("training"))?,
+            valid,
+            test,
+            sha256: packed.sha256,
+            fit: request.fit,
+            skipped: packed.skipped,
+        })
+    }
+
+    /// Gives the set a validation split of its own, which takes part in the digest.
+    ///
+    /// # Errors
+    /// When its images differ in shape from those for training, or a label names no class.
+    pub fn with_valid(self, valid: ImageSet) -> Result<Self, DataError> {
+        check(&self.name, &self.classes, &self.train, &valid, "validation")?;
+        let sha256 = fingerprint([self.sha256.as_bytes(), valid.digest().as_bytes()]);
+        Ok(Self { valid: Some(valid), sha256, ..self })
+    }
+}
+
+/// Checks that `set` has the shape of the training images and labels that name classes.
+fn check(name: &str, classes: &[String], train: &ImageSet, set: &ImageSet, split: &str) -> Result<(), DataError> {
+    if train.shape() != set.shape() {
+        let [train, other] = [train.shape(), set.shape()].map(described);
+        return Err(DataError::Unusable(format!(
+            "{name}: training images are {train}, {split} images are {other}; they must agree"
+        )));
+    }
+    match set.labels().iter().find(|&&label| usize::from(label) >= classes.len()) {
+        Some(label) => {
+            Err(DataError::Unusable(format!("{name}: expected labels below {}, found {label}", classes.len())))
+        }
+        None => Ok(()),
+    }
+}
+
+/// SHA-256 over the pixels and then the labels of each set, hexadecimal. A label is a byte where all images are grey and
+/// all labels below 256, and otherwise two, after the shape.
+fn content_sha256(sets: &[&ImageSet]) -> String {
+    let is_narrow = |set: &&ImageSet| set.channels() == 1 && set.labels().iter().all(|&label| label < 256);
+    let is_narrow = sets.iter().all(is_narrow);
+    let mut hash = Sha256::new();
+    for set in sets {
+        if !is_narrow {
+            set.shape().iter().for_each(|&side| hash.update((side as u64).to_le_bytes()));
+        }
+        (0..set.count()).for_each(|index| hash.update(set.image(index)));
+        if is_narrow {
+            hash.update(set.labels().iter().map(|&label| label as u8).collect::<Vec<_>>());
+        } else {
+            set.labels().iter().for_each(|label| hash.update(label.to_le_bytes()));
+        }
+    }
+    hexadecimal(&hash.finalize())
+}
+
+/// SHA-256 over the given digests or bytes, hexadecimal.
+pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    hexadecimal(&parts.into_iter().fold(Sha256::new(), Digest::chain_update).finalize())
+}
+
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic;
+
+    fn set(shape: [usize; 3], labels: &[u16]) -> ImageSet {
+        let pixels = (0..labels.len() * shape.iter().product::<usize>()).map(|index| index as u8).collect();
+        ImageSet::new(pixels, labels.to_vec(), shape).unwrap()
+    }
+
+    fn data(classes: usize, test: ImageSet) -> Result<ImageData, DataError> {
+        let classes = (0..classes).map(|class| class.to_string()).collect();
+        ImageData::new("mine", classes, set([1, 2, 3], &[0, 1, 2]), test)
+    }
+
+    #[test]
+    fn a_set_whose_shapes_or_labels_do_not_fit_is_refused() {
+        let message = |classes, test| data(classes, test).unwrap_err().to_string();
+        assert_eq!(message(2, set([1, 2, 3], &[0])), "mine: expected labels below 2, found 2");
+        assert_eq!(message(3, set([1, 2, 3], &[3])), "mine: expected labels below 3, found 3");
+        let expected = "mine: training images are 2x3, test images are 3x2; they must agree";
+        assert_eq!(message(3, set([1, 3, 2], &[0])), expected);
+        let expected = "mine: training images are 2x3, test images are 2x3 with 3 channels; they must agree";
+        assert_eq!(message(3, set([3, 2, 3], &[0])), expected);
+        let other = data(3, set([1, 2, 3], &[0])).unwrap().with_valid(set([1, 1, 1], &[0]));
+        assert!(other.unwrap_err().to_string().contains("validation images are 1x1"));
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_content() {
+        let test = || set([1, 2, 3], &[0, 1, 2]);
+        let plain = data(3, test()).unwrap();
+        let pixels: Vec<u8> = (0..18).collect();
+        assert_eq!(plain.sha256, fingerprint([&pixels[..], &[0, 1, 2], &pixels, &[0, 1, 2]]));
+        assert_eq!(data(3, test().select(&[0, 1, 2])).unwrap().sha256, plain.sha256);
+        assert_ne!(data(3, test().select(&[0, 1])).unwrap().sha256, plain.sha256);
+        let valid = |labels: &[u16]| data(3, test()).unwrap().with_valid(set([1, 2, 3], labels)).unwrap().sha256;
+        assert_ne!(valid(&[0]), plain.sha256);
+        assert_ne!(valid(&[0]), valid(&[1]));
+        assert_eq!(synthetic::draw().sha256, synthetic::draw().sha256);
+    }
+}
