@@ -1,13 +1,15 @@
 use std::collections::BTreeMap;
 
-use burn::tensor::{FloatDType, Int, Tensor, activation::softmax};
+use burn::tensor::{FloatDType, Tensor, activation::softmax};
 use kindling_data::ImageBatch;
-use kindling_kernels as kernels;
 use kindling_models::Network;
 use kindling_record::{Metrics, TestRecord};
 use kindling_training::TrainingError;
 
-use crate::predictions::{Prediction, confusion};
+use crate::{
+    cross_entropy,
+    predictions::{Prediction, confusion},
+};
 
 /// The metrics of a network on a split.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,19 +30,6 @@ impl From<Evaluation> for TestRecord {
     }
 }
 
-/// The cross entropy of each image, in nats and in f32: with smoothing `s`, `(1 - s)` of it against the target and `s`
-/// against the uniform distribution, as PyTorch's `cross_entropy` has it.
-///
-/// # Shapes
-/// - logits: `[batch, classes]`
-/// - targets: `[batch]`
-/// - output: `[batch]`
-#[must_use]
-pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, label_smoothing: f64) -> Tensor<1> {
-    // In f32 whatever the network computes in: half a type's range is soon too little for sums of exponentials.
-    kernels::cross_entropy(logits.cast(FloatDType::F32), targets, label_smoothing)
-}
-
 /// The batches that an evaluation goes through.
 type Batches<'a> = dyn Iterator<Item = Result<ImageBatch, TrainingError>> + 'a;
 
@@ -49,7 +38,7 @@ type Batches<'a> = dyn Iterator<Item = Result<ImageBatch, TrainingError>> + 'a;
 /// # Errors
 /// When a batch cannot be made or the device fails.
 pub fn evaluate<N: Network>(network: &N, batches: &mut Batches<'_>) -> Result<Evaluation, TrainingError> {
-    Ok(look(network, batches, &mut |_| Ok(()))?.evaluation())
+    Ok(look(network, batches, &mut |_, _| Ok(()))?.evaluation())
 }
 
 /// As [`evaluate`], with what the network makes of each image, in their order.
@@ -60,18 +49,31 @@ pub fn evaluate_each<N: Network>(
     network: &N,
     batches: &mut Batches<'_>,
 ) -> Result<(Evaluation, Vec<Prediction>), TrainingError> {
-    let mut confidences: Vec<f32> = Vec::new();
-    let seen = look(network, batches, &mut |logits| {
+    let mut predictions = Vec::new();
+    let seen = look(network, batches, &mut |logits, pairs| {
         // In f32 as the loss: a half type would leave three digits.
-        let largest = softmax(logits.clone().cast(FloatDType::F32), 1).max_dim(1); // [batch, 1]
-        confidences.extend(largest.try_into_data().map_err(TrainingError::backend)?.iter::<f32>());
+        let logits = logits.clone().cast(FloatDType::F32);
+        let classes = logits.dims()[1].max(1);
+        let largest = softmax(logits.clone(), 1).max_dim(1); // [batch, 1]
+        let confidences = largest.try_into_data().map_err(TrainingError::backend)?;
+        let logits = logits.try_into_data().map_err(TrainingError::backend)?;
+        let logits: Vec<f32> = logits.iter::<f32>().collect();
+        let images = logits.chunks_exact(classes).zip(confidences.iter::<f32>()).zip(pairs);
+        predictions.extend(images.map(|((logits, confidence), &(target, predicted))| {
+            Prediction::new(target, predicted, confidence).ranked(rank(logits, target))
+        }));
         Ok(())
     })?;
-    let predictions = seen.pairs.iter().zip(confidences);
-    let predictions =
-        predictions.map(|(&(target, predicted), confidence)| Prediction::new(target, predicted, confidence));
-    let predictions = predictions.collect();
     Ok((seen.evaluation(), predictions))
+}
+
+/// The place of `target` among the classes, the most probable first, from 1; of equals the first class comes first, and
+/// what is no number is above all.
+fn rank(logits: &[f32], target: usize) -> usize {
+    let own = logits.get(target).copied().unwrap_or(f32::NAN);
+    let is_below = |(class, logit): (usize, &f32)| *logit < own || (*logit <= own && class > target);
+    let others = logits.iter().enumerate().filter(|(class, _)| *class != target);
+    1 + others.filter(|other| !is_below(*other)).count()
 }
 
 /// What the batches have shown.
@@ -92,11 +94,12 @@ impl Seen {
     }
 }
 
-/// The one loop: runs `network` over `batches` and shows each one's logits `[batch, classes]` to `see`.
+/// The one loop: runs `network` over `batches` and shows each one's logits `[batch, classes]`, with target and
+/// predicted class of its images, to `see`.
 fn look<N: Network>(
     network: &N,
     batches: &mut Batches<'_>,
-    see: &mut dyn FnMut(&Tensor<2>) -> Result<(), TrainingError>,
+    see: &mut dyn FnMut(&Tensor<2>, &[(usize, usize)]) -> Result<(), TrainingError>,
 ) -> Result<Seen, TrainingError> {
     let mut seen = Seen::default();
     for batch in batches {
@@ -104,14 +107,15 @@ fn look<N: Network>(
         let logits = network.forward(batch.images); // [batch, classes]
         seen.classes = logits.dims()[1];
         let losses = cross_entropy(logits.clone(), batch.targets.clone(), 0.0).sum(); // [1]
-        see(&logits)?;
-        let predicted = logits.argmax(1).squeeze_dim::<1>(1); // [batch]
+        let predicted = logits.clone().argmax(1).squeeze_dim::<1>(1); // [batch]
         seen.loss_sum += losses.try_into_data().map_err(TrainingError::backend)?.iter::<f64>().sum::<f64>();
         let targets = batch.targets.try_into_data().map_err(TrainingError::backend)?;
         let predicted = predicted.try_into_data().map_err(TrainingError::backend)?;
         // What is no class at all is counted nowhere.
         let class = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
+        let before = seen.pairs.len();
         seen.pairs.extend(targets.iter::<i64>().map(class).zip(predicted.iter::<i64>().map(class)));
+        see(&logits, &seen.pairs[before..])?;
     }
     Ok(seen)
 }
@@ -125,6 +129,14 @@ mod tests {
 
     use super::*;
     use crate::Classifier;
+
+    #[test]
+    fn of_equal_logits_the_first_class_ranks_first_and_what_is_no_number_is_above() {
+        assert_eq!([0, 1, 2].map(|target| rank(&[0.5, 2.0, -1.0], target)), [2, 1, 3]);
+        assert_eq!([0, 1, 2].map(|target| rank(&[1.0; 3], target)), [1, 2, 3]);
+        assert_eq!([0, 1].map(|target| rank(&[1.0, f32::NAN], target)), [2, 2]);
+        assert_eq!(rank(&[1.0, 2.0], 7), 3);
+    }
 
     #[test]
     fn keeping_the_predictions_changes_no_metric_and_gives_one_for_each_image() {
@@ -149,7 +161,8 @@ mod tests {
         }
         assert!((correct / 65.0 - plain.accuracy).abs() < 1e-15);
         // Softmax by hand, in f64.
-        let pixels: Vec<f32> = images.pixels().iter().map(|&byte| f32::from(byte) / 255.0).collect();
+        let bytes = (0..images.count()).flat_map(|index| images.image(index));
+        let pixels: Vec<f32> = bytes.map(|&byte| f32::from(byte) / 255.0).collect();
         let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [65, 1, 28, 28]), &device);
         let logits: Vec<f64> = network.forward(pixels).into_data().iter::<f64>().collect();
         for ((logits, prediction), &label) in logits.chunks(10).zip(&predictions).zip(images.labels()) {
@@ -159,6 +172,8 @@ mod tests {
             assert!((prediction.confidence - confidence).abs() < 1e-5, "{prediction:?}, by hand {confidence}");
             assert!((logits[prediction.predicted] - largest).abs() < 1e-5, "{prediction:?}: {logits:?}");
             assert_eq!(prediction.target, usize::from(label));
+            let above = logits.iter().filter(|logit| **logit > logits[prediction.target]).count();
+            assert_eq!(prediction.rank, above + 1, "{prediction:?}: {logits:?}");
         }
     }
 }

@@ -2,23 +2,25 @@
 
 use burn::tensor::{Device, Tensor};
 use kindling_config::{Config, ConfigError, Optimizer, Precision};
-use kindling_data::ImageData;
+use kindling_data::{ImageData, ImageSet};
+use kindling_kernels::is_on_host;
 use kindling_models::{ModelError, Network, NetworkConfig};
-use kindling_training::{Place, TrainingError, named_parameters, trainable_parameters};
+use kindling_training::{Place, TrainingError, freeze, named_parameters, trainable_parameters};
 
 use crate::{
     ClassificationError,
     classifier::METRICS,
-    run::seeded,
-    splits::{dtype, image_shape, splits},
+    run::{initial, seeded},
+    splits::{PixelStatistics, class_weights, dtype, image_shape, splits},
 };
 
-/// Checks that `data` and `place` can carry the training of `network` that `config` describes: what a training would say
-/// before its first step.
+/// Checks that `data` and `place` can carry the training of `network` that `config` describes: what a training would
+/// say before its first step.
 ///
 /// # Errors
-/// When the network cannot take the images or gives no logits `[batch, classes]`, training it takes more memory than there
-/// is, there are too few images for a validation split, or too few in a batch for every device to get one.
+/// When the network cannot take the images or gives no logits `[batch, classes]`, training it takes more memory than
+/// there is, there are too few images for a validation split, or too few in a batch for every device to get one; when
+/// numbers for channels or classes do not fit the data's, or the weights to start from not the network.
 pub(crate) fn check<C: NetworkConfig>(
     network: &C,
     config: &Config,
@@ -26,9 +28,15 @@ pub(crate) fn check<C: NetworkConfig>(
     place: &Place,
 ) -> Result<(), ClassificationError> {
     check_host(network, config, data, place)?;
-    splits(config, data)?;
+    let train = splits(config, data)?.train;
+    PixelStatistics::new(config, &train)?;
+    class_weights(config, data, &train)?;
+    let device = &place.devices[0];
+    if let Some(weights) = &config.training.weights {
+        initial(network, config, data, &train, Some(weights), &device.clone().autodiff())?;
+    }
     // Where kernels are compiled, those for so few images would be compiled for this alone.
-    if place.compiles_kernels { Ok(()) } else { check_logits(network, config, data, &place.devices[0]) }
+    if place.compiles_kernels { Ok(()) } else { check_logits(network, config, data, device) }
 }
 
 /// As [`check`], without a look at the splits.
@@ -43,7 +51,9 @@ pub(crate) fn check_host<C: NetworkConfig>(
     // Lazy parameters take no memory.
     let network = network.init(image_shape(data), config.training.seed, &device.clone().autodiff())?;
     let parameters = trainable_parameters(&named_parameters(&network));
-    let needed = bytes(config, data, parameters);
+    let (network, _) = freeze(network, "", &config.training.freeze)?;
+    let trained = trainable_parameters(&named_parameters(&network));
+    let needed = bytes(config, data, place, (parameters, trained));
     // No machine has half of all addresses: what would take that is refused whether or not the limit is known.
     if needed <= place.memory.unwrap_or(u64::MAX / 2) as f64 {
         return Ok(());
@@ -79,11 +89,12 @@ fn described(config: &Config) -> String {
     format!("network {}{}", config.network.name, keys.collect::<String>())
 }
 
-/// The least that training takes, in bytes: weights, gradients, the optimizer's moments, averages of the weights, and the
-/// images, as bytes and on the device.
+/// The least that training takes, in bytes: weights, and for those that are not frozen gradients, the optimizer's
+/// moments and averages; the images in memory, if they are not in a mapped file, and once more on a device with memory
+/// of its own.
 ///
 /// What the layers put out for a batch comes on top: only the network itself knows how much that is.
-fn bytes(config: &Config, data: &ImageData, parameters: usize) -> f64 {
+fn bytes(config: &Config, data: &ImageData, place: &Place, (parameters, trained): (usize, usize)) -> f64 {
     let number = if config.training.precision == Precision::F32 { 4.0 } else { 2.0 };
     let moments = match config.optimizer {
         Optimizer::Sgd(_) => 0.0,
@@ -92,8 +103,17 @@ fn bytes(config: &Config, data: &ImageData, parameters: usize) -> f64 {
         Optimizer::Adam(_) | Optimizer::Adamw(_) => 2.0,
     };
     let averages = if config.training.ema_decay.is_some() { 1.0 } else { 0.0 };
-    let pixels = (data.train.pixels().len() + data.test.pixels().len()) as f64;
-    number * parameters as f64 * (2.0 + moments + averages) + pixels * (1 + size_of::<f32>()) as f64
+    let is_on_host = place.devices.first().is_some_and(is_on_host);
+    let images = |set: &ImageSet, is_augmented: bool| {
+        let pixels = set.count() * set.shape().iter().product::<usize>();
+        // Batches of augmented images, and of what a device does not take in one piece, come from the host.
+        let fits = place.largest_tensor.is_none_or(|largest| pixels as u64 <= largest);
+        let copies = usize::from(!set.is_mapped()) + usize::from(!is_on_host && !is_augmented && fits);
+        (pixels * copies) as f64
+    };
+    let evaluated = images(&data.test, false) + data.valid.as_ref().map_or(0.0, |valid| images(valid, false));
+    let images = images(&data.train, !config.data.augment.is_empty()) + evaluated;
+    number * (parameters as f64 + trained as f64 * (1.0 + moments + averages)) + images
 }
 
 /// Whether a classifier has the metric that decides which epoch is the best.
@@ -144,8 +164,8 @@ mod tests {
     /// 40 images of 2x5 pixels in three classes to train on, 20 to test on.
     fn images() -> ImageData {
         let set = |count: usize| {
-            let labels = (0..count).map(|image| (image % 3) as u8).collect();
-            ImageSet::new(vec![0; count * 10], labels, 2, 5).unwrap()
+            let labels = (0..count).map(|image| (image % 3) as u16).collect();
+            ImageSet::new(vec![0; count * 10], labels, [1, 2, 5]).unwrap()
         };
         ImageData::new("idx", ["a", "b", "c"].map(str::to_owned).to_vec(), set(40), set(20)).unwrap()
     }
@@ -215,12 +235,16 @@ mod tests {
 
     #[test]
     fn the_estimate_counts_weights_gradients_moments_averages_and_images() {
-        let images: u64 = 60 * 10 * 5;
+        // Bytes that lie in the host's memory, where the device has them as well.
+        let images: u64 = 60 * 10;
         let parameters = (10 * 7 + 7) + (7 * 3 + 3);
         for (optimizer, copies) in [("sgd", 2), ("momentum", 3), ("adam", 4), ("adamw", 4), ("muon", 3)] {
             assert_eq!(needed(optimizer, &json!({})), parameters * copies * 4 + images, "{optimizer}");
         }
         assert_eq!(needed("sgd", &json!({ "ema_decay": 0.9 })), parameters * 3 * 4 + images);
+        let frozen = 10 * 7 + 7;
+        let expected = (parameters + (parameters - frozen) * 3) * 4 + images;
+        assert_eq!(needed("adam", &json!({ "freeze": ["layers.0"] })), expected);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod evaluation;
 mod fit;
 #[cfg(test)]
 mod fixtures;
+mod loss;
 mod lr_range;
 mod network;
 mod optimizer;
@@ -40,12 +41,17 @@ mod workload;
 
 pub use classifier::Classifier;
 pub use error::ClassificationError;
-pub use evaluation::{Evaluation, cross_entropy, evaluate, evaluate_each};
+pub use evaluation::{Evaluation, evaluate, evaluate_each};
+pub use loss::cross_entropy;
 pub use lr_range::{LearningRateRange, RangePoint, RangeTest, SMOOTHING};
 pub use network::{AnyNetwork, network};
 pub use optimizer::{init_optimizer, learning_rates};
 pub use predict::probabilities;
-pub use predictions::{Prediction, calibration, class_records, confused_pairs, mistakes};
+pub use predictions::{
+    Prediction, balanced_accuracy, calibration, class_records, confused_pairs, macro_f1, mistakes, top_k, weighted_f1,
+};
 pub use sanity::{CheckDevice, CheckResult};
-pub use splits::{check_data, dtype, image_shape, normalization, source, splits, train_order, train_source};
+pub use splits::{
+    PixelStatistics, check_data, class_weights, dtype, image_shape, source, splits, train_order, train_source,
+};
 pub use workload::{IMAGES, Workload, WorkloadConfig};

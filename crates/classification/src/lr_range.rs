@@ -11,8 +11,8 @@ use serde::Serialize;
 use crate::{
     ClassificationError, init_optimizer,
     optimizer::unit_learning_rates,
-    run::{clipped, fresh},
-    splits::{splits, train_order, train_source},
+    run::{clipped, initial},
+    splits::{PixelStatistics, splits, train_order, train_source},
 };
 
 /// Share of the past in the moving average of the losses, as in fastai's `lr_find`.
@@ -98,10 +98,12 @@ fn measure<C: NetworkConfig>(
     range: LearningRateRange,
 ) -> Result<Vec<RangePoint>, ClassificationError> {
     let tracked = device.clone().autodiff();
-    let mut model = fresh(network, config, data, &tracked)?;
+    let train = splits(config, data)?.train;
+    let (mut model, _) = initial(network, config, data, &train, config.training.weights.as_deref(), &tracked)?;
     let mut optimizer = init_optimizer(&config.optimizer, &model);
     let rates = unit_learning_rates(&config.optimizer, &model);
-    let source = train_source(config, data, splits(config, data)?.train, largest);
+    let normalization = PixelStatistics::new(config, &train)?.normalization();
+    let source = train_source(config, data, train, &normalization, largest);
     let (batch_size, limit, order) = (config.training.batch_size, config.training.limit_batches, train_order(config));
     let growth = (range.end / range.start).powf(1.0 / (range.steps - 1) as f64);
     let mut points: Vec<RangePoint> = Vec::new();

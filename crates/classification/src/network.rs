@@ -15,14 +15,14 @@ use crate::{
     fit, lr_range,
     predict::probabilities,
     run, sanity,
-    splits::{check_data, image_shape, source, splits},
+    splits::{PixelStatistics, check_data, image_shape, source},
     workload,
 };
 
 /// A network that a config can name, with everything that can be done with it, whatever its type.
 ///
-/// Each method takes the network's keys from the config's section `network` and contains panics of the backend: they are
-/// errors. A `device` has no autodiff; with it goes how many bytes it takes in one piece, where that is known.
+/// Each method takes the network's keys from the config's section `network` and contains panics of the backend: they
+/// are errors. A `device` has no autodiff; with it goes how many bytes it takes in one piece, where that is known.
 pub trait AnyNetwork: Send + Sync {
     /// Name in configs.
     fn name(&self) -> &str;
@@ -50,17 +50,18 @@ pub trait AnyNetwork: Send + Sync {
     /// Checks that `data` and `place` can carry the run: what [`train`](Self::train) would say before its first step.
     ///
     /// # Errors
-    /// When the network cannot take the images, training it takes more memory than there is, there are too few images for
-    /// a validation split, or too few in a batch for every device to get one.
+    /// When the network cannot take the images, training it takes more memory than there is, there are too few images
+    /// for a validation split, or too few in a batch for every device to get one.
     fn check(&self, config: &Config, data: &ImageData, place: &Place) -> Result<(), ClassificationError>;
 
-    /// Trains what `config` describes on `data` and leaves everything in `directory`, which must be new.
+    /// Trains what `config` describes on `data` and leaves everything in `directory`, which must be new. The config's
+    /// weights are the path of a file.
     ///
     /// The record's status says how it ended: finished, interrupted or diverged.
     ///
     /// # Errors
-    /// When the directory holds another run, of which nothing is touched; when [`check`](Self::check) finds something; and
-    /// when something fails: unless it is the directory that does, the record then says `failed` and why.
+    /// When the directory holds another run, of which nothing is touched; when [`check`](Self::check) finds something;
+    /// and when something fails: unless it is the directory that does, the record then says `failed` and why.
     fn train(
         &self,
         config: &Config,
@@ -73,8 +74,8 @@ pub trait AnyNetwork: Send + Sync {
     /// further, where the schedule allows it.
     ///
     /// # Errors
-    /// As [`train`](Self::train), and when another process writes the run, its checkpoints are damaged or gone, it was begun
-    /// on other data, or it cannot be trained further.
+    /// As [`train`](Self::train), and when another process writes the run, its checkpoints are damaged or gone, it was
+    /// begun on other data, or it cannot be trained further.
     fn resume(
         &self,
         config: &Config,
@@ -99,11 +100,11 @@ pub trait AnyNetwork: Send + Sync {
     /// Returns the probability of each of the run's classes for each of `images`, by the weights of the finished run in
     /// `directory`.
     ///
-    /// The images have the size of those that the run was trained on, and their bytes mean the same; their labels do not
-    /// matter.
+    /// The images have the size and the channels of those that the run was trained on, and their bytes mean the same;
+    /// they are normalized as those were, and their labels do not matter.
     ///
     /// # Errors
-    /// When the weights cannot be read or are for images of another size, or the device fails.
+    /// When the weights cannot be read or are for images of another shape, or the device fails.
     fn predict(
         &self,
         config: &Config,
@@ -151,8 +152,8 @@ pub trait AnyNetwork: Send + Sync {
 /// Registers a network under `name`; the fields of `config` are the defaults of its keys.
 ///
 /// # Panics
-/// When `config` is neither a struct with named fields nor one without fields, or [`NetworkConfig::HELP`] names a key that
-/// is none of them.
+/// When `config` is neither a struct with named fields nor one without fields, or [`NetworkConfig::HELP`] names a key
+/// that is none of them.
 #[must_use]
 pub fn network<C: NetworkConfig>(name: &str, config: &C) -> Box<dyn AnyNetwork> {
     Box::new(Registered::<C> { section: Section::of(name, config, C::HELP), config: PhantomData })
@@ -170,18 +171,19 @@ impl<C: NetworkConfig> Registered<C> {
         Ok(self.section.parsed("network", keys)?)
     }
 
-    /// Hands a run that can be carried to `work`.
+    /// Hands a run that can be carried to `work`; `weights` is the file that a new one starts from.
     fn run(
         &self,
         config: &Config,
         data: &ImageData,
         host: Host,
+        weights: Option<&str>,
         work: impl FnOnce(run::Run<C>) -> Result<RunRecord, TrainingError>,
     ) -> Result<RunRecord, ClassificationError> {
         let network = self.parsed(&config.network.keys)?;
         guarded(|| {
             fit::check_host(&network, config, data, &host.place)?;
-            Ok(work(run::prepare(&network, config, data, host)?)?)
+            Ok(work(run::prepare(&network, config, data, host, weights)?)?)
         })
     }
 }
@@ -227,7 +229,8 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         directory: &RunDirectory,
         host: Host,
     ) -> Result<RunRecord, ClassificationError> {
-        self.run(config, data, host, |(trainer, train, evaluated)| trainer.fit(directory, train, evaluated))
+        let weights = config.training.weights.as_deref();
+        self.run(config, data, host, weights, |(trainer, train, evaluated)| trainer.fit(directory, train, evaluated))
     }
 
     fn resume(
@@ -238,7 +241,7 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         host: Host,
     ) -> Result<RunRecord, ClassificationError> {
         check_data(&directory.read_record()?, data)?;
-        self.run(config, data, host, |(trainer, train, evaluated)| trainer.resume(directory, train, evaluated))
+        self.run(config, data, host, None, |(trainer, train, evaluated)| trainer.resume(directory, train, evaluated))
     }
 
     fn test(
@@ -249,10 +252,12 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         (device, largest): (&Device, Option<u64>),
     ) -> Result<(Evaluation, Vec<Prediction>), ClassificationError> {
         let network = self.parsed(&config.network.keys)?;
-        check_data(&directory.read_record()?, data)?;
+        let record = directory.read_record()?;
+        check_data(&record, data)?;
         guarded(|| {
             let network = run::trained(&network, config, image_shape(data), directory, device)?;
-            let test = source(config, data, splits(config, data)?.test, "test", largest);
+            let normalization = PixelStatistics::of_run(config, &record, data.train.channels())?.normalization();
+            let test = source(config, data, data.test.clone(), "test", &normalization, largest);
             let (batch_size, limit) = (config.training.batch_size, config.training.limit_batches);
             Ok(evaluate_each(&network, &mut batches(&test, batch_size, limit, Order::File, 0, device))?)
         })
@@ -266,12 +271,13 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         (device, largest): (&Device, Option<u64>),
     ) -> Result<Vec<Vec<f32>>, ClassificationError> {
         let network = self.parsed(&config.network.keys)?;
-        let classes = directory.read_record()?.dataset.classes().len();
-        let [height, width] = images.size();
+        let record = directory.read_record()?;
+        let [channels, height, width] = images.shape();
         guarded(|| {
-            let shape = ImageShape { channels: 1, height, width, classes };
+            let shape = ImageShape { channels, height, width, classes: record.dataset.classes().len() };
             let network = run::trained(&network, config, shape, directory, device)?;
-            probabilities(&network, config, images, device, largest)
+            let normalization = PixelStatistics::of_run(config, &record, channels)?.normalization();
+            probabilities(&network, config, images, &normalization, device, largest)
         })
     }
 

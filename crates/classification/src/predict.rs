@@ -1,15 +1,15 @@
 use burn::tensor::{Device, FloatDType, activation::softmax};
 use kindling_config::Config;
-use kindling_data::{ImageSet, ImageSource};
+use kindling_data::{ImageSet, ImageSource, Normalization};
 use kindling_models::Network;
 use kindling_training::{Order, batches};
 
-use crate::{ClassificationError, splits::normalization};
+use crate::ClassificationError;
 
 /// A row of class probabilities for each of `images`, by `network` on `device`, which has no autodiff and takes `largest`
 /// bytes in one piece.
 ///
-/// The config says how pixels are normalised and how large a batch is; its limit of batches does not count.
+/// The config says how large a batch is; its limit of batches does not count.
 ///
 /// # Errors
 /// When the device fails.
@@ -17,10 +17,11 @@ pub fn probabilities<N: Network>(
     network: &N,
     config: &Config,
     images: &ImageSet,
+    normalization: &Normalization,
     device: &Device,
     largest: Option<u64>,
 ) -> Result<Vec<Vec<f32>>, ClassificationError> {
-    let source = ImageSource::new(images.clone(), normalization(config), "").with_largest(largest);
+    let source = ImageSource::new(images.clone(), normalization.clone(), "").with_largest(largest);
     let mut rows = Vec::with_capacity(images.count());
     for batch in batches(&source, config.training.batch_size, None, Order::File, 0, device) {
         let logits = network.forward(batch?.images); // [batch, classes]
@@ -47,18 +48,20 @@ mod tests {
         let device = Device::flex();
         let config = fixtures::config(json!({
             "network": { "name": "mlp", "hidden": [6] },
-            "data": { "name": "synthetic", "pixel_mean": 0.25, "pixel_std": 0.5 },
             "training": { "batch_size": 2, "limit_batches": 1 },
         }));
-        let shape = ImageShape { channels: 1, height: 3, width: 4, classes: 5 };
+        let shape = ImageShape { channels: 3, height: 2, width: 2, classes: 5 };
         let network = MlpConfig { hidden: vec![6] }.init(shape, 1, &device).unwrap();
         let bytes: Vec<u8> = (0..60).map(|byte| byte * 4).collect();
-        let images = ImageSet::new(bytes.clone(), vec![0; 5], 3, 4).unwrap();
-        let rows = probabilities(&network, &config, &images, &device, None).unwrap();
+        let images = ImageSet::new(bytes.clone(), vec![0; 5], [3, 2, 2]).unwrap();
+        let (mean, std) = ([0.25, 0.5, 0.75], [0.5]);
+        let normalization = Normalization::new(&mean, &std);
+        let rows = probabilities(&network, &config, &images, &normalization, &device, None).unwrap();
         assert_eq!(rows.len(), 5);
         for (row, bytes) in rows.iter().zip(bytes.chunks(12)) {
-            let pixels: Vec<f32> = bytes.iter().map(|&byte| (f32::from(byte) / 255.0 - 0.25) / 0.5).collect();
-            let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [1, 1, 3, 4]), &device);
+            let normal = |(place, &byte): (usize, &u8)| (f32::from(byte) / 255.0 - mean[place / 4] as f32) / 0.5;
+            let pixels: Vec<f32> = bytes.iter().enumerate().map(normal).collect();
+            let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [1, 3, 2, 2]), &device);
             let logits: Vec<f64> = network.forward(pixels).into_data().iter::<f64>().collect();
             let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
             for (found, logit) in row.iter().zip(&logits) {

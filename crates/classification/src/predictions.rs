@@ -6,6 +6,8 @@ use kindling_record::{CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPa
 
 /// Bins of the calibration error: as many as Guo et al. have, <https://arxiv.org/abs/1706.04599>, table 1.
 const BINS: usize = 15;
+/// The most probable classes that a target is looked for among.
+const TOP: usize = 5;
 /// The most pairs of confused classes.
 const PAIRS: usize = 10;
 /// The most mistakes that are kept with their pictures.
@@ -20,6 +22,8 @@ pub struct Prediction {
     pub(crate) predicted: usize,
     /// In [0, 1], and never NaN.
     pub(crate) confidence: f64,
+    /// The place of the target among the classes, the most probable first, from 1.
+    pub(crate) rank: usize,
 }
 
 impl Prediction {
@@ -30,7 +34,15 @@ impl Prediction {
     #[must_use]
     pub fn new(target: usize, predicted: usize, probability: f32) -> Self {
         let confidence = if probability.is_nan() { 0.0 } else { f64::from(probability).clamp(0.0, 1.0) };
-        Self { target, predicted, confidence }
+        Self { target, predicted, confidence, rank: if target == predicted { 1 } else { usize::MAX } }
+    }
+
+    /// Adds the place of the target among the classes, the most probable first, from 1: what [`top_k`] goes by. Without
+    /// it, a target that is not `predicted` comes last.
+    #[must_use]
+    pub fn ranked(self, rank: usize) -> Self {
+        // As the device found it, whichever of equals that is.
+        Self { rank: if self.is_right() { 1 } else { rank.max(2) }, ..self }
     }
 
     fn is_right(&self) -> bool {
@@ -49,7 +61,8 @@ pub(crate) fn confusion(pairs: &[(usize, usize)], classes: usize) -> Vec<Vec<usi
     confusion
 }
 
-/// Precision, recall and F1 of each class against all others, from `confusion[target][predicted]`, for the classes called `names`.
+/// Precision, recall and F1 of each class against all others, from `confusion[target][predicted]`, for the classes
+/// called `names`.
 ///
 /// # Panics
 /// When `confusion` is not square.
@@ -65,6 +78,42 @@ pub fn class_records(confusion: &[Vec<usize>], names: &[String]) -> Vec<ClassRec
         ClassRecord { name: name(class, names), images, precision, recall, f1 }
     };
     (0..confusion.len()).map(metrics).collect()
+}
+
+/// Mean recall of the classes that have images, as scikit-learn's `balanced_accuracy_score`; none without images.
+#[must_use]
+pub fn balanced_accuracy(classes: &[ClassRecord]) -> Option<f64> {
+    mean(classes.iter().filter_map(|class| Some((class.recall?, 1.0))))
+}
+
+/// Mean F1 of the classes that have images or are predicted, as scikit-learn's `f1_score(average="macro")`; none
+/// without images.
+#[must_use]
+pub fn macro_f1(classes: &[ClassRecord]) -> Option<f64> {
+    mean(classes.iter().filter_map(|class| Some((class.f1?, 1.0))))
+}
+
+/// Mean F1 of the classes, each weighted by its number of images, as scikit-learn's `f1_score(average="weighted")`;
+/// none without images.
+#[must_use]
+pub fn weighted_f1(classes: &[ClassRecord]) -> Option<f64> {
+    mean(classes.iter().filter_map(|class| Some((class.f1?, class.images as f64))))
+}
+
+/// The mean of numbers with weights; none where the weights are nothing.
+fn mean(weighted: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+    let (sum, weight) =
+        weighted.fold((0.0, 0.0), |(sum, total), (value, weight)| (sum + value * weight, total + weight));
+    (weight > 0.0).then(|| sum / weight)
+}
+
+/// The fraction of the images whose target is among the k most probable of `classes` classes, for k from 1 to 5 but
+/// below the number of classes, where every image would count; empty without images.
+#[must_use]
+pub fn top_k(predictions: &[Prediction], classes: usize) -> Vec<f64> {
+    let most = if predictions.is_empty() { 0 } else { TOP.min(classes.saturating_sub(1)) };
+    let among = |k: usize| predictions.iter().filter(|prediction| prediction.rank <= k).count();
+    (1..=most).map(|k| among(k) as f64 / predictions.len() as f64).collect()
 }
 
 /// The pairs of classes with the most mistakes, the worst first, at most ten.
@@ -113,16 +162,18 @@ pub fn calibration(predictions: &[Prediction]) -> CalibrationRecord {
 /// The mistakes made with most confidence, the most confident first and of equals the first image; at most 24.
 ///
 /// `predictions` are in the order of the file. A picture's name has its rank and both classes, with a hyphen for
-/// whatever is neither a letter nor a digit: `01-T-shirt-top-as-Shirt.png`.
+/// whatever is neither a letter nor a digit: `01-T-shirt-top-as-Shirt.png`. The files that the images came from are the
+/// caller's to add.
 #[must_use]
 pub fn mistakes(predictions: &[Prediction], names: &[String]) -> Vec<MistakeRecord> {
     let mut wrong: Vec<_> = predictions.iter().enumerate().filter(|(_, prediction)| !prediction.is_right()).collect();
     // Stable: equal confidences stay in the order of the file.
     wrong.sort_by(|(_, a), (_, b)| b.confidence.total_cmp(&a.confidence));
     let record = |(rank, (index, prediction)): (usize, (usize, &Prediction))| {
-        let &Prediction { target, predicted, confidence } = prediction;
+        let &Prediction { target, predicted, confidence, .. } = prediction;
         let [from, to] = [target, predicted].map(|class| file_name(&name(class, names)));
-        MistakeRecord { index, target, predicted, confidence, picture: format!("{rank:02}-{from}-as-{to}.png") }
+        let picture = format!("{rank:02}-{from}-as-{to}.png");
+        MistakeRecord { index, target, predicted, confidence, picture, file: None }
     };
     (1..).zip(wrong).take(MISTAKES).map(record).collect()
 }
@@ -184,6 +235,35 @@ mod tests {
         }
         assert_eq!(records.iter().map(|record| record.images).collect::<Vec<_>>(), [4, 3, 3, 2]);
         assert_eq!(records[1].name, "Ankle boot");
+        // from sklearn.metrics import balanced_accuracy_score, f1_score; scikit-learn 1.9.1
+        // print(balanced_accuracy_score(t, p), f1_score(t, p, average="macro"), f1_score(t, p, average="weighted"))
+        let found = [balanced_accuracy, macro_f1, weighted_f1].map(|metric| metric(&records).unwrap());
+        let expected = [0.458_333_333_333_333_26, 0.410_714_285_714_285_7, 0.452_380_952_380_952_4];
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-15), "{found:?}");
+    }
+
+    #[test]
+    fn a_class_that_is_predicted_without_having_images_counts_in_the_macro_f1_alone() {
+        // t = [0, 0, 1, 1]; p = [0, 2, 1, 1]; as above
+        let records = class_records(&[vec![1, 0, 1, 0], vec![0, 2, 0, 0], vec![0; 4], vec![0; 4]], &names());
+        let found = [balanced_accuracy, macro_f1, weighted_f1].map(|metric| metric(&records).unwrap());
+        let expected = [0.75, 0.555_555_555_555_555_6, 0.833_333_333_333_333_3];
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-15), "{found:?}");
+        assert_eq!([balanced_accuracy, macro_f1, weighted_f1].map(|metric| metric(&[])), [None; 3]);
+    }
+
+    #[test]
+    fn the_most_probable_classes_are_counted_up_to_five_and_below_all() {
+        let ranked = |rank| Prediction::new(0, 1, 0.5).ranked(rank);
+        let predictions = [Prediction::new(3, 3, 0.5), ranked(2), ranked(3), ranked(6)];
+        assert_eq!(top_k(&predictions, 10), [0.25, 0.5, 0.75, 0.75, 0.75]);
+        assert_eq!(top_k(&predictions, 4), [0.25, 0.5, 0.75]);
+        // Nothing but the first, and nothing at all.
+        assert_eq!(top_k(&predictions, 2), [0.25]);
+        assert_eq!((top_k(&predictions, 1), top_k(&[], 10)), (vec![], vec![]));
+        // Of equals, the device has taken another; without a rank, the target comes last.
+        assert_eq!((ranked(1).rank, Prediction::new(0, 0, 0.5).ranked(2).rank), (2, 1));
+        assert_eq!(top_k(&[Prediction::new(0, 1, 0.5)], 10), [0.0; 5]);
     }
 
     #[test]

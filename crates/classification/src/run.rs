@@ -1,20 +1,26 @@
 //! What a config makes of the engine: a network with its weights, and a [`Trainer`] with everything it needs.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
 use burn::{module::Module, optim::GradientsParams, tensor::Device};
 use kindling_config::{Config, Protocol, Schedule};
-use kindling_data::{ImageData, ImageSource};
+use kindling_data::{ImageData, ImageSet, ImageSource};
 use kindling_models::{ImageShape, NetworkConfig};
-use kindling_record::{RecordError, RunDirectory};
-use kindling_training::{Host, Order, Trainer, clip_by_global_norm, initialize, weights};
+use kindling_record::{InitialWeightsRecord, RecordError, RunDirectory};
+use kindling_training::{
+    Host, Order, Task, Trainer, clip_by_global_norm, freeze, initialize,
+    weights::{self, transfer},
+};
+use serde_json::json;
 
 use crate::{
     ClassificationError, Classifier, init_optimizer, learning_rates,
-    splits::{dataset_record, image_shape, source, splits, train_order, train_source},
+    splits::{PixelStatistics, class_weights, dataset_record, image_shape, source, splits, train_order, train_source},
 };
 
 /// The classifier with fresh weights on `device`, which the config's seed alone decides.
@@ -44,8 +50,38 @@ pub(crate) fn fresh_for<C: NetworkConfig>(
     Ok(Classifier::new(network, config.training.label_smoothing))
 }
 
-/// Runs `work` with the device's generator at its start for `seed`. Burn has one generator for the whole process, so only
-/// one piece of work runs at a time.
+/// A classifier, and where its weights come from if it is not the seed alone.
+pub(crate) type Initial<C> = (Classifier<<C as NetworkConfig>::Network>, Option<InitialWeightsRecord>);
+
+/// The classifier that training on `train` starts from: fresh but for what the file `weights` has, with the config's
+/// class weights, and with what it freezes.
+///
+/// # Errors
+/// When the file cannot be read or has none of the network's tensors, or the class weights or the patterns do not fit.
+pub(crate) fn initial<C: NetworkConfig>(
+    network: &C,
+    config: &Config,
+    data: &ImageData,
+    train: &ImageSet,
+    weights: Option<&str>,
+    device: &Device,
+) -> Result<Initial<C>, ClassificationError> {
+    let model = fresh(network, config, data, device)?.weighted(class_weights(config, data, train)?);
+    let root = Classifier::<C::Network>::ROOT;
+    let (model, record) = match weights {
+        None => (model, None),
+        Some(path) => {
+            let (model, found) = transfer(model, root, Path::new(path))?;
+            let (source, sha256, taken) = (path.to_owned(), found.sha256, found.taken.len());
+            let record = InitialWeightsRecord { source, sha256, taken, fresh: found.fresh, unused: found.unused };
+            (model, Some(record))
+        }
+    };
+    Ok((freeze(model, root, &config.training.freeze)?.0, record))
+}
+
+/// Runs `work` with the device's generator at its start for `seed`. Burn has one generator for the whole process, so
+/// only one piece of work runs at a time.
 pub(crate) fn seeded<T>(device: &Device, seed: u64, work: impl FnOnce() -> T) -> T {
     static GENERATOR: Mutex<()> = Mutex::new(());
     let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,20 +114,25 @@ pub(crate) fn clipped<M: Module>(config: &Config, module: &M, gradients: Gradien
 /// A trainer with its training source and the source that is evaluated after each epoch.
 pub(crate) type Run<C> = (Trainer<Classifier<<C as NetworkConfig>::Network>>, ImageSource, ImageSource);
 
-/// Everything that training `network` as `config` says takes, after [`check_host`](crate::fit::check_host).
+/// Everything that training `network` as `config` says takes, after [`check_host`](crate::fit::check_host); `weights`
+/// is the file that a new run starts from, if any: a checkpoint has them, and their file may be gone.
 ///
 /// # Errors
-/// When there are too few images for a validation split, or the network cannot take them.
+/// When there are too few images for a validation split, or the network, its weights or the data do not fit together.
 pub(crate) fn prepare<C: NetworkConfig>(
     network: &C,
     config: &Config,
     data: &ImageData,
     host: Host,
+    weights: Option<&str>,
 ) -> Result<Run<C>, ClassificationError> {
     let largest = host.place.largest_tensor;
     let splits = splits(config, data)?;
     let devices = host.place.devices.clone();
-    let model = fresh(network, config, data, &devices[0].clone().autodiff())?;
+    let statistics = PixelStatistics::new(config, &splits.train)?;
+    let normalization = statistics.normalization();
+    let device = devices[0].clone().autodiff();
+    let (model, initial_weights) = initial(network, config, data, &splits.train, weights, &device)?;
     let optimizer = init_optimizer(&config.optimizer, &model);
     let rates = learning_rates(&config.optimizer, &model);
     let training = &config.training;
@@ -111,15 +152,20 @@ pub(crate) fn prepare<C: NetworkConfig>(
         .ema(training.ema_decay, training.ema_evaluate)
         .gradient_steps(training.gradient_steps)
         .config(config)
-        .dataset(dataset_record(config, data, &splits))
+        .dataset(dataset_record(config, data, &splits, &statistics))
+        .weights_metadata(weights_metadata(data, &statistics))
         .host(host);
+    if let Some(record) = initial_weights {
+        trainer = trainer.initial_weights(record);
+    }
     if train_order(config) == Order::File {
         trainer = trainer.in_order();
     }
-    let train = train_source(config, data, splits.train, largest);
-    let test = source(config, data, splits.test, "test", largest);
+    let train = train_source(config, data, splits.train, &normalization, largest);
+    let evaluation = |set, split| source(config, data, set, split, &normalization, largest);
+    let test = evaluation(splits.test, "test");
     let (trainer, evaluated) = match (&config.protocol, splits.valid) {
-        (Protocol::Validated(_), Some(valid)) => (trainer.test(test), source(config, data, valid, "valid", largest)),
+        (Protocol::Validated(_), Some(valid)) => (trainer.test(test), evaluation(valid, "valid")),
         _ => (trainer.keep_last(), test),
     };
     // Part of starting up, not of the first epoch.
@@ -128,6 +174,21 @@ pub(crate) fn prepare<C: NetworkConfig>(
     }
     evaluated.preload(&devices[0]);
     Ok((trainer, train, evaluated))
+}
+
+/// What whoever uses the weights file needs to know about images: the classes as a JSON list, the shape, and the
+/// numbers that pixels in [0, 1] are normalized by, as JSON lists.
+fn weights_metadata(data: &ImageData, statistics: &PixelStatistics) -> BTreeMap<String, String> {
+    let ImageShape { channels, height, width, .. } = image_shape(data);
+    let entries = [
+        ("classes", json!(data.classes)),
+        ("channels", json!(channels)),
+        ("height", json!(height)),
+        ("width", json!(width)),
+        ("pixel_mean", json!(statistics.mean)),
+        ("pixel_std", json!(statistics.std)),
+    ];
+    entries.map(|(name, value)| (name.to_owned(), value.to_string())).into()
 }
 
 fn schedule(schedule: &Schedule) -> kindling_training::Schedule {

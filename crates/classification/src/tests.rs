@@ -1,5 +1,7 @@
 //! Whole runs on few small images: stopped anywhere, resumed, and compared with runs that are never stopped.
 
+mod colour;
+
 use std::{fs, sync::LazyLock};
 
 use burn::{
@@ -7,7 +9,7 @@ use burn::{
     nn::{Linear, LinearConfig},
     tensor::{Device, Tensor},
 };
-use kindling_config::Config;
+use kindling_config::{Config, Sampler};
 use kindling_data::{ImageData, ImageSet, synthetic};
 use kindling_models::{CnnConfig, ImageShape, MlpConfig, ModelError, Network, NetworkConfig};
 use kindling_record::{EpochRecord, RunDirectory, RunStatus, TestRecord};
@@ -27,11 +29,11 @@ const PROTOCOLS: [&str; 2] = ["validated", "assignment"];
 static SHAPES: LazyLock<ImageData> = LazyLock::new(|| {
     let drawn = synthetic::draw();
     let small = |set: &ImageSet, count: usize| {
-        let pixels = set.pixels().chunks(28 * 28).take(count).flat_map(|image| {
-            let rows = image.chunks(28).step_by(3);
+        let pixels = (0..count).flat_map(|index| {
+            let rows = set.image(index).chunks(28).step_by(3);
             rows.flat_map(|row| row.iter().copied().step_by(3))
         });
-        ImageSet::new(pixels.collect(), set.labels()[..count].to_vec(), 10, 10).unwrap()
+        ImageSet::new(pixels.collect(), set.labels()[..count].to_vec(), [1, 10, 10]).unwrap()
     };
     ImageData { train: small(&drawn.train, 84), test: small(&drawn.test, 30), ..drawn }
 });
@@ -75,6 +77,7 @@ struct Outcome {
     epochs: Vec<EpochRecord>,
     best_epoch: Option<usize>,
     test: Option<TestRecord>,
+    frozen: Vec<String>,
 }
 
 fn outcome(directory: &RunDirectory) -> Outcome {
@@ -88,6 +91,7 @@ fn outcome(directory: &RunDirectory) -> Outcome {
         epochs: record.epochs.into_iter().map(without_times).collect(),
         best_epoch: record.best_epoch,
         test: record.test,
+        frozen: record.frozen,
     }
 }
 
@@ -126,17 +130,21 @@ prop_compose! {
         optimizer in prop::sample::select(OPTIMIZERS.to_vec()),
         schedule in prop::sample::select(SCHEDULES.to_vec()),
         protocol in prop::sample::select(PROTOCOLS.to_vec()),
-        augment in prop::sample::subsequence(vec!["shift", "flip", "erase"], 0..=3),
+        augment in prop::sample::subsequence(vec!["shift", "flip", "rotate", "erase", "mixup", "cutmix"], 0..=3),
         clip_norm in prop::option::of(0.05..2.0_f64),
         label_smoothing in prop::sample::select(vec![0.0, 0.2]),
         ema_decay in prop::option::of(0.1..0.9_f64),
         (accumulate, batch_size, seed) in (1_usize..3, 3_usize..20, any::<u64>()),
+        (class_weights, is_balanced) in (prop::option::of(Just("balanced")), any::<bool>()),
     ) -> Config {
         let training = json!({
             "clip_norm": clip_norm, "label_smoothing": label_smoothing, "ema_decay": ema_decay,
             "ema_evaluate": ema_decay.is_some(), "accumulate": accumulate, "batch_size": batch_size, "seed": seed,
+            "class_weights": class_weights,
         });
-        config(name, optimizer, schedule, protocol, &augment, training)
+        let mut config = config(name, optimizer, schedule, protocol, &augment, training);
+        config.data.sampler = if is_balanced { Sampler::Balanced } else { Sampler::Uniform };
+        config
     }
 }
 
@@ -167,6 +175,9 @@ fn a_run_keeps_what_its_images_and_its_network_were() {
     let record = mlp.train(&config, &SHAPES, &directory, patient()).unwrap();
     let images = record.dataset.images.as_ref().unwrap();
     assert_eq!((images.height, images.width, images.background), (10, 10, SHAPES.train.background()));
+    assert_eq!((images.channels, &images.pixel_mean, &images.pixel_std), (1, &vec![0.0], &vec![1.0]));
+    let counts = [&images.counts.train, &images.counts.valid, &images.counts.test].map(|it| it.iter().sum::<usize>());
+    assert_eq!(counts, [84, 0, 30]);
     assert_eq!((record.dataset.train, record.dataset.valid, record.dataset.test), (12, 0, 12));
     assert_eq!((record.model.as_str(), record.monitor.as_str()), ("mlp", "test/loss"));
     assert_eq!(record.parameters, 100 * 8 + 8 + 8 * 6 + 6 + 6 * 10 + 10);
@@ -218,14 +229,14 @@ fn steps_on_random_images_can_be_timed() {
     let config = config("mlp", "sgd", "constant", "validated", &[], json!({}));
     for trains in [true, false] {
         let workload = WorkloadConfig {
-            shape: ImageShape { channels: 1, height: 4, width: 4, classes: 10 },
-            batch_size: 4096,
+            shape: ImageShape { channels: 3, height: 4, width: 2, classes: 10 },
+            batch_size: 16_384,
             trains,
             order: Order::File,
             kernels: kindling_kernels::Kernels::Auto,
         };
         let mut workload = small("mlp").workload(&config, workload, (&Device::flex(), None)).unwrap();
-        assert_eq!(workload.images(), 4096);
+        assert_eq!(workload.images(), 16_384);
         // More than an epoch's two.
         assert!(!workload.run(3).unwrap().is_zero());
     }

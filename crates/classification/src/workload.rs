@@ -12,13 +12,13 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use crate::{ClassificationError, Classifier, init_optimizer, learning_rates, run::fresh_for};
 
-/// Images that batches are made from: 26 MB as f32 at 28x28, more than the caches hold.
-pub const IMAGES: usize = 8192;
+/// Images that batches are made from: 26 MB at 28x28, more than the caches hold.
+pub const IMAGES: usize = 32_768;
 
 /// What is timed.
 #[derive(Clone, Debug)]
 pub struct WorkloadConfig {
-    /// The images' size and the number of classes.
+    /// The images' shape and the number of classes.
     pub shape: ImageShape,
     /// Images in a batch; optimizer, precision and the rest are the config's.
     pub batch_size: usize,
@@ -130,8 +130,9 @@ fn infer<N: Network>(network: &N, batch: ImageBatch) -> Result<(), Classificatio
 
 fn random_images(shape: ImageShape, count: usize) -> Result<ImageSet, ClassificationError> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let ImageShape { height, width, classes, .. } = shape;
-    let pixels = (0..count * height * width).map(|_| random.random()).collect();
-    let labels = (0..count).map(|_| random.random_range(0..classes) as u8).collect();
-    Ok(ImageSet::new(pixels, labels, height, width)?)
+    let ImageShape { channels, height, width, classes } = shape;
+    let mut pixels = vec![0; count * channels * height * width];
+    random.fill(&mut pixels[..]);
+    let labels = (0..count).map(|_| random.random_range(0..classes) as u16).collect();
+    Ok(ImageSet::new(pixels, labels, [channels, height, width])?)
 }

@@ -102,6 +102,7 @@ impl CnnConfig {
 
 impl Network for Cnn {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        // In the margin: the preset on images of 28x28 pixels in ten classes.
         let x = nn::conv_block(images, &self.conv1, &self.bn1, ChannelOrder::Last); // [batch, 32, 14, 14]
         let x = if let (Some(conv3), Some(bn3)) = (&self.conv3, &self.bn3) {
             let x = nn::conv_block(x, &self.conv2, &self.bn2, ChannelOrder::Last); // [batch, 64, 7, 7]

@@ -68,7 +68,7 @@ pub use preset::{Preset, REFERENCE, presets};
 /// What the data asks of a network's first and last layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageShape {
-    /// Channels of an image: 1 for grey.
+    /// Channels of an image: 1 for grey, 3 for colour.
     pub channels: usize,
     /// Pixels in a column.
     pub height: usize,

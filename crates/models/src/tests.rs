@@ -141,6 +141,29 @@ fn logits_have_one_row_for_each_image_and_one_column_for_each_class() {
 }
 
 #[test]
+fn images_in_colour_of_any_size_make_the_first_layers_as_wide_as_they_are() {
+    let shape = ImageShape { channels: 3, height: 32, width: 48, classes: 7 };
+    let table = |layers: Vec<LayerSummary>| -> Vec<_> {
+        layers.into_iter().map(|layer| format!("{} {:?} {}", layer.name, layer.shape, layer.parameters)).collect()
+    };
+    let device = Device::flex();
+    // In PyTorch: Conv2d(3, 32, 3), BatchNorm2d(32), Conv2d(32, 64, 3), BatchNorm2d(64), Linear(64 * 8 * 12, 128),
+    // Linear(128, 7)
+    let cnn = table(layers(&CnnConfig::default().init(shape, 1, &device).unwrap()));
+    let expected = [
+        "conv1 [32, 3, 3, 3] 896",
+        "bn1 [32] 64",
+        "conv2 [64, 32, 3, 3] 18496",
+        "bn2 [64] 128",
+        "fc1 [128, 6144] 786560",
+        "fc2 [7, 128] 903",
+    ];
+    assert_eq!(cnn, expected);
+    let mlp = table(layers(&MlpConfig { hidden: vec![16] }.init(shape, 1, &device).unwrap()));
+    assert_eq!(mlp, ["layers.0 [16, 4608] 73744", "layers.1 [7, 16] 119"]);
+}
+
+#[test]
 fn the_seed_decides_the_weights_whatever_is_needed_first() {
     let config = CnnConfig { channels: vec![2, 3], hidden: 4 };
     let network = |seed| config.init(SMALL, seed, &Device::flex().autodiff()).unwrap();
@@ -234,4 +257,7 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     assert!(cnn(&[32, 64], 128, tiny).contains("at least 4x4 pixels (got 3x28)"));
     let small = ImageShape { width: 7, ..ImageShape::MNIST };
     assert!(cnn(&[32, 64, 128], 128, small).contains("at least 8x8 pixels (got 28x7)"));
+    let pixel = ImageShape { channels: 3, height: 1, width: 1, classes: 2 };
+    assert!(cnn(&[32, 64], 128, pixel).contains("at least 4x4 pixels (got 1x1)"));
+    assert!(MlpConfig::default().init(pixel, 1, &device).is_ok());
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     ClassificationError, Classifier, init_optimizer, learning_rates,
     run::{clipped, fresh, seeded},
-    splits::{source, splits, train_source},
+    splits::{PixelStatistics, source, splits, train_source},
 };
 
 /// Images in the batch that most checks look at.
@@ -45,7 +45,8 @@ pub struct CheckDevice<'a> {
 /// What the checks share.
 pub(super) struct Bench<'a, C> {
     pub(super) network: &'a C,
-    /// Without label smoothing, so that the loss of a uniform prediction is known.
+    /// Without label smoothing and class weights, so that the loss of a uniform prediction is known; all layers are
+    /// trained, from fresh weights.
     pub(super) config: Config,
     pub(super) data: &'a ImageData,
     pub(super) device: Device,
@@ -68,14 +69,16 @@ impl<'a, C: NetworkConfig> Bench<'a, C> {
         let images = train.select(&first);
         let mut config = config.clone();
         config.training.label_smoothing = 0.0;
+        config.training.class_weights = None;
+        let normalization = PixelStatistics::new(&config, &train)?.normalization();
         let CheckDevice { device, largest, repeats_bits } = place;
         Ok(Self {
             network,
             data,
             device: device.clone().autodiff(),
             repeats_bits,
-            plain: source(&config, data, images.clone(), "train", largest),
-            augmented: train_source(&config, data, images, largest),
+            plain: source(&config, data, images.clone(), "train", &normalization, largest),
+            augmented: train_source(&config, data, images, &normalization, largest),
             config,
         })
     }

@@ -239,7 +239,7 @@ mod tests {
 
         fn init(&self, shape: ImageShape, _: u64, device: &Device) -> Result<FlawedNetwork, ModelError> {
             Ok(FlawedNetwork {
-                classify: LinearConfig::new(shape.height * shape.width, shape.classes).init(device),
+                classify: LinearConfig::new(shape.channels * shape.height * shape.width, shape.classes).init(device),
                 unreached: self.is_unreached.then(|| LinearConfig::new(2, 2).init(device)),
                 is_noisy: self.is_noisy,
             })
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn data_of_one_class_is_the_only_failure_and_a_class_without_training_images_is_told() {
         let config = fixtures::config(json!({ "network": { "name": "mlp", "hidden": [8] } }));
-        let of = |is_wanted: &dyn Fn(u8) -> bool| {
+        let of = |is_wanted: &dyn Fn(u16) -> bool| {
             let train = &SHAPES.train;
             let wanted: Vec<usize> = (0..train.count()).filter(|&index| is_wanted(train.labels()[index])).collect();
             let data = ImageData { train: train.select(&wanted), ..SHAPES.clone() };

@@ -257,14 +257,14 @@ mod tests {
     /// that many of them change sides at once.
     fn light_bars() -> ImageData {
         let set = |count: usize| {
-            let labels: Vec<u8> = (0..count).map(|image| (image % 4) as u8).collect();
+            let labels: Vec<u16> = (0..count).map(|image| (image % 4) as u16).collect();
             let noise = signs(count as u64, count * 784).into_iter().map(|sign| if sign > 0.0 { 12 } else { 0 });
             let ink = |pixel: usize| {
                 let (image, row, column) = (pixel / 784, pixel % 784 / 28, pixel % 28);
                 if (4..24).contains(&column) && row / 7 == image % 4 { 40 } else { 230 }
             };
             let pixels = noise.enumerate().map(|(pixel, noise)| ink(pixel) + noise).collect();
-            ImageSet::new(pixels, labels, 28, 28).unwrap()
+            ImageSet::new(pixels, labels, [1, 28, 28]).unwrap()
         };
         let classes = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
         ImageData::new("idx", classes, set(400), set(40)).unwrap()
