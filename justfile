@@ -97,7 +97,7 @@ test:
 # Test all backends in one build: ndarray, libtorch, remote, and wgpu and vulkan (Mesa's software driver without a GPU)
 test-backends:
     # The kernels' tests, unlike the program, do not know where libtorch is.
-    scripts/with-libtorch sh -c 'LD_LIBRARY_PATH="${LIBTORCH_LIB:-$LIBTORCH}/lib" cargo test --release --locked --package kindling --package kindling-kernels --lib --bins --tests --features "$(scripts/features all)" -- golden backend remote'
+    scripts/with-libtorch sh -c 'LD_LIBRARY_PATH="${LIBTORCH_LIB:-$LIBTORCH}/lib" cargo test --release --locked --package kindling --package kindling-data --package kindling-kernels --lib --bins --tests --features "$(scripts/features all)" -- golden backend parquet remote'
     runs=$(mktemp -d) && for backend in ndarray wgpu vulkan libtorch; do \
         KINDLING_BUILD=all just train $backend mlp --limit-batches 20 --epochs 1 --runs-dir "$runs" || exit 1; done
 

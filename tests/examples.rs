@@ -70,7 +70,7 @@ fn a_network_of_ones_own_has_the_commands_and_its_keys() {
     let names = String::from_utf8_lossy(&fs::read(trained.join("model.safetensors")).unwrap()).into_owned();
     assert!(["conv.weight", "conv.bias", "head.weight", "head.bias"].iter().all(|name| names.contains(name)));
 
-    let swept = run("own_network", &with(&["sweep", "--set", "channels=2,4", "--json"], &small));
+    let swept = run("own_network", &with(&["sweep", "--set", "network.channels=2,4", "--json"], &small));
     let groups: Value = serde_json::from_slice(&swept.stdout).unwrap();
     let labels: Vec<_> = groups.as_array().unwrap().iter().map(|group| group["label"].as_str().unwrap()).collect();
     assert_eq!(labels, ["channels 2", "channels 4"]);

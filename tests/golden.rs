@@ -87,6 +87,7 @@ impl<N: Network> Golden<N> {
             .map(|(pixels, targets)| ImageBatch {
                 images: Tensor::from_data(TensorData::new(pixels.to_vec(), [batch, 1, height, width]), &device),
                 targets: Tensor::<1, Int>::from_data(TensorData::new(targets.to_vec(), [batch]), &device),
+                mixed: None,
             })
             .collect()
     }

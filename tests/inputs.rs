@@ -70,8 +70,8 @@ fn what_is_no_set_in_idx_format_is_refused_by_what_it_is() {
     write("latin/classes.txt", b"caf\xe9\nth\xe9\nlait\n");
     write_rows(&place.path().join("latin"), 255);
     let checks = [
-        ("csv", "found CSV files such as mnist_train.csv; data sets are read in MNIST's IDX format"),
-        ("pictures", "found folders of pictures such as train/cat/1.png; data sets are read in MNIST's IDX format"),
+        ("csv", "found CSV files such as mnist_train.csv; --dataset csv reads CSV files"),
+        ("pictures", "found folders of pictures such as train/cat/1.png; --dataset folder reads pictures"),
         ("csv/mnist_train.csv", "expected the directory of the data set's files, found a file (text such as CSV)"),
         ("page", "train-images-idx3-ubyte.gz: expected images in IDX format (magic number 2051), found an HTML or XML"),
         ("latin", "classes.txt: line 1 is not text in UTF-8"),

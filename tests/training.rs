@@ -18,10 +18,12 @@ use crate::{
 /// Eight drawn shapes with eight labels that have nothing to do with them.
 fn batch(device: &Device) -> ImageBatch {
     let shapes = kindling_data::synthetic::draw();
-    let pixels: Vec<f32> = shapes.train.pixels()[..8 * 784].iter().map(|&byte| f32::from(byte) / 255.0).collect();
+    let bytes = (0..8).flat_map(|index| shapes.train.image(index));
+    let pixels: Vec<f32> = bytes.map(|&byte| f32::from(byte) / 255.0).collect();
     ImageBatch {
         images: Tensor::from_data(TensorData::new(pixels, [8, 1, 28, 28]), device),
         targets: Tensor::<1, Int>::from_data(TensorData::new((0..8).collect::<Vec<i32>>(), [8]), device),
+        mixed: None,
     }
 }
 

@@ -1,24 +1,31 @@
-//! Loading the data set that a config asks for, with a download's progress.
+//! Loading the data set that a config asks for, with the progress of downloads and of decoding.
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use kindling_config::Data;
-use kindling_data::{FetchEvent, ImageData, Load};
+use kindling_data::{ImageData, ImageOptions, Load, LoadEvent};
+use kindling_models::ImageShape;
 
 use crate::{Workbench, output::notice, terminal};
 
-/// Loads the data set of a config's section `data`; where it came from goes to standard error.
+/// Loads the data set of a config's section `data`, its images in the size and with the channels that the section asks
+/// for; where it came from goes to standard error.
 ///
 /// # Errors
 /// When the workbench has no such data set, or it cannot be loaded.
 pub fn load(workbench: &Workbench, data: &Data, directory: Option<&Path>) -> Result<ImageData> {
     let dataset = workbench.dataset_named(&data.name)?;
-    let mut download = Download::default();
-    let mut on_event = |event| download.show(event);
-    let mut request = Load { directory, on_event: &mut on_event };
-    let loaded = dataset.load(&data.keys, &mut request).with_context(|| format!("data set {}", data.name))?;
+    let images = ImageOptions { size: data.image_size, channels: data.channels, fit: data.fit };
+    let mut loading = Loading::default();
+    let mut on_event = |event| loading.show(event);
+    let mut request = Load { directory, images, on_event: &mut on_event };
+    let loaded = dataset.load(&data.keys, &mut request);
+    loading.end();
+    // Data sets that know nothing of sizes and channels give their images as they are.
+    let loaded = loaded.and_then(|loaded| Ok(loaded.fitted(&images)?));
+    let loaded = loaded.with_context(|| format!("data set {}", data.name))?;
     match &loaded.source {
         Some(source) => notice(format_args!("data: {} from {}", loaded.name, source.display())),
         None if data.name == "synthetic" => {
@@ -32,31 +39,58 @@ pub fn load(workbench: &Workbench, data: &Data, directory: Option<&Path>) -> Res
     Ok(loaded)
 }
 
+/// The shape of the images of a section `data`, as far as it says so, and otherwise that of MNIST's.
+pub(crate) fn likely_shape(data: &Data) -> ImageShape {
+    let mnist = ImageShape::MNIST;
+    let [height, width] = data.image_size.map_or([mnist.height, mnist.width], |size| [size.height, size.width]);
+    ImageShape { channels: data.channels.map_or(mnist.channels, |channels| channels.count()), height, width, ..mnist }
+}
+
+/// The bar of the download or of the decoding that is under way.
 #[derive(Default)]
-struct Download {
+struct Loading {
     bar: Option<ProgressBar>,
 }
 
-impl Download {
-    fn show(&mut self, event: FetchEvent) {
+impl Loading {
+    fn show(&mut self, event: LoadEvent) {
         match event {
-            FetchEvent::Started { from, bytes } => {
+            LoadEvent::Started { from, bytes } => {
                 notice(format_args!("downloading {from}"));
-                let bar = ProgressBar::with_draw_target(bytes, terminal::bars());
-                bar.set_style(style());
-                bar.enable_steady_tick(Duration::from_millis(100));
-                self.bar = Some(bar);
+                let template = "{bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+                self.begin(bytes, template);
             }
-            FetchEvent::Received(bytes) => {
-                if let Some(bar) = &self.bar {
-                    bar.inc(bytes);
-                }
+            LoadEvent::Decoding { total } => {
+                notice(format_args!("decoding {} pictures, once", kindling_report::grouped(total)));
+                let template = "{bar:30} {human_pos} of {human_len} pictures, {per_sec}, {eta} left";
+                self.begin(Some(total as u64), template);
             }
-            FetchEvent::Finished(_) => self.end(),
-            FetchEvent::Notice(text) => {
+            LoadEvent::Received(bytes) => self.advance(bytes),
+            LoadEvent::Decoded(pictures) => self.advance(pictures as u64),
+            LoadEvent::Finished(_) => self.end(),
+            LoadEvent::Packed(path) => {
+                self.end();
+                notice(format_args!("decoded pictures are kept in {}", path.display()));
+            }
+            LoadEvent::Notice(text) => {
                 self.end();
                 notice(text);
             }
+        }
+    }
+
+    /// Begins a bar of this length in place of the last.
+    fn begin(&mut self, length: Option<u64>, template: &str) {
+        self.end();
+        let bar = ProgressBar::with_draw_target(length, terminal::bars());
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        self.bar = Some(bar);
+    }
+
+    fn advance(&self, delta: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(delta);
         }
     }
 
@@ -67,7 +101,29 @@ impl Download {
     }
 }
 
-fn style() -> ProgressStyle {
-    let template = "{bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+#[cfg(test)]
+mod tests {
+    use kindling_config::Partial;
+
+    use super::*;
+
+    #[test]
+    fn images_of_a_set_that_knows_nothing_of_sizes_come_in_the_size_and_the_channels_asked_for() {
+        let workbench = Workbench::new("kindling");
+        let data = |keys: &[(&str, &str)]| {
+            let mut partial = Partial::default();
+            for (key, value) in [&[("network.name", "mlp"), ("data.name", "synthetic")], keys].concat() {
+                partial.set(key, value.into());
+            }
+            workbench.resolve(partial).unwrap().data
+        };
+        let plain = load(&workbench, &data(&[]), None).unwrap();
+        let asked = data(&[("data.image_size", "7x14"), ("data.channels", "rgb"), ("data.fit", "stretch")]);
+        let fitted = load(&workbench, &asked, None).unwrap();
+        assert_eq!((fitted.train.shape(), fitted.test.shape()), ([3, 7, 14], [3, 7, 14]));
+        assert_eq!((fitted.train.labels(), fitted.sha256 == plain.sha256), (plain.train.labels(), false));
+        let shape = likely_shape(&asked);
+        assert_eq!((shape.channels, shape.height, shape.width), (3, 7, 14));
+        assert_eq!(likely_shape(&data(&[])), ImageShape::MNIST);
+    }
 }

@@ -2,8 +2,9 @@
 //!
 //! A [`Workbench`] holds networks and data sets by name, and [`main`](Workbench::main) is a whole program around them:
 //! `train`, `resume`, `sweep`, `compare`, `report`, `evaluate`, `predict`, `check`, `lr-find`, `bench`, `doctor`, `serve`
-//! and more. The presets (`mlp`, `cnn`, ...) and the data sets `fashion-mnist`, `idx` and `synthetic` are there from the
-//! start; a network is a serde config that makes a Burn module, which maps images to logits.
+//! and more. The presets (`mlp`, `cnn`, ...) and the data sets `fashion-mnist`, `folder`, `csv`, `cifar`, `parquet`,
+//! `idx` and `synthetic` are there from the start; a network is a serde config that makes a Burn module, which maps images
+//! to logits.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -69,7 +70,6 @@ pub mod data;
 mod figure;
 #[cfg(test)]
 mod fixtures;
-mod jpeg;
 mod log_file;
 mod machine;
 mod outcome;
@@ -89,7 +89,7 @@ pub mod writable;
 #[doc(hidden)]
 pub use mimalloc;
 
-pub use kindling_data::{DataError, Dataset, ImageData, ImageSet, Load};
+pub use kindling_data::{DataError, Dataset, ImageData, ImageOptions, ImageSet, Load};
 pub use kindling_models::{ImageShape, ModelError, Network, NetworkConfig};
 
 pub use self::{

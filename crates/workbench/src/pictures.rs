@@ -1,21 +1,18 @@
-//! Pictures: greyscale images from a data set's bytes, PNG and JPEG files, and drawing in the terminal.
+//! Images of a data set as pictures: as PNG files, and drawn in the terminal.
 
-use std::{env, fs, io::Cursor, path::Path};
+use std::{env, io::Cursor};
 
-use anyhow::{Context, Result, anyhow, bail};
-use image::{
-    DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, Limits,
-    LumaA,
-};
+use anyhow::{Context, Result};
+use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage, RgbaImage, imageops::FilterType};
 use kindling_data::ImageSet;
-
-use crate::jpeg;
 
 /// Columns between pictures that are side by side.
 pub(crate) const GAP: usize = 2;
 
-/// The first bytes of a PNG file.
-const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+/// Pixels that the longer side of an enlarged picture has at least, if the largest factor is enough for that.
+const LARGE: u32 = 112;
+/// The largest factor; reports undo factors up to it.
+const LARGEST_FACTOR: u32 = 8;
 
 /// Terminals with kitty's protocol and with sixel, by what their names in `TERM` contain.
 const KITTY: [&str; 2] = ["kitty", "ghostty"];
@@ -25,69 +22,46 @@ const SIXEL: [&str; 4] = ["foot", "mlterm", "contour", "sixel"];
 ///
 /// # Errors
 /// When there is none.
-pub(crate) fn of(set: &ImageSet, index: usize) -> Result<GrayImage> {
-    let [height, width] = set.size();
-    let pixels = set.pixels().chunks_exact(height * width).nth(index);
+pub(crate) fn of(set: &ImageSet, index: usize) -> Result<DynamicImage> {
+    let count = set.count();
+    let pixels = (index < count).then(|| set.image(index));
     pixels
-        .and_then(|pixels| GrayImage::from_raw(width as u32, height as u32, pixels.to_vec()))
-        .with_context(|| format!("expected an image below {}, found {index}", set.count()))
+        .and_then(|pixels| planar(pixels, set.shape()))
+        .with_context(|| format!("expected an image below {count}, found {index}"))
 }
 
-/// The image with every pixel made a square of `factor` times `factor`.
-pub(crate) fn enlarged(image: &GrayImage, factor: u32) -> GrayImage {
-    let (width, height) = image.dimensions();
-    GrayImage::from_fn(width * factor, height * factor, |x, y| *image.get_pixel(x / factor, y / factor))
+/// The picture of planar pixels `[channels, height, width]`: in grey, or in colour where there are three channels or
+/// more. None where the pixels do not fill the shape.
+pub(crate) fn planar(pixels: &[u8], [channels, height, width]: [usize; 3]) -> Option<DynamicImage> {
+    let (columns, rows, size) = (width as u32, height as u32, height * width);
+    if pixels.len() != channels * size {
+        return None;
+    }
+    if channels < 3 {
+        return GrayImage::from_raw(columns, rows, pixels.get(..size)?.to_vec()).map(Into::into);
+    }
+    let color = |x: u32, y: u32| {
+        let pixel = y as usize * width + x as usize;
+        Rgb([pixels[pixel], pixels[size + pixel], pixels[2 * size + pixel]])
+    };
+    Some(RgbImage::from_fn(columns, rows, color).into())
+}
+
+/// The image with every pixel made a square, as large as it takes for the picture of a small image to be seen well.
+pub(crate) fn enlarged(image: &DynamicImage) -> DynamicImage {
+    let (width, height) = (image.width(), image.height());
+    let factor = LARGE.div_ceil(width.max(height).max(1)).clamp(1, LARGEST_FACTOR);
+    image.resize_exact(width * factor, height * factor, FilterType::Nearest)
 }
 
 /// The image as a PNG file.
 ///
 /// # Errors
 /// When it has no pixel.
-pub(crate) fn png(image: &GrayImage) -> Result<Vec<u8>> {
+pub(crate) fn png(image: &DynamicImage) -> Result<Vec<u8>> {
     let mut file = Cursor::new(Vec::new());
     image.write_to(&mut file, ImageFormat::Png).context("a picture cannot be encoded")?;
     Ok(file.into_inner())
-}
-
-/// Reads a PNG or JPEG file, whatever its name, and applies its orientation.
-///
-/// # Errors
-/// When it cannot be read, is no such picture, takes more than 512 MiB, or is cut or damaged.
-pub(crate) fn read(path: &Path) -> Result<DynamicImage> {
-    // Once, since it may be a pipe.
-    let file = fs::read(path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
-    let decoded = || -> ImageResult<DynamicImage> {
-        let mut decoder = ImageReader::new(Cursor::new(&file)).with_guessed_format()?.into_decoder()?;
-        Limits::default().reserve(decoder.total_bytes())?;
-        let orientation = decoder.orientation()?;
-        let mut picture = DynamicImage::from_decoder(decoder)?;
-        picture.apply_orientation(orientation);
-        Ok(picture)
-    };
-    let picture = decoded().map_err(|error| match error {
-        ImageError::IoError(error) => anyhow!("{}: {error}", path.display()),
-        error => anyhow!("{}: expected a picture in PNG or JPEG that can be decoded, found: {error}", path.display()),
-    })?;
-    let flaw = if file.starts_with(PNG) { png_flaw(&file) } else { jpeg::check(&file).err() };
-    match flaw {
-        None => Ok(picture),
-        Some(flaw) => bail!("{}: the picture is cut or damaged ({flaw})", path.display()),
-    }
-}
-
-/// What is wrong with a PNG file that was decoded: its data have been checked, but not whether the file has its end.
-fn png_flaw(file: &[u8]) -> Option<&'static str> {
-    let mut rest = file.get(PNG.len()..).unwrap_or_default();
-    // A chunk is its length, its kind, so many bytes, and a checksum.
-    while let Some((&[a, b, c, d, kind @ ..], _)) = rest.split_first_chunk::<8>() {
-        let length = u32::from_be_bytes([a, b, c, d]) as usize + 12;
-        match rest.get(length..) {
-            Some(_) if kind == *b"IEND" => return None,
-            Some(behind) => rest = behind,
-            None => break,
-        }
-    }
-    Some("it ends before its last chunk")
 }
 
 /// How many images of a width in pixels fit side by side into a number of columns: at least one.
@@ -100,7 +74,7 @@ pub(crate) fn beside(width: usize, columns: usize) -> usize {
 ///
 /// # Errors
 /// When the terminal cannot be written to.
-pub(crate) fn show(images: &[GrayImage], columns: usize) -> Result<()> {
+pub(crate) fn show(images: &[DynamicImage], columns: usize) -> Result<()> {
     let strip = strip(images);
     let width = strip.width().min(columns as u32).max(1);
     let height = strip.height() * width / strip.width().max(1);
@@ -125,91 +99,53 @@ pub(crate) fn show(images: &[GrayImage], columns: usize) -> Result<()> {
 }
 
 /// One image of all, with transparent columns between them.
-fn strip(images: &[GrayImage]) -> GrayAlphaImage {
+fn strip(images: &[DynamicImage]) -> RgbaImage {
     let width: u32 = images.iter().map(|image| image.width() + GAP as u32).sum();
-    let height = images.iter().map(GrayImage::height).max().unwrap_or_default();
-    let mut strip = GrayAlphaImage::new(width.saturating_sub(GAP as u32), height);
+    let height = images.iter().map(DynamicImage::height).max().unwrap_or_default();
+    let mut strip = RgbaImage::new(width.saturating_sub(GAP as u32), height);
     let mut left = 0;
     for image in images {
-        for (x, y, pixel) in image.enumerate_pixels() {
-            strip.put_pixel(left + x, y, LumaA([pixel.0[0], u8::MAX]));
-        }
-        left += image.width() + GAP as u32;
+        image::imageops::replace(&mut strip, &image.to_rgba8(), left, 0);
+        left += i64::from(image.width()) + GAP as i64;
     }
     strip
 }
 
 #[cfg(test)]
 mod tests {
-    use image::{Luma, RgbImage};
+    use image::Luma;
     use kindling_data::synthetic;
 
     use super::*;
 
-    fn ramp() -> GrayImage {
-        GrayImage::from_fn(3, 2, |x, y| Luma([(x * 40 + y * 120) as u8]))
-    }
-
     #[test]
     fn an_image_of_the_set_is_read_row_by_row() {
-        let set = ImageSet::new((0..18).collect(), vec![0, 1, 2], 2, 3).unwrap();
-        let image = of(&set, 1).unwrap();
+        let set = ImageSet::new((0..18).collect(), vec![0, 1, 2], [1, 2, 3]).unwrap();
+        let image = of(&set, 1).unwrap().into_luma8();
         assert_eq!((image.dimensions(), image.get_pixel(2, 0).0, image.get_pixel(0, 1).0), ((3, 2), [8], [9]));
         assert_eq!(of(&set, 3).unwrap_err().to_string(), "expected an image below 3, found 3");
     }
 
     #[test]
+    fn an_image_of_three_channels_is_read_plane_by_plane() {
+        let set = ImageSet::new((0..36).collect(), vec![0, 1], [3, 2, 3]).unwrap();
+        let image = of(&set, 1).unwrap();
+        assert!(image.color().has_color());
+        assert_eq!(image.into_rgb8().get_pixel(1, 1).0, [22, 28, 34]);
+        assert!(planar(&[0; 5], [3, 1, 2]).is_none());
+    }
+
+    #[test]
     fn enlarging_repeats_pixels_and_a_png_gives_them_back() {
-        let large = enlarged(&ramp(), 4);
-        assert_eq!(large.dimensions(), (12, 8));
-        for (x, y, pixel) in large.enumerate_pixels() {
-            assert_eq!(pixel, ramp().get_pixel(x / 4, y / 4));
+        let ramp = GrayImage::from_fn(30, 28, |x, y| Luma([(x * 4 + y * 5) as u8]));
+        let large = enlarged(&ramp.clone().into());
+        assert_eq!((large.width(), large.height()), (120, 112));
+        for (x, y, pixel) in large.to_luma8().enumerate_pixels() {
+            assert_eq!(pixel, ramp.get_pixel(x / 4, y / 4));
         }
-        let place = tempfile::tempdir().unwrap();
-        // The content decides, not the name.
-        let path = place.path().join("picture.jpg");
-        fs::write(&path, png(&large).unwrap()).unwrap();
-        assert_eq!(read(&path).unwrap().into_luma8(), large);
-    }
-
-    #[test]
-    fn jpeg_is_read_and_what_is_no_picture_is_refused_by_name() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("picture.jpeg");
-        RgbImage::from_pixel(16, 8, image::Rgb([200, 200, 200])).save(&path).unwrap();
-        let picture = read(&path).unwrap().into_luma8();
-        assert_eq!(picture.dimensions(), (16, 8));
-        // JPEG keeps an even grey to within a level or two.
-        assert!(picture.pixels().all(|pixel| pixel.0[0].abs_diff(200) <= 3));
-
-        let path = place.path().join("note.png");
-        fs::write(&path, "no picture").unwrap();
-        let message = read(&path).unwrap_err().to_string();
-        assert!(message.contains("note.png: expected a picture in PNG or JPEG"), "{message}");
-        fs::write(&path, &png(&ramp()).unwrap()[..40]).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("note.png"));
-        assert!(read(&place.path().join("none.png")).unwrap_err().to_string().contains("none.png: "));
-    }
-
-    #[test]
-    fn a_picture_that_is_cut_anywhere_or_damaged_is_refused_by_name() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("picture");
-        let jpeg = include_bytes!("jpeg/baseline.jpg").to_vec();
-        for whole in [png(&ramp()).unwrap(), jpeg] {
-            fs::write(&path, [&whole[..], b"what some programs append"].concat()).unwrap();
-            read(&path).unwrap();
-            for length in (8..whole.len()).step_by(7).chain(whole.len() - 4..whole.len()) {
-                fs::write(&path, &whole[..length]).unwrap();
-                let message = read(&path).unwrap_err().to_string();
-                assert!(message.contains("picture: "), "{length}: {message}");
-            }
-            let mut damaged = whole;
-            let middle = damaged.len() * 3 / 4;
-            damaged[middle - 5..middle + 5].copy_from_slice(b"0123456789");
-            fs::write(&path, damaged).unwrap();
-            read(&path).unwrap_err();
-        }
+        assert_eq!(image::load_from_memory(&png(&large).unwrap()).unwrap(), large);
+        let photo = DynamicImage::new_rgb8(80, 300);
+        assert_eq!(enlarged(&photo), photo);
     }
 
     #[test]
@@ -218,7 +154,8 @@ mod tests {
         let set = synthetic::draw().test;
         let strip = strip(&[of(&set, 0).unwrap(), of(&set, 1).unwrap()]);
         assert_eq!(strip.dimensions(), (58, 28));
-        assert_eq!(strip.get_pixel(57, 27).0, [set.pixels()[2 * 784 - 1], 255]);
-        assert!((0..28).all(|y| strip.get_pixel(28, y).0[1] == 0 && strip.get_pixel(29, y).0[1] == 0));
+        let last = set.image(1)[783];
+        assert_eq!(strip.get_pixel(57, 27).0, [last, last, last, 255]);
+        assert!((0..28).all(|y| strip.get_pixel(28, y).0[3] == 0 && strip.get_pixel(29, y).0[3] == 0));
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{ArgMatches, Command};
 use kindling_classification::AnyNetwork;
 use kindling_config::{Choice, Config, ConfigError, Partial, Registry, Section};
-use kindling_data::{Dataset, FashionMnist, Idx, ImageData, Load, Synthetic};
+use kindling_data::{Cifar, Csv, Dataset, FashionMnist, Folder, Idx, ImageData, Load, Parquet, Synthetic};
 use kindling_models::{NetworkConfig, Preset, presets};
 use serde_json::{Map, Value};
 
@@ -27,7 +27,9 @@ pub struct Workbench {
 }
 
 impl Workbench {
-    /// A workbench with the presets and the data sets `fashion-mnist`, `idx` and `synthetic`, for a program of this name.
+    /// A workbench with the presets and the data sets `fashion-mnist`, `folder`, `csv`, `cifar`, `parquet`, `idx` and
+    /// `synthetic`, for a program of this name. Without the cargo feature `parquet`, that data set can be named and not
+    /// loaded.
     #[must_use]
     pub fn new(program: &str) -> Self {
         let (networks, datasets, commands) = (Vec::new(), Vec::new(), Vec::new());
@@ -40,6 +42,10 @@ impl Workbench {
             .into_iter()
             .fold(empty, add)
             .dataset("fashion-mnist", FashionMnist {})
+            .dataset("folder", Folder::default())
+            .dataset("csv", Csv::default())
+            .dataset("cifar", Cifar::default())
+            .dataset("parquet", Parquet::default())
             .dataset("idx", Idx::default())
             .dataset("synthetic", Synthetic {})
     }

@@ -8,7 +8,7 @@ use kindling_classification::check_data;
 use kindling_config::{Config, Data, Partial, Precision};
 use kindling_data::ImageData;
 use kindling_kernels::Kernels;
-use kindling_models::{ImageShape, LayerSummary};
+use kindling_models::LayerSummary;
 use kindling_record::{RunDirectory, RunRecord, RunStatus, Setup, list_runs};
 use kindling_report::{Run, duration};
 use kindling_training::{Event, Host, OnEvent, Silent};
@@ -17,6 +17,7 @@ use crate::{
     Workbench,
     arguments::PlaceArguments,
     backend::{self, Backend, Request},
+    commands::train::{weights_lines, with_weights},
     data, log_file,
     outcome::Outcome,
     output::{notice, told},
@@ -80,7 +81,10 @@ struct DataSets<'a> {
 
 impl DataSets<'_> {
     fn get(&mut self, wanted: &Data) -> Result<&ImageData> {
-        let is_same = |(known, _): &(Data, ImageData)| (&known.name, &known.keys) == (&wanted.name, &wanted.keys);
+        let decides = |data: &Data| (data.image_size, data.channels, data.fit);
+        let is_same = |(known, _): &(Data, ImageData)| {
+            (&known.name, &known.keys, decides(known)) == (&wanted.name, &wanted.keys, decides(wanted))
+        };
         let known = self.read.iter().position(is_same);
         let index = known.unwrap_or(self.read.len());
         if known.is_none() {
@@ -96,6 +100,7 @@ impl DataSets<'_> {
 pub fn sweep(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     let request = request(place)?;
     signals::install()?;
+    let plan = &with_weights_of_runs(plan, place)?;
     let data = DataSets { workbench, data_dir: place.data_dir.as_deref(), read: Vec::new() };
     let mut bench = Bench { workbench, place, request, backends: Vec::new(), data };
     let mut known = known_runs(plan, &mut bench.data, place)?;
@@ -155,6 +160,7 @@ pub fn sweep(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) ->
 /// Where none of them is there.
 pub fn find(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     let request = request(place)?;
+    let plan = &with_weights_of_runs(plan, place)?;
     let mut data = DataSets { workbench, data_dir: place.data_dir.as_deref(), read: Vec::new() };
     let mut known = known_runs(plan, &mut data, place)?;
     if let Some(planned) = plan.first() {
@@ -175,6 +181,15 @@ pub fn find(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> 
         notice(format_args!("{missing} of {} runs are missing", plan.len()));
     }
     Ok(Swept { runs, ..Swept::default() })
+}
+
+/// The plan with the files of weights where its configs name runs that they are to come from.
+fn with_weights_of_runs(plan: &[Planned], place: &PlaceArguments) -> Result<Vec<Planned>> {
+    let resolved = plan
+        .iter()
+        .cloned()
+        .map(|Planned { name, config }| Ok(Planned { name, config: with_weights(config, &place.runs_dir.path)? }));
+    resolved.collect()
 }
 
 /// Keeps the runs of one setup like `wanted`: the most frequent one; of several, `wanted` itself.
@@ -247,6 +262,7 @@ fn host(backend: &Backend, interrupter: Interrupter, progress: SweepBar) -> Host
         Event::DamagedCheckpoint { path, message, instead } => {
             progress.say(&format!("{}: {message}; resuming from {}", path.display(), instead.display()));
         }
+        Event::InitialWeights(record) => progress.say(&weights_lines(record).join("\n")),
         Event::Compiling => signals::leave_at_once(None),
         Event::WarmUp { model, samples, .. } => progress.show_warm_up(model, samples),
         Event::Compiled { .. } => signals::stop_gently(&stop),
@@ -287,8 +303,9 @@ fn known_runs(plan: &[Planned], data: &mut DataSets<'_>, place: &PlaceArguments)
 /// How much work a run is, in any unit: multiplications of an image's way through the network, times epochs.
 fn cost(workbench: &Workbench, config: &Config) -> f64 {
     let network = workbench.network_of(&config.network).ok();
-    let layers =
-        network.and_then(|network| network.layers(&config.network.keys, ImageShape::MNIST, &Device::default()).ok());
+    let layers = network.and_then(|network| {
+        network.layers(&config.network.keys, data::likely_shape(&config.data), &Device::default()).ok()
+    });
     // A kernel of a convolution is applied at many positions: about so many, where a pooling layer came before it.
     let positions = |layer: &LayerSummary| if layer.shape.len() == 4 { 200.0 } else { 1.0 };
     let multiplications = |layer: &LayerSummary| layer.parameters as f64 * positions(layer);
@@ -318,6 +335,25 @@ mod tests {
 
     use super::*;
     use crate::fixtures;
+
+    #[test]
+    fn a_set_is_read_once_for_all_configs_whose_images_are_the_same() {
+        let workbench = Workbench::new("kindling");
+        let registry = workbench.registry();
+        let mut sets = DataSets { workbench: &workbench, data_dir: None, read: Vec::new() };
+        let mut shape = |key: &str, value: &str| {
+            let partial = [("network.name", "mlp"), ("data.name", "synthetic"), (key, value)]
+                .into_iter()
+                .fold(Partial::default(), |partial, (key, value)| partial.with_text(key, value, &registry).unwrap());
+            let shape = sets.get(&workbench.resolve(partial).unwrap().data).unwrap().train.shape();
+            (shape, sets.read.len())
+        };
+        assert_eq!(shape("data.augment", "flip"), ([1, 28, 28], 1));
+        assert_eq!(shape("data.normalize", "auto"), ([1, 28, 28], 1));
+        assert_eq!(shape("data.image_size", "14"), ([1, 14, 14], 2));
+        assert_eq!(shape("data.channels", "rgb"), ([3, 28, 28], 3));
+        assert_eq!(shape("data.augment", "shift"), ([1, 28, 28], 3));
+    }
 
     #[test]
     fn runs_of_a_report_alone_may_be_from_another_processor_and_all_from_the_same() {

@@ -291,7 +291,7 @@ mod tests {
         let how = (Mode::Train, Batches::Slice);
         let case = |name: &str, hidden| Case::new(&workbench, name, hidden, (100, Precision::F32), how);
         let wide = case("mlp", Some(&[16, 16])).unwrap();
-        assert_eq!((&*wide.model, wide.images(), wide.batch_size()), ("mlp 16-16", 8200, 100));
+        assert_eq!((&*wide.model, wide.images(), wide.batch_size()), ("mlp 16-16", 32_800, 100));
         assert_eq!(case("cnn", None).unwrap().model, "cnn");
         assert!(case("wings", None).is_err());
     }

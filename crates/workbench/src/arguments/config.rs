@@ -124,20 +124,24 @@ pub(super) fn flag(key: &Key) -> Option<Arg> {
         Arg::new(key.path.clone()).long(name).help(help(key)).help_heading(if is_data { "Data" } else { "Training" });
     Some(match key.kind {
         Kind::Truth => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Kind::List(_) => arg.value_name("LIST"),
+        Kind::List(_) | Kind::Weights => arg.value_name("LIST").allow_negative_numbers(true),
         _ if !key.kind.is_list() && !key.choices.is_empty() => {
             arg.value_name(name.to_uppercase()).value_parser(PossibleValuesParser::new(key.choices.clone()))
         }
         Kind::Whole => arg.value_name("N").allow_negative_numbers(true),
         Kind::Number => arg.value_name("X").allow_negative_numbers(true),
-        Kind::Text | Kind::Choice(_) | Kind::Table | Kind::Any => arg.value_name("VALUE"),
+        Kind::Size => arg.value_name("SIZE"),
+        Kind::Text | Kind::Choice(_) | Kind::Table | Kind::Augmentation | Kind::Any => arg.value_name("VALUE"),
     })
 }
 
-/// A key's help with its default.
+/// A key's help with its default, and what a list of choices may hold, which clap does not check.
 fn help(key: &Key) -> String {
     let default = key.default_text();
-    format!("{} [default: {}]", key.help, if default.is_empty() { "none" } else { &default })
+    let default = if default.is_empty() { "none" } else { &default };
+    let choices = if key.kind.is_list() { key.choices.join(", ") } else { String::new() };
+    let items = if choices.is_empty() { choices } else { format!(" [items: {choices}]") };
+    format!("{}{items} [default: {default}]", key.help)
 }
 
 /// The flags that were typed with their texts, in the order of the keys.
@@ -203,17 +207,26 @@ mod tests {
                      --clip-norm 1 --schedule step --warm-up-epochs 1 --step-epochs 2 --step-factor 0.5 \
                      --early-stopping 3 --monitor test/accuracy --gradient-steps 5 --accumulate 2 --ema-decay 0.9 \
                      --ema-evaluate --dataset idx --protocol assignment --order shuffled --augment flip,shift \
-                     --limit-batches 4 --transpose --pixel-mean -0.5 --pixel-std 2";
+                     --limit-batches 4 --transpose --pixel-mean -0.5 --pixel-std 2,.5,1 --image-size 64x48 \
+                     --channels rgb --fit pad --sampler balanced --class-weights 1,.5 --weights best.pt \
+                     --freeze conv1,block*";
         let typed: Vec<&str> = typed.split_whitespace().collect();
         let found = config(&typed).to_object();
         let training = json!({
             "epochs": 3, "batch_size": 8, "seed": 7, "precision": "f32", "label_smoothing": 0.1, "clip_norm": 1.0,
             "early_stopping": 3, "limit_batches": 4, "gradient_steps": 5, "accumulate": 2, "ema_decay": 0.9,
-            "ema_evaluate": true,
+            "ema_evaluate": true, "class_weights": [1.0, 0.5], "weights": "best.pt", "freeze": ["conv1", "block*"],
         });
         assert_eq!(found["network"], json!({ "name": "mlp", "hidden": [64, 32] }));
-        assert_eq!((&found["data"]["name"], &found["data"]["transpose"]), (&"idx".into(), &true.into()));
-        assert_eq!((&found["data"]["pixel_mean"], &found["data"]["pixel_std"]), (&json!(-0.5), &json!(2.0)));
+        let data = json!({
+            "name": "idx", "transpose": true, "normalize": "given", "pixel_mean": [-0.5], "pixel_std": [2.0, 0.5, 1.0],
+            "image_size": "64x48", "channels": "rgb", "fit": "pad", "sampler": "balanced",
+            "augment": [{ "name": "flip", "probability": 0.5 }, { "name": "shift", "pixels": 2 }],
+        });
+        assert_eq!(found["data"], data);
+        let folder = config(&["mlp", "--dataset", "folder", "--split", ".7,.2,.1", "--skip-unreadable"]).flat();
+        let split = (&folder["data.split"], &folder["data.skip_unreadable"]);
+        assert_eq!(split, (&json!([0.7, 0.2, 0.1]), &json!(true)));
         let momentum = json!({
             "name": "momentum", "learning_rate": 0.5, "momentum": 0.8, "nesterov": true, "weight_decay": 0.1,
         });
@@ -241,10 +254,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_set_is_refused_with_what_was_typed() {
-        let checks: [(&[&str], &[&str]); 6] = [
+        let checks: [(&[&str], &[&str]); 7] = [
             (&["--set", "beta2=1"], &["--set beta2=1: ", "did you mean `optimizer.beta_2`?"]),
             (&["--set", "epochs=ten"], &["--set epochs=ten: ", "training.epochs"]),
             (&["--epochs", "ten"], &["--epochs ten: ", "training.epochs"]),
+            (&["--augment", "crop:padding=-1"], &["--augment crop:padding=-1: ", "data.augment.crop.padding"]),
             (&["--set", "epochs"], &["--set: expected KEY=VALUE, found `epochs`"]),
             (&["--set", "epochs=2", "--epochs", "3"], &["--set epochs=2: `epochs` is given twice"]),
             (&["vgg"], &["invalid value 'vgg' for '[MODEL]'", "cnn-deep"]),

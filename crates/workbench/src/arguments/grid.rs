@@ -66,7 +66,10 @@ pub(crate) fn grid_flags(command: Command, registry: &Registry) -> Command {
     );
     let flags = keys(registry);
     command.args([models, grid, set]).args(flags.iter().filter_map(|key| {
-        let arg = flag(key)?.action(ArgAction::Append);
+        let mut arg = flag(key)?.action(ArgAction::Append);
+        if key.path == "protocol.folds" {
+            arg = arg.help("Cross-validation: train with each of N folds for validation, or with those of --fold");
+        }
         // A list is one value to try.
         Some(if key.kind.is_list() {
             arg.help_heading("Values to try (each flag can be repeated)")
@@ -107,8 +110,15 @@ mod tests {
         assert_eq!(count(&["mlp", "--hidden", "64,32", "--hidden", "128"]), Ok(2));
         assert_eq!(count(&["cnn", "--augment", "shift,flip", "--augment", "erase"]), Ok(2));
         assert_eq!(count(&["mlp", "--set", "hidden=64,32"]), Ok(1));
-        assert_eq!(count(&["cnn", "--set", "channels=16,32", "--set", "network.channels=[32, 64]"]), Ok(2));
+        assert_eq!(count(&["cnn", "--set", "network.channels=16,32", "--set", "network.channels=[32, 64]"]), Ok(2));
         assert_eq!(count(&["mlp", "--set", "epochs=1,2", "--set", "epochs=3"]), Ok(3));
+    }
+
+    #[test]
+    fn folds_are_each_trained_or_those_that_are_named() {
+        assert_eq!(count(&["mlp", "cnn", "--folds", "5"]), Ok(10));
+        assert_eq!(count(&["mlp", "--folds", "5", "--fold", "1,3"]), Ok(2));
+        assert!(count(&["mlp", "--folds", "5", "--protocol", "assignment"]).unwrap_err().contains("`validated`"));
     }
 
     #[test]

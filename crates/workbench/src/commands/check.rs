@@ -8,6 +8,7 @@ use crate::{
     Workbench,
     arguments::{ConfigArguments, PlaceArguments},
     backend::{self, Backend},
+    commands::train::with_weights,
     data,
     outcome::Outcome,
     output::{notice, print},
@@ -42,7 +43,7 @@ pub(super) fn open<'a>(
 ) -> Result<Trial<'a>> {
     let request = place.device.request((backend::default_name(), None))?;
     relaunch::with(&request.environment())?;
-    let config = config.resolve(workbench)?;
+    let config = with_weights(config.resolve(workbench)?, &place.runs_dir.path)?;
     let network = workbench.network_of(&config.network)?;
     let backend = request.open(config.training.precision)?;
     place.kernels.unwrap_or_default().choose();

@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use kindling_classification::{AnyNetwork, calibration, class_records, confused_pairs, mistakes};
+use kindling_classification::{
+    AnyNetwork, balanced_accuracy, calibration, class_records, confused_pairs, macro_f1, mistakes, top_k, weighted_f1,
+};
 use kindling_config::{Config, Partial, Precision};
 use kindling_data::{ImageData, ImageSet};
 use kindling_kernels::Kernels;
@@ -23,9 +25,6 @@ use crate::{
     output::{notice, print, program},
     pictures, relaunch, signals,
 };
-
-/// How many times larger than the images their pictures are.
-const ENLARGEMENT: u32 = 4;
 
 /// Arguments of `evaluate`.
 #[derive(Args)]
@@ -150,6 +149,9 @@ impl<'a> Trained<'a> {
             .network
             .test(&self.config, data, self.directory, backend.first())
             .with_context(|| format!("{} cannot be evaluated", self.directory.id()))?;
+        let classes = class_records(&evaluation.confusion, &data.classes);
+        let mut mistakes = mistakes(&predictions, &data.classes);
+        mistakes.iter_mut().for_each(|mistake| mistake.file = data.test.name(mistake.index));
         Ok(EvaluationRecord {
             schema: SCHEMA,
             evaluated: now(),
@@ -159,10 +161,14 @@ impl<'a> Trained<'a> {
             images: predictions.len(),
             loss: evaluation.loss,
             accuracy: evaluation.accuracy,
-            classes: class_records(&evaluation.confusion, &data.classes),
+            balanced_accuracy: balanced_accuracy(&classes),
+            macro_f1: macro_f1(&classes),
+            weighted_f1: weighted_f1(&classes),
+            top_k: top_k(&predictions, classes.len()),
+            classes,
             calibration: calibration(&predictions),
             confused: confused_pairs(&evaluation.confusion),
-            mistakes: mistakes(&predictions, &data.classes),
+            mistakes,
             confusion: evaluation.confusion,
         })
     }
@@ -200,7 +206,7 @@ fn keep(directory: &RunDirectory, evaluation: &EvaluationRecord, images: &ImageS
         }
         fs::create_dir(&new)?;
         for mistake in &evaluation.mistakes {
-            let picture = pictures::enlarged(&pictures::of(images, mistake.index)?, ENLARGEMENT);
+            let picture = pictures::enlarged(&pictures::of(images, mistake.index)?);
             fs::write(new.join(&mistake.picture), pictures::png(&picture)?)?;
         }
         unless_missing(fs::remove_file(directory.evaluation()))?;
@@ -237,6 +243,10 @@ mod tests {
             images: predictions.len(),
             loss: 0.5,
             accuracy: 0.5,
+            balanced_accuracy: None,
+            macro_f1: Some(0.25),
+            weighted_f1: None,
+            top_k: vec![0.5, 0.75],
             confusion: Vec::new(),
             classes: Vec::new(),
             calibration: calibration(predictions),
@@ -263,9 +273,9 @@ mod tests {
         let expected = ["01-horizontal-bars-as-vertical-bars.png", "02-disc-as-ring.png"];
         assert_eq!(files(&directory.mistakes()), expected);
         // The image itself, four times as large.
-        let picture = pictures::read(&directory.mistakes().join(expected[0])).unwrap().into_luma8();
+        let picture = image::open(directory.mistakes().join(expected[0])).unwrap().into_luma8();
         assert_eq!(picture.dimensions(), (112, 112));
-        assert_eq!(picture.get_pixel(57, 41).0, [images.pixels()[2 * 784 + 10 * 28 + 14]]);
+        assert_eq!(picture.get_pixel(57, 41).0, [images.image(2)[10 * 28 + 14]]);
 
         fs::create_dir(directory.path().join(".mistakes-new")).unwrap();
         fs::write(directory.path().join(".mistakes-new/half"), "").unwrap();

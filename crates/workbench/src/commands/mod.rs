@@ -16,7 +16,7 @@ mod runs;
 pub(crate) mod samples;
 mod serve;
 mod sweep;
-mod train;
+pub(crate) mod train;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 use anyhow::Result;
 use clap::Args;
-use kindling_config::{Partial, Precision};
+use kindling_config::{Config, Partial, Precision};
 use kindling_models::{ImageShape, LayerSummary, trainable_parameters};
 use kindling_report::{grouped, table};
 use serde_json::json;
@@ -9,6 +9,7 @@ use crate::{
     Workbench,
     arguments::with_set,
     backend::{self, Request},
+    data::likely_shape,
     outcome::Outcome,
     output::{notice, print, told},
     terminal,
@@ -22,6 +23,12 @@ pub(crate) struct ModelsArguments {
     /// Set a key of the network, as in hidden=256,128; can be repeated
     #[arg(long, value_name = "KEY=VALUE", requires = "model")]
     set: Vec<String>,
+    /// Size of the images in pixels: a number, or HEIGHTxWIDTH [default: 28]
+    #[arg(long, value_name = "SIZE")]
+    image_size: Option<String>,
+    /// Channels of the images [default: grey]
+    #[arg(long, value_name = "CHANNELS", value_parser = ["grey", "rgb"])]
+    channels: Option<String>,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -31,16 +38,15 @@ pub(crate) struct ModelsArguments {
 pub(crate) fn models(workbench: &Workbench, arguments: &ModelsArguments) -> Result<Outcome> {
     let backend = Request::new(backend::default_name(), None, None)?.open(Precision::F32)?;
     let (device, _) = backend.first();
+    let config = config(workbench, arguments)?;
+    let shape = likely_shape(&config.data);
     let mut all: Vec<(&str, Vec<LayerSummary>)> = Vec::new();
-    if let Some(model) = &arguments.model {
-        let mut partial = Partial::default();
-        partial.set("network.name", json!(model));
-        let choice = workbench.resolve(with_set(partial, &arguments.set, &workbench.registry())?)?.network;
-        let network = workbench.network_of(&choice)?;
-        all.push((network.name(), network.layers(&choice.keys, ImageShape::MNIST, device)?));
+    if arguments.model.is_some() {
+        let network = workbench.network_of(&config.network)?;
+        all.push((network.name(), network.layers(&config.network.keys, shape, device)?));
     }
     for network in workbench.networks().iter().filter(|_| arguments.model.is_none()) {
-        match network.layers(&network.section().keys, ImageShape::MNIST, device) {
+        match network.layers(&network.section().keys, shape, device) {
             Ok(layers) => all.push((network.name(), layers)),
             // The network may be for images of another size.
             Err(error) => notice(format_args!("left out: {}: {}", network.name(), told(&error.into()))),
@@ -66,9 +72,26 @@ pub(crate) fn models(workbench: &Workbench, arguments: &ModelsArguments) -> Resu
         print(table(&["layer", "kind", "weight", "parameters"], &[3], terminal::width(), rows) + "\n");
     }
     let program = workbench.program();
+    let ImageShape { channels, height, width, .. } = shape;
     print(format_args!(
-        "For images of 1 x 28 x 28 in ten classes. Other widths: {program} models mlp --set hidden=256,128; all \
-         keys: {program} config"
+        "For images of {channels} x {height} x {width} in ten classes. Other widths: {program} models mlp --set \
+         hidden=256,128; all keys: {program} config"
     ));
     Ok(Outcome::Done)
+}
+
+/// The config of the network and the images that the arguments name; of any network where they name none.
+fn config(workbench: &Workbench, arguments: &ModelsArguments) -> Result<Config> {
+    let registry = workbench.registry();
+    let mut partial = Partial::default();
+    if let Some(model) = arguments.model.as_ref().or(registry.networks.first().map(|network| &network.name)) {
+        partial.set("network.name", json!(model));
+    }
+    partial = with_set(partial, &arguments.set, &registry)?;
+    for (key, text) in [("data.image_size", &arguments.image_size), ("data.channels", &arguments.channels)] {
+        if let Some(text) = text {
+            partial = partial.with_text(key, text, &registry)?;
+        }
+    }
+    workbench.resolve(partial)
 }

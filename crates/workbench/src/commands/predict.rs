@@ -5,8 +5,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use image::GrayImage;
-use kindling_data::ImageSet;
+use kindling_config::Fit;
+use kindling_data::{ImageSet, fitted_picture, picture};
 use kindling_record::{ImagesRecord, RunDirectory};
 use kindling_report::{percent, table};
 use serde::Serialize;
@@ -18,24 +18,22 @@ use crate::{
     commands::evaluate::Trained,
     outcome::Outcome,
     output::{notice, print, told},
-    photo, pictures, relaunch, signals, terminal,
+    photo, relaunch, signals, terminal,
 };
-
-/// Extensions of the pictures that are read from a directory.
-const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 
 /// Arguments of `predict`.
 #[derive(Args)]
 pub(crate) struct PredictArguments {
     /// The run: its id, a prefix that no other run has, or its path
     run: String,
-    /// Pictures in PNG or JPEG, or directories of them
+    /// Pictures in PNG, JPEG, WebP, GIF, BMP or TIFF, or directories of them
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// How many classes to name for each picture, the most probable first
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
-    /// Only make the pictures grey and resize them: neither invert a background unlike the run's nor trim the edges
+    /// Of a run on grey images of a set's own, such as Fashion-MNIST: only make the pictures grey and resize them, and
+    /// neither invert a background unlike the run's nor trim the edges; other runs get pictures as training has them
     #[arg(long)]
     as_is: bool,
     /// Backend to compute on, as for train [default: the run's]
@@ -76,13 +74,13 @@ pub(crate) fn predict(workbench: &Workbench, arguments: &PredictArguments) -> Re
     let request = Request::new(name, None, arguments.remote.as_deref())?;
     relaunch::with(&request.environment())?;
     signals::install()?;
-    let (images, outcome) = read_all(arguments, data);
+    let (images, outcome) = read_all(arguments, data, trained.config.data.fit);
     if images.is_empty() {
         return Ok(outcome);
     }
     let backend = trained.open(&request)?;
-    let pixels = images.iter().flat_map(|(_, image)| image.as_raw()).copied().collect();
-    let set = ImageSet::new(pixels, vec![0; images.len()], data.height, data.width)?;
+    let pixels = images.iter().flat_map(|(_, pixels)| pixels).copied().collect();
+    let set = ImageSet::new(pixels, vec![0; images.len()], [data.channels, data.height, data.width])?;
     let rows = trained
         .network
         .predict(&trained.config, &set, &directory, backend.first())
@@ -106,8 +104,8 @@ pub(crate) fn predict(workbench: &Workbench, arguments: &PredictArguments) -> Re
 }
 
 /// Reads and prepares all pictures for a network that was trained on images like `data`'s. Prints an error for each that
-/// cannot be read, and returns the others.
-fn read_all(arguments: &PredictArguments, data: &ImagesRecord) -> (Vec<(PathBuf, GrayImage)>, Outcome) {
+/// cannot be read, and returns the others with their pixels.
+fn read_all(arguments: &PredictArguments, data: &ImagesRecord, fit: Fit) -> (Vec<(PathBuf, Vec<u8>)>, Outcome) {
     let mut images = Vec::new();
     let mut outcome = Outcome::Done;
     let mut complain = |error: &anyhow::Error| {
@@ -118,8 +116,8 @@ fn read_all(arguments: &PredictArguments, data: &ImagesRecord) -> (Vec<(PathBuf,
         match files(path) {
             Ok(files) => {
                 for file in files {
-                    match prepared(&file, arguments.as_is, data) {
-                        Ok(image) => images.push((file, image)),
+                    match prepared(&file, arguments.as_is, data, fit) {
+                        Ok(pixels) => images.push((file, pixels)),
                         Err(error) => complain(&error),
                     }
                 }
@@ -137,7 +135,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let is_picture = |file: &PathBuf| {
         let ending = file.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-        file.is_file() && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+        file.is_file() && ending.is_some_and(|ending| picture::ENDINGS.contains(&ending.as_str()))
     };
     let entries = fs::read_dir(path).and_then(|entries| {
         entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<PathBuf>>>()
@@ -145,20 +143,28 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let mut files = entries.with_context(|| format!("{} cannot be read", path.display()))?;
     files.retain(is_picture);
     if files.is_empty() {
-        bail!("{}: expected pictures that end in .png, .jpg or .jpeg, found none", path.display());
+        bail!("{}: expected pictures that end in .{}, found none", path.display(), picture::ENDINGS.join(", ."));
     }
     files.sort();
     Ok(files)
 }
 
-/// The picture in the form of the training images.
-fn prepared(path: &Path, as_is: bool, data: &ImagesRecord) -> Result<GrayImage> {
-    let picture = pictures::read(path)?;
+/// The pixels of the picture in the form of the training images: `[channels, height, width]`.
+///
+/// Where those were made from pictures, or are in colour, it is brought to their shape with `fit`.
+fn prepared(path: &Path, as_is: bool, data: &ImagesRecord, fit: Fit) -> Result<Vec<u8>> {
+    let picture = picture::read(path)?;
     let size = [data.height, data.width];
-    if as_is {
-        return Ok(photo::as_it_is(&picture, size));
+    if data.fit.is_some() || data.channels != 1 {
+        let shape = [data.channels, data.height, data.width];
+        return fitted_picture(&picture, shape, fit).with_context(|| path.display().to_string());
     }
-    photo::prepared(&picture, size, data.background).with_context(|| path.display().to_string())
+    let image = if as_is {
+        photo::as_it_is(&picture, size)
+    } else {
+        photo::prepared(&picture, size, data.background).with_context(|| path.display().to_string())?
+    };
+    Ok(image.into_raw())
 }
 
 /// All classes, the most probable first; equal ones in the order of their labels, NaN last.
@@ -182,6 +188,8 @@ fn rows_of(answer: &Answer<'_>) -> Vec<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use image::{GrayImage, RgbImage};
+
     use super::*;
     use crate::fixtures;
 
@@ -198,15 +206,18 @@ mod tests {
     #[test]
     fn a_directory_gives_its_pictures_by_name_and_not_those_of_directories_in_it() {
         let place = tempfile::tempdir().unwrap();
-        for name in ["b.JPG", "a.png", "notes.txt", "c.jpeg"] {
+        for name in ["b.JPG", "a.png", "notes.txt", "c.webp"] {
             fs::write(place.path().join(name), "").unwrap();
         }
         let inner = place.path().join("inner.png");
         fs::create_dir(&inner).unwrap();
         let found = files(place.path()).unwrap();
-        assert_eq!(found, ["a.png", "b.JPG", "c.jpeg"].map(|name| place.path().join(name)));
+        assert_eq!(found, ["a.png", "b.JPG", "c.webp"].map(|name| place.path().join(name)));
         let message = files(&inner).unwrap_err().to_string();
-        assert!(message.ends_with("inner.png: expected pictures that end in .png, .jpg or .jpeg, found none"));
+        assert!(
+            message.contains("inner.png: expected pictures that end in .") && message.contains(".png"),
+            "{message}"
+        );
         // Whether a file exists is checked when it is read.
         assert_eq!(files(Path::new("none.png")).unwrap(), [PathBuf::from("none.png")]);
     }
@@ -216,10 +227,26 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("wall.png");
         let wall = GrayImage::from_pixel(50, 40, image::Luma([180]));
-        fs::write(&path, pictures::png(&wall).unwrap()).unwrap();
+        wall.save(&path).unwrap();
         let data = fixtures::run(place.path(), "mlp", &serde_json::json!({})).record.dataset.images.unwrap();
-        let message = told(&prepared(&path, false, &data).unwrap_err());
+        let message = told(&prepared(&path, false, &data, Fit::Crop).unwrap_err());
         assert!(message.contains("wall.png: nothing stands out from the background"), "{message}");
-        assert_eq!(prepared(&path, true, &data).unwrap().dimensions(), (28, 28));
+        assert_eq!(prepared(&path, true, &data, Fit::Crop).unwrap().len(), 28 * 28);
+        fs::write(&path, "no picture").unwrap();
+        let message = told(&prepared(&path, true, &data, Fit::Crop).unwrap_err());
+        assert!(message.contains("wall.png"), "{message}");
+    }
+
+    #[test]
+    fn a_picture_for_a_run_on_pictures_is_fitted_as_in_training_and_keeps_its_colours() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("wall.png");
+        RgbImage::from_pixel(4, 3, image::Rgb([250, 120, 10])).save(&path).unwrap();
+        let data = fixtures::run(place.path(), "mlp", &serde_json::json!({})).record.dataset.images.unwrap();
+        let data = ImagesRecord { channels: 3, height: 3, width: 4, fit: Some("pad".to_owned()), ..data };
+        let pixels = prepared(&path, false, &data, Fit::Pad).unwrap();
+        assert_eq!(pixels, [[250; 12], [120; 12], [10; 12]].concat());
+        let grey = ImagesRecord { channels: 1, ..data };
+        assert_eq!(prepared(&path, false, &grey, Fit::Pad).unwrap().len(), 12);
     }
 }

@@ -1,26 +1,27 @@
+mod shown;
+
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use kindling_classification::splits;
 use kindling_config::{Config, Partial};
-use kindling_data::{ImageData, ImageSet, ImageSource, Normalization};
-use kindling_report::{Picture, Pictures, grouped, table};
-use kindling_training::{Order, batches, epoch_order};
+use kindling_data::{DataError, ImageData, ImageSet, ImageSource, Normalization};
+use kindling_report::{Pictures, grouped};
+use kindling_training::{Order, Rows, batches, epoch_order};
 use serde::Serialize;
 use serde_json::json;
 
+use self::shown::Shown;
 use crate::{
     Workbench,
     arguments::with_set,
     backend::{self, Request},
     data, figure,
     outcome::{Misuse, Outcome},
-    output::{notice, print},
-    pictures, terminal,
+    output::print,
+    terminal,
 };
-
-/// Pictures in a row of a sheet.
-const COLUMNS: usize = 5;
 
 /// Arguments of `samples`.
 #[derive(Args)]
@@ -34,11 +35,17 @@ pub(crate) struct SamplesArguments {
     /// Swap rows and columns of the images, as EMNIST needs; with --dataset idx
     #[arg(long)]
     transpose: bool,
-    /// Set a key of the data set, as in data.transpose=true; can be repeated
+    /// Bring the images to this size in pixels: a number, or HEIGHTxWIDTH [default: the set's]
+    #[arg(long, value_name = "SIZE")]
+    image_size: Option<String>,
+    /// Make the images grey, or of three channels [default: the set's]
+    #[arg(long, value_name = "CHANNELS", value_parser = ["grey", "rgb"])]
+    channels: Option<String>,
+    /// Set another key of the data set, as in data.fit=pad; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Which images to choose from
-    #[arg(long, value_enum, default_value = "train")]
+    #[arg(long, value_enum, default_value_t)]
     split: Split,
     /// Only this class, by its name or its label; can be repeated [default: all]
     #[arg(long, value_name = "CLASS")]
@@ -46,12 +53,22 @@ pub(crate) struct SamplesArguments {
     /// How many images of each class
     #[arg(long, value_name = "N", default_value = "1")]
     per_class: NonZeroUsize,
-    /// Seed of the choice
+    /// Seed of the choice; also that of the run whose validation split and augmentations are shown
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
-    /// The image with this index in its file, from 0; can be repeated
-    #[arg(long, value_name = "N", conflicts_with_all = ["class", "per_class", "seed"])]
+    /// The image with this index in its split, from 0; can be repeated
+    #[arg(long, value_name = "N", conflicts_with_all = ["class", "per_class"])]
     index: Vec<usize>,
+    /// Show images of the training split as a training sees them in an epoch, before normalization; indices count in
+    /// that split, which has no images of the validation split
+    #[arg(long, requires = "augment")]
+    augmented: bool,
+    /// With --augmented: the augmentations, as for train
+    #[arg(long, value_name = "LIST", requires = "augmented")]
+    augment: Option<String>,
+    /// With --augmented: the epoch, from 1
+    #[arg(long, value_name = "N", default_value = "1", requires = "augmented")]
+    epoch: NonZeroUsize,
     /// Write the images as a sheet to FILE.svg or FILE.png
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -60,9 +77,12 @@ pub(crate) struct SamplesArguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 enum Split {
+    #[default]
     Train,
+    Valid,
     Test,
 }
 
@@ -81,38 +101,43 @@ pub(crate) fn samples(workbench: &Workbench, arguments: &SamplesArguments) -> Re
     }
     let config = config(workbench, arguments)?;
     let data = data::load(workbench, &config.data, arguments.data_dir.as_deref())?;
-    let set = match arguments.split {
-        Split::Train => &data.train,
-        Split::Test => &data.test,
+    let set = split(arguments, &config, &data)?;
+    let indices = chosen(arguments, &set, &data.classes)?;
+    let shapes = shapes(&set, &config)?;
+    let chosen = if arguments.augmented {
+        augmented(&set, &config, &indices, arguments.epoch.get())?
+    } else {
+        set.select(&indices)
     };
-    let indices = chosen(arguments, set, &data.classes)?;
-    let shapes = shapes(set, &config)?;
-    let written = |path| figure::keep(&sheet_of(set, &data.classes, &indices), path);
-    let outcome = arguments.output.as_deref().map_or(Outcome::Done, written);
-    if let (Some(path), Outcome::Done) = (&arguments.output, outcome) {
-        let images = if indices.len() == 1 { "image" } else { "images" };
-        notice(format_args!("{} {images} in {}", indices.len(), path.display()));
-    }
+    let files = indices.iter().map(|&index| set.name(index)).collect();
+    let shown = Shown { set: &chosen, indices: &indices, files, classes: &data.classes };
+    let outcome = arguments.output.as_deref().map_or(Outcome::Done, |path| shown.write(path));
     if arguments.json {
-        let class = |label: u8| data.classes.get(usize::from(label));
-        let images = indices.iter().map(|&index| (index, set.labels()[index]));
-        let images = images.map(|(index, label)| json!({ "index": index, "label": label, "class": class(label) }));
+        let images = (0..indices.len()).map(|place| {
+            let (label, class) = shown.class(place);
+            json!({ "index": indices[place], "label": label, "class": class, "file": shown.files[place] })
+        });
         print(serde_json::to_string_pretty(&json!({
             "dataset": data.name,
-            "split": if arguments.split == Split::Train { "train" } else { "test" },
+            "split": arguments.split,
             "shapes": shapes,
             "images": images.collect::<Vec<_>>(),
         }))?);
         return Ok(outcome);
     }
     let (train, test) = (grouped(data.train.count()), grouped(data.test.count()));
-    print(format_args!("{}: {train} images to train on, {test} to test, {} classes", data.name, data.classes.len()));
+    let valid = data.valid.as_ref().map_or_else(String::new, |set| format!("{} to validate, ", grouped(set.count())));
+    print(format_args!(
+        "{}: {train} images to train on, {valid}{test} to test, {} classes",
+        data.name,
+        data.classes.len()
+    ));
     print(format_args!("an image          {:?}", shapes.image));
     print(format_args!("a batch           {:?}", shapes.batch));
     print(format_args!("a batch's targets {:?}\n", shapes.targets));
     match terminal::width().filter(|_| terminal::has_escapes()) {
-        Some(columns) => draw(set, &data.classes, &indices, columns.into())?,
-        None => print(list(set, &data.classes, &indices)),
+        Some(columns) => shown.draw(columns.into())?,
+        None => print(shown.list()),
     }
     Ok(outcome)
 }
@@ -121,7 +146,7 @@ pub(crate) fn samples(workbench: &Workbench, arguments: &SamplesArguments) -> Re
 fn config(workbench: &Workbench, arguments: &SamplesArguments) -> Result<Config> {
     let registry = workbench.registry();
     let mut partial = Partial::default();
-    // A config needs a network; only the data and the batch size are used.
+    // A config needs a network; only the data, the protocol, the seed and the batch size are used.
     if let Some(network) = registry.networks.first() {
         partial.set("network.name", json!(network.name));
     }
@@ -131,7 +156,38 @@ fn config(workbench: &Workbench, arguments: &SamplesArguments) -> Result<Config>
     if arguments.transpose {
         partial.set("data.transpose", json!(true));
     }
+    partial.set("training.seed", json!(arguments.seed));
+    let texts =
+        [("image_size", &arguments.image_size), ("channels", &arguments.channels), ("augment", &arguments.augment)];
+    for (key, text) in texts {
+        if let Some(text) = text {
+            let flag = key.replace('_', "-");
+            partial = partial
+                .with_text(&format!("data.{key}"), text, &registry)
+                .with_context(|| format!("--{flag} {text}"))?;
+        }
+    }
     workbench.resolve(with_set(partial, &arguments.set, &registry)?)
+}
+
+/// The images to choose from.
+fn split(arguments: &SamplesArguments, config: &Config, data: &ImageData) -> Result<ImageSet> {
+    match arguments.split {
+        Split::Train if arguments.augmented => Ok(splits(config, data)?.train),
+        _ if arguments.augmented => bail!(Misuse("--augmented shows images of the training split alone".to_owned())),
+        Split::Train => Ok(data.train.clone()),
+        Split::Valid => splits(config, data)?.valid.context("the protocol has no validation split"),
+        Split::Test => Ok(data.test.clone()),
+    }
+}
+
+/// The images at `indices` of the training split `set` as an epoch sees them.
+fn augmented(set: &ImageSet, config: &Config, indices: &[usize], epoch: usize) -> Result<ImageSet, DataError> {
+    let source = ImageSource::new(set.clone(), Normalization::default(), "");
+    let source = source.augmented_by(&config.data.augment, config.training.seed);
+    let pixels = source.pixels(&Rows::new(indices, epoch)); // [images, channels, height, width]
+    let bytes = pixels.iter().map(|pixel| (pixel * 255.0).round() as u8).collect();
+    ImageSet::new(bytes, indices.iter().map(|&index| set.labels()[index]).collect(), set.shape())
 }
 
 /// The indices of `per_class` training images of each class, which `seed` alone decides, class after class.
@@ -144,7 +200,8 @@ pub fn pick(data: &ImageData, seed: u64, per_class: usize) -> Vec<usize> {
 /// The training images at `indices` with their classes, for a report or a file.
 #[must_use]
 pub fn sheet(data: &ImageData, indices: &[usize]) -> Pictures {
-    sheet_of(&data.train, &data.classes, indices)
+    let files = vec![None; indices.len()];
+    Shown { set: &data.train.select(indices), indices, files, classes: &data.classes }.sheet()
 }
 
 /// As [`pick`], of any split and of some classes. A class that has fewer images gives them all.
@@ -158,22 +215,6 @@ fn pick_of(set: &ImageSet, classes: &[usize], seed: u64, per_class: usize) -> Ve
         order.into_iter().take(per_class).map(move |position| members[position])
     };
     classes.iter().flat_map(of_class).collect()
-}
-
-fn sheet_of(set: &ImageSet, classes: &[String], indices: &[usize]) -> Pictures {
-    let [height, width] = set.size();
-    let picture = |&index: &usize| Picture {
-        caption: caption(set, classes, index),
-        size: [height, width],
-        pixels: set.pixels()[index * height * width..(index + 1) * height * width].to_vec(),
-    };
-    Pictures { columns: COLUMNS.min(indices.len()), pictures: indices.iter().map(picture).collect() }
-}
-
-/// Label and class of an image: `7 Sneaker`.
-fn caption(set: &ImageSet, classes: &[String], index: usize) -> String {
-    let label = set.labels()[index];
-    format!("{label} {}", classes.get(usize::from(label)).map_or("", String::as_str))
 }
 
 /// The images that the arguments ask for.
@@ -213,33 +254,8 @@ fn shapes(set: &ImageSet, config: &Config) -> Result<Shapes> {
     let source = source.with_largest(backend.largest_tensor);
     let mut all = batches(&source, batch_size, None, Order::File, 1, &backend.devices[0]);
     let batch = all.next().context("the data set has no batch")??;
-    let image = batch.images.clone().narrow(0, 0, 1).squeeze_dim::<3>(0); // [1, height, width]
+    let image = batch.images.clone().narrow(0, 0, 1).squeeze_dim::<3>(0); // [channels, height, width]
     Ok(Shapes { image: image.dims(), batch: batch.images.dims(), targets: batch.targets.dims() })
-}
-
-/// Draws the images, as many side by side as the terminal has room for, with a caption under each.
-fn draw(set: &ImageSet, classes: &[String], indices: &[usize], columns: usize) -> Result<()> {
-    let width = set.size()[1];
-    for row in indices.chunks(pictures::beside(width, columns)) {
-        let images = row.iter().map(|&index| pictures::of(set, index)).collect::<Result<Vec<_>>>()?;
-        pictures::show(&images, columns)?;
-        let (cell, room) = (width + pictures::GAP, width.min(columns));
-        // Cut where it is longer than the image is wide.
-        let captions = row.iter().map(|&index| format!("{}, image {index}", caption(set, classes, index)));
-        let line: Vec<String> = captions.map(|caption| format!("{caption:<cell$.room$}")).collect();
-        print(format_args!("{}\n", line.concat().trim_end()));
-    }
-    Ok(())
-}
-
-/// The images as a table, where there is no terminal that can show them.
-fn list(set: &ImageSet, classes: &[String], indices: &[usize]) -> String {
-    let rows = indices.iter().map(|&index| {
-        let label = set.labels()[index];
-        let class = classes.get(usize::from(label)).cloned().unwrap_or_default();
-        vec![index.to_string(), label.to_string(), class]
-    });
-    table(&["index", "label", "class"], &[0, 1], None, rows)
 }
 
 #[cfg(test)]
@@ -252,8 +268,8 @@ mod tests {
     fn every_class_gives_as_many_images_as_asked_for_and_the_seed_decides_which() {
         let data = synthetic::draw();
         let indices = pick(&data, 42, 3);
-        let labels: Vec<u8> = indices.iter().map(|&index| data.train.labels()[index]).collect();
-        assert_eq!(labels, (0..10_u8).flat_map(|label| [label; 3]).collect::<Vec<_>>());
+        let labels: Vec<u16> = indices.iter().map(|&index| data.train.labels()[index]).collect();
+        assert_eq!(labels, (0..10_u16).flat_map(|label| [label; 3]).collect::<Vec<_>>());
         assert_eq!(indices, pick(&data, 42, 3));
         assert_ne!(indices, pick(&data, 43, 3));
         // A larger choice begins with the same images.
@@ -270,7 +286,30 @@ mod tests {
         assert_eq!((sheet.columns, sheet.pictures.len()), (2, 2));
         let label = data.train.labels()[3];
         assert_eq!(sheet.pictures[1].caption, format!("{label} {}", data.classes[usize::from(label)]));
-        assert_eq!(sheet.pictures[1].pixels, data.train.pixels()[3 * 784..4 * 784]);
+        assert_eq!(sheet.pictures[1].pixels, data.train.image(3));
+    }
+
+    #[test]
+    fn augmented_images_are_those_of_their_epoch_and_keep_their_classes() {
+        let registry = Workbench::new("kindling").registry();
+        let partial = Partial::default().with_text("network.name", "mlp", &registry).unwrap();
+        let config = partial.with_text("data.augment", "shift", &registry).unwrap().resolve(&registry).unwrap();
+        let set = synthetic::draw().train;
+        let indices: Vec<usize> = (0..20).collect();
+        let epoch = |epoch| augmented(&set, &config, &indices, epoch).unwrap();
+        let pixels = |set: &ImageSet| (0..20).map(|index| set.image(index).to_vec()).collect::<Vec<_>>();
+        assert_eq!((epoch(1).shape(), epoch(1).labels()), (set.shape(), &set.labels()[..20]));
+        assert_eq!(pixels(&epoch(1)), pixels(&epoch(1)));
+        assert_ne!(pixels(&epoch(1)), pixels(&epoch(2)));
+        // Moved by up to two pixels in both directions: what stays inside is a window of the image.
+        let is_moved = |(found, image): (&Vec<u8>, &Vec<u8>)| {
+            (0..25).any(|offset| {
+                let (down, right) = (offset / 5, offset % 5);
+                let window = |row: usize| &image[(row + down) * 28 + right..][..24];
+                (0..24).all(|row| found[(row + 2) * 28 + 2..][..24] == *window(row))
+            })
+        };
+        assert!(pixels(&epoch(1)).iter().zip(&pixels(&set)).all(is_moved));
     }
 
     #[test]

@@ -120,6 +120,8 @@ mod tests {
         assert_eq!(names[..2], ["mlp-hidden-64-32-seed-1", "mlp-hidden-64-32-seed-2"]);
         let (names, _) = planned(r#"{"model": ["mlp", "cnn"], "augment": [[], ["flip"]]}"#, Some("new"));
         assert_eq!(names[1..3], ["new-augment-none-network-cnn", "new-augment-flip-network-mlp"]);
+        let (names, _) = planned(r#"{"model": "mlp", "augment": [["crop:padding=2"], ["flip"]], "folds": 3}"#, None);
+        assert_eq!(names[2..4], ["mlp-augment-crop-padding-2-fold-3", "mlp-augment-flip-fold-1"]);
     }
 
     #[test]
@@ -136,7 +138,7 @@ mod tests {
         let grid = r#"[
             {"model": ["mlp", "mlp"], "learning_rate": [0.1, 1e-1, 0.10], "seed": [1, 1],
              "augment": [["shift", "flip"], ["flip", "shift"], ["flip", "shift", "flip"]]},
-            {"model": "mlp", "augment": ["shift", "flip"], "seed": 1}
+            {"model": "mlp", "augment": ["shift:pixels=2", {"name": "flip"}], "seed": 1}
         ]"#;
         let (names, repeated) = planned(grid, None);
         assert_eq!((names.len(), repeated), (1, 36));

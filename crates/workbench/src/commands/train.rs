@@ -1,8 +1,11 @@
-use anyhow::{Error, Result};
+use std::path::Path;
+
+use anyhow::{Error, Result, bail};
 use burn::train::Interrupter;
 use clap::Args;
 use kindling_classification::ClassificationError;
-use kindling_record::{RunDirectory, RunRecord, RunStatus};
+use kindling_config::Config;
+use kindling_record::{InitialWeightsRecord, RunDirectory, RunRecord, RunStatus};
 use kindling_report::summary;
 use kindling_training::{Event, Host, MakeRenderer, OnEvent, TrainingError};
 
@@ -11,7 +14,7 @@ use crate::{
     arguments::{ConfigArguments, HostArguments},
     backend::{self, Backend},
     dashboard, data, log_file,
-    outcome::Outcome,
+    outcome::{Misuse, Outcome},
     output::{notice, print},
     progress::Progress,
     relaunch, signals, writable,
@@ -34,7 +37,7 @@ pub(crate) fn train(workbench: &Workbench, arguments: &TrainArguments) -> Result
     let host = &arguments.host;
     let request = host.place.device.request((backend::default_name(), None))?;
     relaunch::with(&request.environment())?;
-    let config = arguments.config.resolve(workbench)?;
+    let config = with_weights(arguments.config.resolve(workbench)?, &host.place.runs_dir.path)?;
     let network = workbench.network_of(&config.network)?;
     let name = arguments.name.as_deref().unwrap_or(&config.network.name);
     RunDirectory::check_name(name)?;
@@ -79,6 +82,7 @@ pub(crate) fn run_and_tell(
         Event::DamagedCheckpoint { path, message, instead } => {
             notice(format_args!("{}: {message}; resuming from {}", path.display(), instead.display()));
         }
+        Event::InitialWeights(record) => weights_lines(record).iter().for_each(notice),
         Event::Compiling => {
             // A kernel that is being compiled cannot be stopped, and no step is lost.
             signals::leave_at_once(Some(left.clone()));
@@ -118,6 +122,38 @@ pub(crate) fn run_and_tell(
     })
 }
 
+/// The config, with the file of its weights where it names a run that they are to come from.
+///
+/// # Errors
+/// When its weights are neither a file nor those of a run in `runs_dir`.
+pub(crate) fn with_weights(mut config: Config, runs_dir: &Path) -> Result<Config> {
+    let Some(named) = &config.training.weights else { return Ok(config) };
+    if Path::new(named).is_file() {
+        return Ok(config);
+    }
+    let weights = match RunDirectory::find(runs_dir, named) {
+        Ok(run) => run.weights(),
+        Err(error) => bail!(Misuse(format!("--weights {named}: expected a file of weights or a run; {error}"))),
+    };
+    if !weights.is_file() {
+        bail!(Misuse(format!("--weights {named}: the run has no weights yet: there is no {}", weights.display())));
+    }
+    config.training.weights = Some(weights.display().to_string());
+    Ok(config)
+}
+
+/// What a run takes over from other weights, and what it does not.
+pub(crate) fn weights_lines(record: &InitialWeightsRecord) -> Vec<String> {
+    let InitialWeightsRecord { source, taken, fresh, unused, .. } = record;
+    let mut lines = vec![format!("weights: {taken} of {} tensors from {source}", taken + fresh.len())];
+    for (what, names) in [("drawn from the seed", fresh), ("in the file and not used", unused)] {
+        if !names.is_empty() {
+            lines.push(format!("  {what}: {}", names.join(", ")));
+        }
+    }
+    lines
+}
+
 /// Whether what was asked for cannot be done: resuming would end with the same error.
 fn is_lost(error: &ClassificationError) -> bool {
     match error {
@@ -144,4 +180,51 @@ pub(crate) fn print_result(record: &RunRecord, directory: &RunDirectory, json: b
         print(directory.path().display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use kindling_config::Partial;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{fixtures, output::told};
+
+    #[test]
+    fn weights_of_a_run_are_those_in_its_directory_and_a_file_stays_as_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let run = fixtures::run(place.path(), "mlp-20260102-030405", &json!({})).directory;
+        let weights = |named: &str| {
+            let mut partial = Partial::default();
+            partial.set("network.name", "mlp".into());
+            partial.set("training.weights", named.into());
+            let config = Workbench::new("kindling").resolve(partial).unwrap();
+            with_weights(config, place.path()).map(|config| config.training.weights.unwrap())
+        };
+        let refused = told(&weights("mlp-2026").unwrap_err());
+        assert!(refused.starts_with("--weights mlp-2026: the run has no weights yet"), "{refused}");
+        fs::write(run.weights(), "weights").unwrap();
+        let path = run.weights().display().to_string();
+        for named in ["mlp-2026", run.path().to_str().unwrap(), &path] {
+            assert_eq!(weights(named).unwrap(), path, "{named}");
+        }
+        let refused = weights("resnet.pt").unwrap_err();
+        assert!(refused.is::<Misuse>() && told(&refused).contains("expected a file of weights or a run"), "{refused}");
+    }
+
+    #[test]
+    fn what_comes_from_other_weights_and_what_does_not_is_told() {
+        let mut record = InitialWeightsRecord { source: "old.pt".to_owned(), taken: 4, ..Default::default() };
+        assert_eq!(weights_lines(&record), ["weights: 4 of 4 tensors from old.pt"]);
+        record.fresh = vec!["fc2.weight".to_owned(), "fc2.bias".to_owned()];
+        record.unused = vec!["head.weight".to_owned()];
+        let expected = [
+            "weights: 4 of 6 tensors from old.pt",
+            "  drawn from the seed: fc2.weight, fc2.bias",
+            "  in the file and not used: head.weight",
+        ];
+        assert_eq!(weights_lines(&record), expected);
+    }
 }

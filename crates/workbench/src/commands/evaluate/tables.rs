@@ -16,6 +16,19 @@ pub(super) fn show(evaluation: &EvaluationRecord, record: &RunRecord) {
         evaluation.backend,
         grouped(evaluation.images)
     ));
+    let metrics = [
+        ("balanced accuracy", evaluation.balanced_accuracy),
+        ("macro F1", evaluation.macro_f1),
+        ("weighted F1", evaluation.weighted_f1),
+    ];
+    let mut more: Vec<String> =
+        metrics.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", percent(value?)))).collect();
+    // The most probable class alone is the accuracy.
+    let top = evaluation.top_k.iter().enumerate().skip(1);
+    more.extend(top.map(|(index, value)| format!("top-{} {}", index + 1, percent(*value))));
+    if !more.is_empty() {
+        print(more.join(", "));
+    }
     if let Some(accuracy) = record.test.as_ref().and_then(|test| test.get("accuracy")) {
         let difference = (evaluation.accuracy - accuracy) * 100.0;
         print(format_args!(
@@ -42,13 +55,21 @@ pub(super) fn show(evaluation: &EvaluationRecord, record: &RunRecord) {
     if evaluation.confused.is_empty() {
         return;
     }
+    let named = |label: usize| numbered(label, classes);
     let rows = evaluation.confused.iter().map(|pair| {
         let share = pair.images as f64 / classes[pair.target].images.max(1) as f64;
-        let [target, predicted] = [pair.target, pair.predicted].map(|label| numbered(label, classes));
-        vec![target, predicted, grouped(pair.images), percent(share)]
+        vec![named(pair.target), named(pair.predicted), grouped(pair.images), percent(share)]
     });
     let header = ["class", "taken for", "images", "of the class"];
     print(format_args!("\n{}", table(&header, &[2, 3], terminal::width(), rows)));
+    let files = evaluation.mistakes.iter().filter_map(|mistake| Some((mistake, mistake.file.clone()?)));
+    let rows: Vec<Vec<String>> = files
+        .map(|(mistake, file)| vec![named(mistake.target), named(mistake.predicted), percent(mistake.confidence), file])
+        .collect();
+    if !rows.is_empty() {
+        let header = ["class", "taken for", "confidence", "file of a confident mistake"];
+        print(format_args!("\n{}", table(&header, &[2], terminal::width(), rows)));
+    }
 }
 
 /// The label and the name of a class, the labels right-aligned: ` 7 Sneaker`.
