@@ -5,6 +5,7 @@
 
 mod backends;
 mod config;
+mod datasets;
 mod examples;
 mod golden;
 mod inputs;

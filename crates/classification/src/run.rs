@@ -176,12 +176,11 @@ pub(crate) fn prepare<C: NetworkConfig>(
     Ok((trainer, train, evaluated))
 }
 
-/// What whoever uses the weights file needs to know about images: the classes as a JSON list, the shape, and the
-/// numbers that pixels in [0, 1] are normalized by, as JSON lists.
+/// What whoever uses the weights file needs to know about images: their shape, and the numbers that pixels in [0, 1] are
+/// normalized by, as JSON lists.
 fn weights_metadata(data: &ImageData, statistics: &PixelStatistics) -> BTreeMap<String, String> {
     let ImageShape { channels, height, width, .. } = image_shape(data);
     let entries = [
-        ("classes", json!(data.classes)),
         ("channels", json!(channels)),
         ("height", json!(height)),
         ("width", json!(width)),

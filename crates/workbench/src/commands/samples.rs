@@ -35,6 +35,9 @@ pub(crate) struct SamplesArguments {
     /// Swap rows and columns of the images, as EMNIST needs; with --dataset idx
     #[arg(long)]
     transpose: bool,
+    /// Leave out pictures that cannot be read
+    #[arg(long)]
+    skip_unreadable: bool,
     /// Bring the images to this size in pixels: a number, or HEIGHTxWIDTH [default: the set's]
     #[arg(long, value_name = "SIZE")]
     image_size: Option<String>,
@@ -153,8 +156,10 @@ fn config(workbench: &Workbench, arguments: &SamplesArguments) -> Result<Config>
     if let Some(dataset) = &arguments.dataset {
         partial.set("data.name", json!(dataset));
     }
-    if arguments.transpose {
-        partial.set("data.transpose", json!(true));
+    for (key, is_set) in [("transpose", arguments.transpose), ("skip_unreadable", arguments.skip_unreadable)] {
+        if is_set {
+            partial.set(&format!("data.{key}"), json!(true));
+        }
     }
     partial.set("training.seed", json!(arguments.seed));
     let texts =
