@@ -139,11 +139,10 @@ fn weights_of_another_run_are_where_training_starts_and_frozen_layers_stay_as_th
     let second = [&["train", "mlp", "--runs-dir", "second", "--weights"][..], &[&format!("../runs/{id}")], &small];
     // A run of another directory is named by its path.
     fs::create_dir(place.path().join("inner")).unwrap();
-    let printed: Value = serde_json::from_str(&run(
-        &place.path().join("inner"),
-        &[&second.concat()[..], &["--freeze", "layers.0"]].concat(),
-    ))
-    .unwrap();
+    let inner = place.path().join("inner");
+    let output = command(&inner, &[&second.concat()[..], &["--freeze", "layers.0"]].concat()).output().unwrap();
+    assert!(text(&output.stderr).contains("frozen: layers.0 (6,280 parameters)"), "{}", text(&output.stderr));
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
     let started = &printed["initial_weights"];
     assert_eq!((&started["taken"], started["fresh"].as_array().unwrap().len()), (&6.into(), 0));
     assert_eq!(printed["frozen"].as_array().unwrap().len(), 2);

@@ -1,8 +1,8 @@
 //! Whether the data, the devices and the memory can carry a run, before anything is allocated.
 
 use burn::tensor::{Device, Tensor};
-use kindling_config::{Config, ConfigError, Optimizer, Precision};
-use kindling_data::{ImageData, ImageSet};
+use kindling_config::{Config, ConfigError, Normalize, Optimizer, Precision};
+use kindling_data::{DataError, ImageData, ImageSet, ImageSource};
 use kindling_kernels::is_on_host;
 use kindling_models::{ModelError, Network, NetworkConfig};
 use kindling_training::{Place, TrainingError, freeze, named_parameters, trainable_parameters};
@@ -10,7 +10,7 @@ use kindling_training::{Place, TrainingError, freeze, named_parameters, trainabl
 use crate::{
     ClassificationError,
     classifier::METRICS,
-    run::{initial, seeded},
+    run::{check_weights, seeded},
     splits::{PixelStatistics, class_weights, dtype, image_shape, splits},
 };
 
@@ -28,15 +28,27 @@ pub(crate) fn check<C: NetworkConfig>(
     place: &Place,
 ) -> Result<(), ClassificationError> {
     check_host(network, config, data, place)?;
-    let train = splits(config, data)?.train;
-    PixelStatistics::new(config, &train)?;
+    let train = splits(config, &labels(data)?)?.train;
     class_weights(config, data, &train)?;
+    // Those of the training split fit its images, and are read off them when training begins.
+    if config.data.normalize == Normalize::Given {
+        PixelStatistics::new(config, &data.train)?;
+    }
     let device = &place.devices[0];
     if let Some(weights) = &config.training.weights {
-        initial(network, config, data, &train, Some(weights), &device.clone().autodiff())?;
+        check_weights(network, config, data, weights, &device.clone().autodiff())?;
     }
     // Where kernels are compiled, those for so few images would be compiled for this alone.
     if place.compiles_kernels { Ok(()) } else { check_logits(network, config, data, device) }
+}
+
+/// `data` with images of one pixel: what its labels alone decide is found without touching the others.
+fn labels(data: &ImageData) -> Result<ImageData, DataError> {
+    let thin = |set: &ImageSet| ImageSet::new(vec![0; set.count()], set.labels().to_vec(), [1; 3]);
+    let mut thinned = data.clone();
+    thinned.train = thin(&data.train)?;
+    thinned.valid = data.valid.as_ref().map(thin).transpose()?;
+    Ok(thinned)
 }
 
 /// As [`check`], without a look at the splits.
@@ -107,7 +119,7 @@ fn bytes(config: &Config, data: &ImageData, place: &Place, (parameters, trained)
     let images = |set: &ImageSet, is_augmented: bool| {
         let pixels = set.count() * set.shape().iter().product::<usize>();
         // Batches of augmented images, and of what a device does not take in one piece, come from the host.
-        let fits = place.largest_tensor.is_none_or(|largest| pixels as u64 <= largest);
+        let fits = pixels as u64 <= place.largest_tensor.unwrap_or(ImageSource::LARGEST);
         let copies = usize::from(!set.is_mapped()) + usize::from(!is_on_host && !is_augmented && fits);
         (pixels * copies) as f64
     };

@@ -14,7 +14,7 @@ use kindling_models::{ImageShape, NetworkConfig};
 use kindling_record::{InitialWeightsRecord, RecordError, RunDirectory};
 use kindling_training::{
     Host, Order, Task, Trainer, clip_by_global_norm, freeze, initialize,
-    weights::{self, transfer},
+    weights::{self, compare, transfer},
 };
 use serde_json::json;
 
@@ -57,7 +57,8 @@ pub(crate) type Initial<C> = (Classifier<<C as NetworkConfig>::Network>, Option<
 /// class weights, and with what it freezes.
 ///
 /// # Errors
-/// When the file cannot be read or has none of the network's tensors, or the class weights or the patterns do not fit.
+/// When the file cannot be read, has none of the network's tensors or not all that are to be frozen, or the class weights
+/// or the patterns do not fit.
 pub(crate) fn initial<C: NetworkConfig>(
     network: &C,
     config: &Config,
@@ -67,17 +68,36 @@ pub(crate) fn initial<C: NetworkConfig>(
     device: &Device,
 ) -> Result<Initial<C>, ClassificationError> {
     let model = fresh(network, config, data, device)?.weighted(class_weights(config, data, train)?);
-    let root = Classifier::<C::Network>::ROOT;
-    let (model, record) = match weights {
-        None => (model, None),
-        Some(path) => {
-            let (model, found) = transfer(model, root, Path::new(path))?;
-            let (source, sha256, taken) = (path.to_owned(), found.sha256, found.taken.len());
-            let record = InitialWeightsRecord { source, sha256, taken, fresh: found.fresh, unused: found.unused };
-            (model, Some(record))
-        }
-    };
-    Ok((freeze(model, root, &config.training.freeze)?.0, record))
+    let (root, patterns) = (Classifier::<C::Network>::ROOT, &config.training.freeze);
+    let Some(path) = weights else { return Ok((freeze(model, root, patterns)?.0, None)) };
+    let (model, found) = transfer(model, root, Path::new(path))?;
+    let (model, frozen) = freeze(model, root, patterns)?;
+    found.check_frozen(&frozen)?;
+    let (source, sha256, taken) = (path.to_owned(), found.sha256, found.taken.len());
+    let record = InitialWeightsRecord { source, sha256, taken, fresh: found.fresh, unused: found.unused };
+    Ok((model, Some(record)))
+}
+
+/// Checks that a training can start from the file `weights`, of which only names and shapes are read.
+///
+/// # Errors
+/// As for [`initial`].
+pub(crate) fn check_weights<C: NetworkConfig>(
+    network: &C,
+    config: &Config,
+    data: &ImageData,
+    weights: &str,
+    device: &Device,
+) -> Result<(), ClassificationError> {
+    let seed = config.training.seed;
+    // Shapes are those of weights that are drawn.
+    let (network, found) = seeded(device, seed, || {
+        let network = network.init(image_shape(data), seed, device)?;
+        let found = compare(&network, "", Path::new(weights))?;
+        Ok::<_, ClassificationError>((network, found))
+    })?;
+    let (_, frozen) = freeze(network, "", &config.training.freeze)?;
+    Ok(found.check_frozen(&frozen)?)
 }
 
 /// Runs `work` with the device's generator at its start for `seed`. Burn has one generator for the whole process, so

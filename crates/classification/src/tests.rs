@@ -27,7 +27,7 @@ const PROTOCOLS: [&str; 2] = ["validated", "assignment"];
 
 /// Every third row and column of the first drawn shapes: 10x10 pixels, 84 images to train on, 30 to test on.
 static SHAPES: LazyLock<ImageData> = LazyLock::new(|| {
-    let drawn = synthetic::draw();
+    let mut drawn = synthetic::draw();
     let small = |set: &ImageSet, count: usize| {
         let pixels = (0..count).flat_map(|index| {
             let rows = set.image(index).chunks(28).step_by(3);
@@ -35,7 +35,10 @@ static SHAPES: LazyLock<ImageData> = LazyLock::new(|| {
         });
         ImageSet::new(pixels.collect(), set.labels()[..count].to_vec(), [1, 10, 10]).unwrap()
     };
-    ImageData { train: small(&drawn.train, 84), test: small(&drawn.test, 30), ..drawn }
+    let (train, test) = (small(&drawn.train, 84), small(&drawn.test, 30));
+    drawn.train = train;
+    drawn.test = test;
+    drawn
 });
 
 /// A directory in memory, where the system has such a place: runs reach the disk after each epoch.
@@ -196,7 +199,8 @@ fn a_run_keeps_what_its_images_and_its_network_were() {
     assert_eq!(predictions.len(), 12);
     let rows = mlp.predict(&config, &SHAPES.test, &directory, (&device, None)).unwrap();
     assert_eq!((rows.len(), rows[0].len()), (30, 10));
-    let other = ImageData { sha256: "another".to_owned(), ..SHAPES.clone() };
+    let mut other = SHAPES.clone();
+    other.sha256 = "another".to_owned();
     let refused = mlp.test(&config, &other, &directory, (&device, None)).unwrap_err();
     assert!(matches!(refused, ClassificationError::Training(TrainingError::OtherData { .. })), "{refused}");
 }

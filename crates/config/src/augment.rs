@@ -20,13 +20,13 @@ variants! {
         pixels: usize, Side, None;
         /// Pixels added on each side before an image of the old size is cut out.
         padding: usize, Side, None;
-        /// What is added around an image.
+        /// What is added around an image, and what comes in where shift, rotate and affine move it.
         edge: Edge, Any, None;
         /// Smallest scale: a share of the area, or with `affine` a factor of both sides.
         scale_min: f64, Positive, None;
         /// Largest scale: a share of the area, or with `affine` a factor of both sides.
         scale_max: f64, Positive, None;
-        /// Smallest ratio of the sides: width to height, and with erase height to width, as in torchvision.
+        /// Smallest ratio of the sides: width to height, and with erase height to width.
         ratio_min: f64, Positive, None;
         /// Largest ratio of the sides.
         ratio_max: f64, Positive, None;
@@ -59,7 +59,8 @@ variants! {
     Affine = "affine" { degrees: 15.0, translate: 0.1, scale_min: 0.9, scale_max: 1.1, shear: 0.0 }
     /// Brightness, contrast and saturation changed; torchvision's `ColorJitter` without hue.
     Color = "color" { brightness: 0.2, contrast: 0.2, saturation: 0.2 }
-    /// A rectangle replaced by the background; torchvision's `RandomErasing`.
+    /// A rectangle replaced by the background; Zhong et al., <https://arxiv.org/abs/1708.04896>. The ratio of its sides is
+    /// uniform, where torchvision's `RandomErasing` has a uniform logarithm.
     Erase = "erase" { probability: 0.5, scale_min: 0.02, scale_max: 0.33, ratio_min: 0.3, ratio_max: 3.3 }
     /// Blended with another image, and the targets with it; Zhang et al., <https://arxiv.org/abs/1710.09412>.
     Mixup = "mixup" { alpha: 0.2, probability: 1.0 }
@@ -69,7 +70,7 @@ variants! {
 }
 
 names! {
-    /// What is added around an image.
+    /// What comes in from outside an image.
     Edge {
         /// The background of the data set.
         Background = "background",

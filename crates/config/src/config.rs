@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Choice, ConfigError, Data, Normalize, Optimizer, Precision, Protocol, Registry, Schedule, Training,
-    declare::object, print,
+    declare::object, keys::plain, print,
 };
 
 /// Everything that decides a run, but the data's bytes and the backend: all that enters training.
@@ -93,10 +93,17 @@ impl Config {
 impl Data {
     /// Checks the numbers by which pixels are normalized.
     fn check_pixels(&self) -> Result<(), ConfigError> {
-        let is_default = self.pixel_mean == [0.0] && self.pixel_std == [1.0];
-        if self.normalize == Normalize::Auto && !is_default {
-            let wanted = "given, or neither `data.pixel_mean` nor `data.pixel_std`";
-            return Err(invalid("data.normalize", wanted, &self.normalize));
+        for (other, numbers, default) in
+            [("data.pixel_mean", &self.pixel_mean, [0.0]), ("data.pixel_std", &self.pixel_std, [1.0])]
+        {
+            if self.normalize == Normalize::Auto && *numbers != default {
+                return Err(ConfigError::Excludes {
+                    key: "data.normalize".to_owned(),
+                    value: self.normalize.to_string(),
+                    other: other.to_owned(),
+                    found: plain(&numbers.as_slice().into()),
+                });
+            }
         }
         let channels = match self.channels {
             Some(channels) => channels.count(),

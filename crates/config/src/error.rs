@@ -54,6 +54,18 @@ pub enum ConfigError {
         /// The value as given.
         found: String,
     },
+    /// A key whose value leaves no room for another key's.
+    #[error("`{key}` {value} excludes `{other}` (got {found})")]
+    Excludes {
+        /// Path of the key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// Path of the other.
+        other: String,
+        /// The other's value.
+        found: String,
+    },
     /// A key that requires another variant of its section, or another key.
     #[error("`{key}` requires {wanted} (got `{found}`)")]
     Requires {

@@ -170,7 +170,8 @@ impl Grid {
                 let is_single = values.len() == 1;
                 values.into_iter().map(move |value| {
                     let (mut labels, mut partial) = (labels.clone(), partial.clone());
-                    if !is_single {
+                    // A single fold is one of several runs all the same.
+                    if !is_single || (path == FOLD && !value.is_null()) {
                         labels.push(format!("{} {}", label(path), plain(&value).replace(',', "-")));
                     }
                     partial.set(path, value);

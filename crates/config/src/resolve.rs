@@ -222,7 +222,11 @@ mod tests {
         ),
         (
             r#"{"network": "mlp", "data": {"normalize": "auto", "pixel_std": 2}}"#,
-            "data.normalize: expected given, or neither `data.pixel_mean` nor `data.pixel_std`, found auto",
+            "`data.normalize` auto excludes `data.pixel_std` (got 2)",
+        ),
+        (
+            r#"{"network": "mlp", "data": {"normalize": "auto", "pixel_mean": [0.5, 0.25, 0]}}"#,
+            "`data.normalize` auto excludes `data.pixel_mean` (got 0.5,0.25,0)",
         ),
         (
             r#"{"training": {"class_weights": [0, 0]}}"#,

@@ -24,6 +24,7 @@ pub struct Cifar {
 
 /// A version of the set by its files.
 struct Version {
+    name: &'static str,
     folder: &'static str,
     train: &'static [&'static str],
     test: &'static str,
@@ -37,6 +38,7 @@ struct Version {
 
 const VERSIONS: [Version; 2] = [
     Version {
+        name: "CIFAR-10",
         folder: "cifar-10-batches-bin",
         train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
         test: "test_batch.bin",
@@ -45,6 +47,7 @@ const VERSIONS: [Version; 2] = [
         classes: [10, 0],
     },
     Version {
+        name: "CIFAR-100",
         folder: "cifar-100-binary",
         train: &["train.bin"],
         test: "test.bin",
@@ -59,7 +62,7 @@ impl Dataset for Cifar {
 
     fn load(&self, load: &mut Load<'_>) -> Result<ImageData, DataError> {
         let named = table_files::directory(load, "cifar")?;
-        let (directory, version) = found(named)?;
+        let (directory, version) = found(named, self.coarse)?;
         let [fine, coarse] = version.classes;
         let count = if self.coarse { coarse } else { fine };
         if count == 0 {
@@ -76,36 +79,40 @@ impl Dataset for Cifar {
             let (mut pixels, mut labels) = (Vec::new(), Vec::new());
             for name in names {
                 let path = directory.join(name);
-                let bytes = fs::read(&path).map_err(DataError::io(&path))?;
+                let bytes = read(&path)?;
                 digest.update(&bytes);
                 append(&path, &bytes, (version.labels, place, count), &mut pixels, &mut labels)?;
             }
             ImageSet::new(pixels, labels, SHAPE)
         };
         let (train, test) = (read(version.train)?, read(&[version.test])?);
-        Ok(ImageData {
-            name: "cifar".to_owned(),
-            source: Some(std::path::absolute(named).unwrap_or_else(|_| named.to_path_buf())),
-            classes,
-            unused: Vec::new(),
-            train,
-            valid: None,
-            test,
-            sha256: fingerprint([&digest.finalize()[..], &[u8::from(self.coarse)]]),
-            fit: None,
-            skipped: Vec::new(),
-        })
+        let sha256 = fingerprint([&digest.finalize()[..], &[u8::from(self.coarse)]]);
+        Ok(ImageData::of_files("cifar", named, classes, [train, test], sha256))
     }
 }
 
-/// The directory that has the files of a version: `named` itself, or the archive's folder in it.
-fn found(named: &Path) -> Result<(PathBuf, &'static Version), DataError> {
-    for version in &VERSIONS {
-        for directory in [named.to_path_buf(), named.join(version.folder)] {
-            if directory.join(version.test).is_file() {
-                return Ok((directory, version));
-            }
+/// The directory that has the files of a version: `named` itself, or the archive's folder in it. Of two versions it is the
+/// one with coarse classes where those are wanted.
+fn found(named: &Path, coarse: bool) -> Result<(PathBuf, &'static Version), DataError> {
+    let has_files = |version: &'static Version| {
+        let directories = [named.to_path_buf(), named.join(version.folder)];
+        let directory = directories.into_iter().find(|directory| directory.join(version.test).is_file());
+        directory.map(|directory| (directory, version))
+    };
+    let mut found: Vec<_> = VERSIONS.iter().filter_map(has_files).collect();
+    if coarse && found.len() > 1 {
+        found.retain(|(_, version)| version.classes[1] > 0);
+    }
+    match (found.pop(), found.pop()) {
+        (Some(only), None) => return Ok(only),
+        (Some(one), Some(other)) => {
+            let places =
+                [other, one].map(|(directory, version)| format!("{} in {}", version.name, directory.display()));
+            let message =
+                format!("expected one version of CIFAR, found {}; name the folder of one", places.join(" and "));
+            return Err(DataError::malformed(named, message));
         }
+        (None, _) => {}
     }
     let entries = fs::read_dir(named).map_err(DataError::io(named))?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
@@ -116,6 +123,17 @@ fn found(named: &Path) -> Result<(PathBuf, &'static Version), DataError> {
             .to_owned(),
         found: if found.is_empty() { "an empty directory".to_owned() } else { found },
     })
+}
+
+/// A file's bytes, unless it is larger than any of the set's.
+fn read(path: &Path) -> Result<Vec<u8>, DataError> {
+    const MOST: u64 = 1 << 30;
+    let found = fs::metadata(path).map_err(DataError::io(path))?;
+    if !found.is_file() || found.len() > MOST {
+        let message = format!("expected a file of at most {MOST} bytes, found {} bytes", found.len());
+        return Err(DataError::malformed(path, message));
+    }
+    fs::read(path).map_err(DataError::io(path))
 }
 
 /// The names of the classes, one a line; their numbers where the file is not there.
@@ -207,6 +225,21 @@ mod tests {
         assert_eq!((fine.train.labels(), fine.classes.len()), (&[99_u16, 41][..], 100));
         assert_eq!((coarse.train.labels(), coarse.classes.len()), (&[19_u16, 2][..], 20));
         assert_ne!(fine.sha256, coarse.sha256);
+    }
+
+    #[test]
+    fn of_two_versions_the_one_with_coarse_classes_is_taken_for_those_and_none_otherwise() {
+        let place = tempfile::tempdir().unwrap();
+        let [ten, hundred] = [&VERSIONS[0], &VERSIONS[1]].map(|version| place.path().join(version.folder));
+        [&ten, &hundred].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        cifar_10(&ten);
+        fs::write(hundred.join("train.bin"), image(&[19, 99], 0)).unwrap();
+        fs::write(hundred.join("test.bin"), image(&[4, 7], 9)).unwrap();
+        let message = load(place.path(), false).unwrap_err().to_string();
+        assert!(message.contains("expected one version of CIFAR, found CIFAR-10 in "), "{message}");
+        assert!(message.contains(" and CIFAR-100 in ") && message.ends_with("name the folder of one"), "{message}");
+        assert_eq!(load(place.path(), true).unwrap().classes.len(), 20);
+        assert_eq!([&ten, &hundred].map(|folder| load(folder, false).unwrap().classes.len()), [10, 100]);
     }
 
     #[test]

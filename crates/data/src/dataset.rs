@@ -3,7 +3,7 @@ use std::path::Path;
 use kindling_config::{Channels, Fit, ImageSize};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{DataError, ImageData, LoadEvent, fashion_mnist, idx_set, synthetic};
+use crate::{DataError, ImageData, LoadEvent, fashion_mnist, idx_set, synthetic, table_files::directory};
 
 /// A data set that a config can name: its keys, and how they and a directory become images.
 ///
@@ -95,10 +95,7 @@ impl Dataset for Idx {
         &[("transpose", "Swap rows and columns of every image, which EMNIST needs")];
 
     fn load(&self, request: &mut Load<'_>) -> Result<ImageData, DataError> {
-        let directory = request.directory.ok_or_else(|| {
-            DataError::Directory("data set `idx` needs the directory of its files: --data-dir DIR".to_owned())
-        })?;
-        idx_set::load(directory, self.transpose)
+        idx_set::load(directory(request, "idx")?, self.transpose)
     }
 }
 

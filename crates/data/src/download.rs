@@ -168,6 +168,7 @@ fn land(
 ) -> Result<(), Failure> {
     let mut file: NamedTempFile =
         tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory).map_err(|error| local(directory, error))?;
+    report(LoadEvent::Temporary(file.path().to_path_buf()));
     copy(reader, &mut file, report).map_err(|failure| match failure {
         Copying::Read(error) => Failure::Source(format!("{name}: {error}")),
         Copying::Written(error) => local(&directory.join(name), error),

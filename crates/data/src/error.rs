@@ -77,6 +77,9 @@ pub enum LoadEvent {
     Received(u64),
     /// The file is whole, verified, and under its name.
     Finished(PathBuf),
+    /// A temporary file or directory was begun; it is removed when loading ends. Whoever ends the process before that
+    /// removes it.
+    Temporary(PathBuf),
     /// Pictures are decoded into a packed file.
     Decoding {
         /// Number of the pictures.
@@ -101,6 +104,11 @@ pub(crate) enum Failure {
 /// The failure to read or write `path`.
 pub(crate) fn local(path: &Path, error: io::Error) -> Failure {
     Failure::Local(DataError::io(path)(error))
+}
+
+/// A name as terminals and pages can show it: control characters are escaped.
+pub(crate) fn shown(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// The first of `items`, and how many more there are.

@@ -8,13 +8,12 @@ use std::{
 };
 
 use crate::{
-    DataError, ImageData, Limits, LoadEvent,
+    DataError, ImageData, Limits, LoadEvent, cache,
     download::{self, Sources},
     idx,
     idx_set::{check_labels, check_sha256, read_pair},
     image_data::{fingerprint, hexadecimal},
     listing::{Listing, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS},
-    pack::cache_directory,
 };
 
 /// Names of the classes, in the order of their labels.
@@ -53,7 +52,7 @@ pub fn locate(explicit: Option<&Path>) -> Option<PathBuf> {
     if named.is_some() {
         return named;
     }
-    let usual = [Some(PathBuf::from("data/fashion-mnist")), Some(Path::new("/").join(SYSTEM_DIRECTORY)), cache()];
+    let usual = [Some(PathBuf::from("data/fashion-mnist")), Some(Path::new("/").join(SYSTEM_DIRECTORY)), cached()];
     usual.into_iter().flatten().find(|directory| has_all(directory))
 }
 
@@ -88,23 +87,14 @@ fn read(directory: &Path) -> Result<ImageData, DataError> {
         Ok(pair)
     };
     let (train, test) = (pair(0)?, pair(2)?);
-    Ok(ImageData {
-        name: "fashion-mnist".to_owned(),
-        source: Some(std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())),
-        classes: CLASSES.map(str::to_owned).to_vec(),
-        unused: Vec::new(),
-        sha256: fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice)),
-        train: train.set,
-        valid: None,
-        test: test.set,
-        fit: None,
-        skipped: Vec::new(),
-    })
+    let sha256 = fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice));
+    let classes = CLASSES.map(str::to_owned).to_vec();
+    Ok(ImageData::of_files("fashion-mnist", directory, classes, [train.set, test.set], sha256))
 }
 
 /// Fetches the set into the user's cache and returns the directory.
 fn fetch(report: &mut dyn FnMut(LoadEvent)) -> Result<PathBuf, DataError> {
-    let directory = cache().ok_or_else(|| {
+    let directory = cached().ok_or_else(|| {
         DataError::Unusable(
             "Fashion-MNIST is not on this machine and there is no cache directory to fetch it to; set HOME, or name \
              the set's directory with --data-dir"
@@ -142,8 +132,8 @@ fn fetch(report: &mut dyn FnMut(LoadEvent)) -> Result<PathBuf, DataError> {
     Ok(directory)
 }
 
-fn cache() -> Option<PathBuf> {
-    Some(cache_directory()?.join("fashion-mnist"))
+fn cached() -> Option<PathBuf> {
+    Some(cache::directory()?.join("fashion-mnist"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Brings pictures to the size and the channels that are asked for.
 
-use std::{borrow::Cow, iter};
+use std::{borrow::Cow, cell::RefCell, iter};
 
 use fast_image_resize::{
     FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
@@ -14,6 +14,11 @@ use crate::{DataError, ImageData, ImageOptions, ImageSet, image_data::fingerprin
 
 /// The shares of red, green and blue in grey, in 65,536ths: those of ITU-R BT.601, as Pillow has them.
 const LUMA: [u32; 3] = [19_595, 38_470, 7_471];
+
+thread_local! {
+    /// Keeps its memory from one picture to the next.
+    static RESIZER: RefCell<Resizer> = RefCell::default();
+}
 
 /// Returns the pixels of a picture as an image of `shape`.
 ///
@@ -145,13 +150,16 @@ fn scaled(
     let [height, width] = [size[0].min(from[0] as f64 - top), size[1].min(from[1] as f64 - left)];
     let kind = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
     let source = ImageRef::new(from[1] as u32, from[0] as u32, pixels, kind).map_err(|error| error.to_string())?;
-    let mut image = Image::new(to[1] as u32, to[0] as u32, kind);
+    let mut out = vec![0; to[0] * to[1] * channels];
+    let mut image =
+        Image::from_slice_u8(to[1] as u32, to[0] as u32, &mut out, kind).map_err(|error| error.to_string())?;
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
         .crop(left, top, width, height)
         .use_alpha(false);
-    Resizer::new().resize(&source, &mut image, &options).map_err(|error| error.to_string())?;
-    Ok(image.into_vec())
+    let outcome = RESIZER.with_borrow_mut(|resizer| resizer.resize(&source, &mut image, &options));
+    outcome.map_err(|error| error.to_string())?;
+    Ok(out)
 }
 
 /// The median of each channel at the border.
@@ -209,9 +217,11 @@ fn fitted_set(set: &ImageSet, shape: [usize; 3], fit: Fit) -> Result<ImageSet, D
         } else {
             Cow::Borrowed(image)
         };
-        let sources = planes.chunks_exact(plane).cycle();
-        for (out, source) in out.chunks_exact_mut(height * width).zip(sources) {
+        for (out, source) in out.chunks_exact_mut(height * width).zip(planes.chunks_exact(plane)) {
             out.copy_from_slice(&resized(Cow::Borrowed(source), 1, from, [height, width], fit)?);
+        }
+        if set.channels() == 1 {
+            (1..channels).for_each(|channel| out.copy_within(..height * width, channel * height * width));
         }
         Ok(())
     };
@@ -324,7 +334,7 @@ mod tests {
         assert_eq!((fitted.train.shape(), fitted.test.shape()), ([3, 32, 20], [3, 32, 20]));
         assert_eq!((fitted.train.labels(), fitted.fit), (data.train.labels(), None));
         let image = fitted.train.image(1).to_vec();
-        assert_eq!(image[..640], image[1280..]);
+        assert_eq!((&image[..640], &image[640..1280]), (&image[1280..], &image[1280..]));
         assert_ne!(fitted.sha256, data.sha256);
         let again = fitted.clone().fitted(&options).unwrap();
         assert_eq!(again.sha256, fitted.sha256);

@@ -2,7 +2,7 @@
 
 mod tree;
 
-use std::{cmp::Reverse, collections::BTreeMap, fs, path::Path};
+use std::{cmp::Reverse, collections::BTreeMap, path::Path};
 
 use kindling_config::{Channels, Fit, ImageSize};
 use rayon::prelude::*;
@@ -13,8 +13,10 @@ use crate::{
     DataError, Dataset, ImageData, ImageOptions, Load, LoadEvent,
     error::listed,
     fit::fit,
-    pack::{Plan, Request, Sample, packed},
+    pack::{Plan, Request, Sample, Unreadable, packed},
     picture,
+    split::check_shares,
+    table_files::{SHARES, SKIP_UNREADABLE_HELP, SPLIT_HELP, SPLIT_SEED, SPLIT_SEED_HELP, directory},
 };
 
 /// Pictures in directories: `DIR/train/CLASS/…` beside `DIR/valid/CLASS/…` and `DIR/test/CLASS/…`, or `DIR/CLASS/…`
@@ -37,34 +39,24 @@ pub struct Folder {
 
 impl Default for Folder {
     fn default() -> Self {
-        Self { split: vec![0.8, 0.1, 0.1], split_seed: 42, skip_unreadable: false }
+        Self { split: SHARES.to_vec(), split_seed: SPLIT_SEED, skip_unreadable: false }
     }
 }
 
 impl Dataset for Folder {
-    const HELP: &'static [(&'static str, &'static str)] = &[
-        ("split", "Shares of train, validation and test images, where the set is in one piece"),
-        ("split_seed", "Seed of that split"),
-        ("skip_unreadable", "Leave out pictures that cannot be read, and record them"),
-    ];
+    const HELP: &'static [(&'static str, &'static str)] = &[SPLIT_HELP, SPLIT_SEED_HELP, SKIP_UNREADABLE_HELP];
 
     fn load(&self, load: &mut Load<'_>) -> Result<ImageData, DataError> {
-        let directory = load.directory.ok_or_else(|| {
-            DataError::Directory("data set `folder` needs the directory of its pictures: --data-dir DIR".to_owned())
-        })?;
+        let directory = directory(load, "folder")?;
+        check_shares(&self.split)?;
         let options = load.images;
         let tree = Tree::read(directory)?;
-        let mut notices = tree.notices.clone();
-        let [_, valid, test] = tree.splits.each_ref().map(|split| !split.is_empty());
-        if valid && !test {
-            notices.push(format!("{}: no test pictures; the validation split is the test split", directory.display()));
-        }
-        notices.into_iter().for_each(|notice| (load.on_event)(LoadEvent::Notice(notice)));
-        let key = tree.key(&format!("{options:?} {}", self.skip_unreadable));
+        tree.notices.iter().for_each(|notice| (load.on_event)(LoadEvent::Notice(notice.clone())));
+        let key = tree.key(&format!("{options:?}"));
         let skip_unreadable = self.skip_unreadable;
         let request = Request { name: "folder", source: directory, key: &key, fit: Some(options.fit), skip_unreadable };
         let packed = packed(&request, load.on_event, |_| plan(&tree, options), Item::decode)?;
-        ImageData::from_packed(&request, packed, (&self.split, self.split_seed))
+        ImageData::from_packed(&request, packed, load.on_event, (&self.split, self.split_seed))
     }
 }
 
@@ -76,9 +68,8 @@ struct Item<'a> {
 }
 
 impl Item<'_> {
-    fn decode(&self, out: &mut [u8]) -> Result<(), String> {
-        let file = fs::read(self.path).map_err(|error| error.to_string())?;
-        fit(&picture::decode(&file)?, self.shape, self.fit, out)
+    fn decode(&self, out: &mut [u8]) -> Result<(), Unreadable> {
+        Ok(fit(&picture::read(self.path)?, self.shape, self.fit, out)?)
     }
 }
 
@@ -95,23 +86,34 @@ fn plan<'t>(tree: &'t Tree, options: ImageOptions) -> Result<Plan<Item<'t>>, Dat
 /// The `[channels, height, width]` that is asked for, or else that the headers have.
 fn shape(tree: &Tree, options: ImageOptions) -> Result<[usize; 3], DataError> {
     let pictures: Vec<&Picture> = tree.splits.iter().flatten().collect();
-    let is_coloured = |picture: &&&Picture| matches!(picture::dimensions(&picture.path), Ok((_, false)));
+    let headers = pictures.par_iter().map(|picture| header(picture));
     let (size, is_grey) = match (options.size, options.channels) {
         (Some(size), Some(_)) => ([size.height, size.width], true),
-        (Some(size), None) => ([size.height, size.width], pictures.par_iter().find_any(is_coloured).is_none()),
-        (None, _) => {
-            let headers = pictures.par_iter().map(|picture| picture::dimensions(&picture.path));
-            only_size(&tree.directory, headers.collect())?
+        (Some(size), None) => {
+            let coloured = headers.find_map_any(|header| match header {
+                Ok(Ok((_, is_grey))) => (!is_grey).then_some(Ok(())),
+                Ok(Err(_)) => None,
+                Err(error) => Some(Err(error)),
+            });
+            ([size.height, size.width], coloured.transpose()?.is_none())
         }
+        (None, _) => only_size(&tree.directory, headers.collect::<Result<_, _>>()?)?,
     };
     Ok([options.channels.map_or(if is_grey { 1 } else { 3 }, Channels::count), size[0], size[1]])
 }
 
+/// The size of a picture and whether it is grey, or why it is unreadable.
+type Header = Result<([usize; 2], bool), String>;
+
+fn header(picture: &Picture) -> Result<Header, DataError> {
+    picture::dimensions(&picture.path).map(Ok).or_else(|error| match Unreadable::from(error) {
+        Unreadable::Picture(reason) => Ok(Err(format!("{}: {reason}", picture.path.display()))),
+        Unreadable::Fatal(error) => Err(error),
+    })
+}
+
 /// The size that all pictures have, and whether all are grey. Unreadable ones do not count.
-fn only_size(
-    directory: &Path,
-    headers: Vec<Result<([usize; 2], bool), DataError>>,
-) -> Result<([usize; 2], bool), DataError> {
+fn only_size(directory: &Path, headers: Vec<Header>) -> Result<([usize; 2], bool), DataError> {
     let mut sizes = BTreeMap::new();
     let (mut is_grey, mut errors) = (true, Vec::new());
     for header in headers {

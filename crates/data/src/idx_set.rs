@@ -36,18 +36,9 @@ pub fn load(directory: &Path, transpose: bool) -> Result<ImageData, DataError> {
         train.set.labels().iter().chain(test.set.labels()).copied().map(usize::from).collect();
     let classes = classes::read(&listing, prefix, &labels)?;
     let turned = |set: ImageSet| if transpose { set.transposed() } else { set };
-    Ok(ImageData {
-        name: "idx".to_owned(),
-        source: Some(std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf())),
-        classes: classes.names,
-        unused: classes.unused,
-        sha256: fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice)),
-        train: turned(train.set),
-        valid: None,
-        test: turned(test.set),
-        fit: None,
-        skipped: Vec::new(),
-    })
+    let sha256 = fingerprint(train.sha256.iter().chain(&test.sha256).map(<[u8; 32]>::as_slice));
+    let sets = [train.set, test.set].map(turned);
+    Ok(ImageData { unused: classes.unused, ..ImageData::of_files("idx", directory, classes.names, sets, sha256) })
 }
 
 /// Images with their labels, and the digests of the two files.

@@ -1,17 +1,19 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kindling_config::Fit;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    DataError, ImageSet,
+    DataError, ImageSet, LoadEvent,
+    error::shown,
     image_set::described,
     pack::{Packed, Request},
     split::stratified,
 };
 
-/// A data set: what to train on, what to test on, and what the labels mean.
+/// A data set: what to train on, what to test on, and what the labels mean. [`ImageData::new`] makes one.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ImageData {
     /// Name of the set, such as `fashion-mnist`.
     pub name: String,
@@ -50,10 +52,33 @@ impl ImageData {
         check(&name, &classes, &train, &train, "train")?;
         check(&name, &classes, &train, &test, "test")?;
         let sha256 = content_sha256(&[&train, &test]);
-        Ok(Self {
+        Ok(Self::whole(name, None, classes, [train, test], sha256))
+    }
+
+    /// Makes a data set of files, whose content has the digest `sha256`; labels name classes, and shapes agree: that is the
+    /// caller's promise.
+    pub(crate) fn of_files(
+        name: &str,
+        source: &Path,
+        classes: Vec<String>,
+        sets: [ImageSet; 2],
+        sha256: String,
+    ) -> Self {
+        let source = std::path::absolute(source).unwrap_or_else(|_| source.to_path_buf());
+        Self::whole(name.to_owned(), Some(source), classes, sets, sha256)
+    }
+
+    fn whole(
+        name: String,
+        source: Option<PathBuf>,
+        classes: Vec<String>,
+        [train, test]: [ImageSet; 2],
+        sha256: String,
+    ) -> Self {
+        Self {
             name,
-            source: None,
-            classes,
+            source,
+            classes: classes.iter().map(|class| shown(class)).collect(),
             unused: Vec::new(),
             train,
             valid: None,
@@ -61,17 +86,18 @@ impl ImageData {
             sha256,
             fit: None,
             skipped: Vec::new(),
-        })
+        }
     }
 
     /// Makes a data set of a packed one. A set in one piece is split by the shares and the seed of `split`; where only test
-    /// images are missing, those of the validation split are for testing.
+    /// images are missing, those of the validation split are for testing, which a notice says.
     ///
     /// # Errors
     /// When there are no training images, or they cannot be split.
     pub(crate) fn from_packed(
         request: &Request<'_>,
         mut packed: Packed,
+        on_event: &mut dyn FnMut(LoadEvent),
         split: (&[f64], u64),
     ) -> Result<Self, DataError> {
         if let [Some(all), None, None] = &packed.splits {
@@ -84,20 +110,18 @@ impl ImageData {
         let none = |split: &str| DataError::malformed(request.source, format!("expected {split} images, found none"));
         let (valid, test) = match test {
             Some(test) => (valid, test),
-            None => (None, valid.ok_or_else(|| none("test"))?),
+            None => {
+                let valid = valid.ok_or_else(|| none("test"))?;
+                let source = request.source.display();
+                on_event(LoadEvent::Notice(format!(
+                    "{source}: no test images; the validation split is the test split"
+                )));
+                (None, valid)
+            }
         };
-        Ok(Self {
-            name: request.name.to_owned(),
-            source: Some(std::path::absolute(request.source).unwrap_or_else(|_| request.source.to_path_buf())),
-            classes: packed.classes,
-            unused: Vec::new(),
-            train: train.ok_or_else(|| none("training"))?,
-            valid,
-            test,
-            sha256: packed.sha256,
-            fit: request.fit,
-            skipped: packed.skipped,
-        })
+        let sets = [train.ok_or_else(|| none("training"))?, test];
+        let data = Self::of_files(request.name, request.source, packed.classes, sets, packed.sha256);
+        Ok(Self { valid, fit: request.fit, skipped: packed.skipped, ..data })
     }
 
     /// Gives the set a validation split of its own, which takes part in the digest.
@@ -186,6 +210,13 @@ mod tests {
         assert_eq!(message(3, set([3, 2, 3], &[0])), expected);
         let other = data(3, set([1, 2, 3], &[0])).unwrap().with_valid(set([1, 1, 1], &[0]));
         assert!(other.unwrap_err().to_string().contains("validation images are 1x1"));
+    }
+
+    #[test]
+    fn control_characters_in_names_of_classes_are_escaped() {
+        let set = || set([1, 2, 3], &[0]);
+        let data = ImageData::new("mine", vec!["a\n\u{1b}]0;b\u{7}".to_owned()], set(), set()).unwrap();
+        assert_eq!(data.classes, ["a\\n\\u{1b}]0;b\\u{7}"]);
     }
 
     #[test]

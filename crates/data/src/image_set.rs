@@ -39,7 +39,7 @@ impl Deref for Storage {
     }
 }
 
-/// Where a storage has the names of the files that images come from.
+/// Where a storage has the names of its images.
 #[derive(Clone, Copy)]
 pub(crate) struct NameTable {
     /// Where the ends of the names are: u64, little-endian, relative to `text`, after a zero.
@@ -148,7 +148,8 @@ impl ImageSet {
         &self.storage[start..start + size]
     }
 
-    /// The file that an image comes from, relative to the set's directory; none where it comes from no file of its own.
+    /// Where an image comes from: a picture's file, relative to the set's directory, or the table and the place in it, which
+    /// is `FILE:LINE` for pixels in CSV and `FILE:ROW`, from 0, for Parquet; none where the set has no names.
     #[must_use]
     pub fn name(&self, index: usize) -> Option<String> {
         let names = self.names?;
@@ -196,9 +197,11 @@ impl ImageSet {
             let rows = rows.chain((0..other.count()).map(|index| ahead + other.row(index)));
             return Self { rows: Some(rows.map(|row| row as u32).collect()), labels: labels.collect(), ..self.clone() };
         }
-        let pixels = [self, other].into_iter().flat_map(|set| (0..set.count()).flat_map(|index| set.image(index)));
-        let storage = Arc::new(Storage::Memory(pixels.copied().collect()));
-        Self::stored(storage, 0, None, labels.collect(), self.shape)
+        let mut pixels = Vec::with_capacity((self.count() + other.count()) * size);
+        for set in [self, other] {
+            (0..set.count()).for_each(|index| pixels.extend_from_slice(set.image(index)));
+        }
+        Self::stored(Arc::new(Storage::Memory(pixels)), 0, None, labels.collect(), self.shape)
     }
 
     /// Swaps rows and columns of every image: EMNIST stores them that way.
@@ -295,6 +298,18 @@ mod tests {
         assert_eq!(selected.select(&[1, 0]), set().select(&[0, 2]));
         assert_ne!(selected, set());
         assert_eq!(selected.select(&[]).count(), 0);
+    }
+
+    #[test]
+    fn joined_sets_have_the_images_of_one_and_then_those_of_the_other() {
+        let expected = [&(6..12).collect::<Vec<u8>>()[..], &(0..18).collect::<Vec<u8>>()].concat();
+        let other = ImageSet::new((0..18).collect(), vec![3, 4, 5], [1, 2, 3]).unwrap();
+        let own = set();
+        for other in [own.clone(), other] {
+            let joined = own.select(&[1]).joined(&other);
+            let pixels: Vec<u8> = (0..joined.count()).flat_map(|index| joined.image(index)).copied().collect();
+            assert_eq!((pixels, joined.labels().to_vec()), (expected.clone(), [&[1][..], other.labels()].concat()));
+        }
     }
 
     #[test]

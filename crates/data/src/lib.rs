@@ -19,6 +19,7 @@
 
 mod augment;
 mod batch;
+mod cache;
 mod cifar;
 mod classes;
 mod csv_set;

@@ -5,6 +5,10 @@
 //! file is written under a temporary name and takes its own when it is whole; `<file>.lock` is locked meanwhile, so that of
 //! two processes one waits for the other. A file that is damaged, foreign, or of another version is made again.
 //!
+//! A file is verified whenever it is opened: its header, labels and names always, and all pixels up to 1 GiB; of a larger
+//! file's pixels evenly spaced blocks, at most 256. Nobody else may change a file while it is mapped: one that another
+//! program cuts short ends the process with a bus error (SIGBUS).
+//!
 //! # Format
 //!
 //! All numbers are little-endian. Version 1:
@@ -20,7 +24,7 @@
 //! | 4096 | images * channels * height * width | pixels: the images for training, validation and testing one after the other, each `[channels, height, width]` |
 //! | then | images * 2 | labels, u16, from 0 |
 //! | then | (images + 1) * 8 | where each name begins and the last one ends in the text of the names, u64 |
-//! | then | `text_bytes` | text of the names: of each image the file it comes from, in UTF-8 |
+//! | then | `text_bytes` | text of the names: of each image where it comes from, in UTF-8 |
 //! | then | blocks * 4 | CRC-32 of each MiB of pixels, u32; the last block may be shorter |
 //! | then | as above | header: [`Header`] as JSON |
 //!
@@ -30,18 +34,17 @@ mod read;
 mod write;
 
 use std::{
-    env,
     fmt::Write as _,
     fs::{self, File, TryLockError},
     io::{self, Seek, Write},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
 use kindling_config::Fit;
 use serde::{Deserialize, Serialize};
 
-use crate::{DataError, ImageSet, LoadEvent};
+use crate::{DataError, ImageSet, LoadEvent, cache};
 
 const MAGIC: [u8; 8] = *b"\x89KNDL\r\n\x1a";
 const VERSION: u32 = 1;
@@ -49,8 +52,6 @@ const VERSION: u32 = 1;
 const PIXELS: usize = 4096;
 /// Pixels that have a checksum of their own.
 const BLOCK: usize = 1 << 20;
-/// Environment variable that names the directory for what can be made or fetched again.
-const CACHE_VARIABLE: &str = "KINDLING_CACHE_DIR";
 /// The most unreadable pictures that an error lists.
 const MOST_LISTED: usize = 1000;
 /// A temporary file that nothing was written to for so long is left over.
@@ -81,10 +82,38 @@ struct Header {
 pub(crate) struct Sample<K> {
     /// The class, from 0.
     pub(crate) label: u16,
-    /// The file it comes from, relative to the set's directory.
+    /// Where it comes from: a file relative to the set's directory, or a table's file and line or row.
     pub(crate) name: String,
     /// What is decoded.
     pub(crate) item: K,
+}
+
+/// Why a picture has no pixels.
+pub(crate) enum Unreadable {
+    /// The picture is to blame, for this reason: it may be left out.
+    Picture(String),
+    /// The machine is to blame: another time the picture may be read.
+    Fatal(DataError),
+}
+
+impl From<String> for Unreadable {
+    fn from(reason: String) -> Self {
+        Self::Picture(reason)
+    }
+}
+
+impl From<DataError> for Unreadable {
+    /// A file that is not there, may not be read, or is no picture is unreadable; any other failure to read is fatal.
+    fn from(error: DataError) -> Self {
+        use io::ErrorKind::{NotFound, PermissionDenied};
+        match error {
+            DataError::Io { source, .. } if matches!(source.kind(), NotFound | PermissionDenied) => {
+                Self::Picture(source.to_string())
+            }
+            DataError::Malformed { message, .. } => Self::Picture(message),
+            error => Self::Fatal(error),
+        }
+    }
 }
 
 /// All pictures of a set.
@@ -126,31 +155,29 @@ pub(crate) struct Packed {
 
 /// Opens the packed file of a set, or makes it first.
 ///
-/// `plan` is asked only where there is none. `decode` fills an image's bytes, planar; its error is the reason why a
-/// picture is unreadable. Memory is bounded however large the set is.
+/// `plan` is asked only where there is none. `decode` fills an image's bytes, planar.
+///
+/// At most 64 MiB of images are in memory at once, or two images where those take more. Not bounded are the plan and the
+/// tables of the file, which grow with the number of pictures; each thread also holds the picture that it decodes, of up to
+/// 512 MiB.
 ///
 /// # Errors
-/// When `plan` fails, pictures are unreadable and not to be skipped, or the file cannot be written.
+/// When `plan` fails, pictures are unreadable and not to be skipped, or are all that a split has, reading one fails for
+/// another reason, or the file cannot be written.
 pub(crate) fn packed<K: Sync>(
     request: &Request<'_>,
     on_event: &mut dyn FnMut(LoadEvent),
     plan: impl FnOnce(&mut dyn FnMut(LoadEvent)) -> Result<Plan<K>, DataError>,
-    decode: impl Fn(&K, &mut [u8]) -> Result<(), String> + Sync,
+    decode: impl Fn(&K, &mut [u8]) -> Result<(), Unreadable> + Sync,
 ) -> Result<Packed, DataError> {
     // Unit tests leave nothing in the user's cache: they put it beside what is packed.
     let beside = || request.source.ancestors().find(|path| path.is_dir()).map(|directory| directory.join(".cache"));
-    let cache = if cfg!(test) { beside() } else { cache_directory() };
+    let cache = if cfg!(test) { beside() } else { cache::directory() };
     let cache = cache.ok_or_else(|| {
-        let message = format!("no cache directory for packed pictures: set HOME, or name one with {CACHE_VARIABLE}");
+        let message = format!("no cache directory for packed pictures: set HOME, or name one with {}", cache::VARIABLE);
         DataError::Unusable(message)
     })?;
     packed_in(&cache.join("packed"), request, on_event, plan, decode)
-}
-
-/// The user's directory for what can be made or fetched again.
-pub(crate) fn cache_directory() -> Option<PathBuf> {
-    let named = env::var_os(CACHE_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
-    named.or_else(|| Some(dirs::cache_dir()?.join("kindling")))
 }
 
 fn packed_in<K: Sync>(
@@ -158,14 +185,15 @@ fn packed_in<K: Sync>(
     request: &Request<'_>,
     on_event: &mut dyn FnMut(LoadEvent),
     plan: impl FnOnce(&mut dyn FnMut(LoadEvent)) -> Result<Plan<K>, DataError>,
-    decode: impl Fn(&K, &mut [u8]) -> Result<(), String> + Sync,
+    decode: impl Fn(&K, &mut [u8]) -> Result<(), Unreadable> + Sync,
 ) -> Result<Packed, DataError> {
     let path = directory.join(format!("{}-{}.kindling", request.name, request.key));
     let packed = if let Ok(Some(packed)) = read::open(&path, request.key) {
         packed
     } else {
         fs::create_dir_all(directory).map_err(|error| cannot_write(directory, 0, &error))?;
-        let _lock = locked(&path, request, on_event)?;
+        let lock = locked(&path, request, on_event)?;
+        remove_left_overs(directory, lock.as_ref().map(|_| temporary_prefix(&path)).as_deref());
         match read::open(&path, request.key) {
             // Another process made it meanwhile.
             Ok(Some(packed)) => packed,
@@ -193,8 +221,9 @@ fn packed_in<K: Sync>(
     Ok(packed)
 }
 
-/// Locks the file beside `path` until the lock is dropped; waits for whoever has it.
-fn locked(path: &Path, request: &Request<'_>, on_event: &mut dyn FnMut(LoadEvent)) -> Result<File, DataError> {
+/// Locks the file beside `path` until the lock is dropped; waits for whoever has it. None where the file system has no
+/// locks: then two processes may both make the file, and the second replaces it.
+fn locked(path: &Path, request: &Request<'_>, on_event: &mut dyn FnMut(LoadEvent)) -> Result<Option<File>, DataError> {
     let lock = path.with_added_extension("lock");
     let failed = |error: &io::Error| cannot_write(&lock, 0, error);
     let file = File::options().create(true).append(true).open(&lock).map_err(|error| failed(&error))?;
@@ -203,12 +232,11 @@ fn locked(path: &Path, request: &Request<'_>, on_event: &mut dyn FnMut(LoadEvent
             let source = request.source.display();
             on_event(LoadEvent::Notice(format!("waiting for another process that packs the pictures of {source}")));
             file.lock().map_err(|error| failed(&error))?;
+            Ok(Some(file))
         }
-        // Some file systems have no locks: then two processes may both make the file, and the second replaces it.
-        Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => return Err(failed(&error)),
-        Ok(()) | Err(TryLockError::Error(_)) => {}
+        Err(TryLockError::Error(_)) => Ok(None),
+        Ok(()) => Ok(Some(file)),
     }
-    Ok(file)
 }
 
 /// Decodes all pictures into a file that takes the name `path` when it is whole; `writer` stands between.
@@ -216,7 +244,7 @@ fn make<K: Sync, W: Write + Seek + Send>(
     path: &Path,
     request: &Request<'_>,
     plan: Plan<K>,
-    decode: &(impl Fn(&K, &mut [u8]) -> Result<(), String> + Sync),
+    decode: &(impl Fn(&K, &mut [u8]) -> Result<(), Unreadable> + Sync),
     on_event: &mut dyn FnMut(LoadEvent),
     writer: impl FnOnce(File) -> W,
 ) -> Result<(), DataError> {
@@ -224,14 +252,20 @@ fn make<K: Sync, W: Write + Seek + Send>(
     let bytes = (total as u64).saturating_mul(plan.shape.iter().map(|&side| side as u64).product());
     let failed = |error: &io::Error| cannot_write(path, bytes, error);
     let directory = path.parent().unwrap_or(Path::new("."));
-    let prefix = format!(".{}-", path.file_name().unwrap_or_default().to_string_lossy());
-    remove_left_overs(directory, &prefix);
-    let file = tempfile::Builder::new().prefix(&prefix).tempfile_in(directory).map_err(|error| failed(&error))?;
+    let prefix = temporary_prefix(path);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix);
+    // As any other file's, so that a cache can be shared; otherwise a temporary file is its owner's alone.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let file = builder.tempfile_in(directory).map_err(|error| failed(&error))?;
+    on_event(LoadEvent::Temporary(file.path().to_path_buf()));
     let writer = file.reopen().map(writer).map_err(|error| failed(&error))?;
     match write::write(writer, request, plan, decode, on_event) {
         Ok(()) => {}
         Err(write::Failure::Io(error)) => return Err(failed(&error)),
         Err(write::Failure::Unreadable(reasons)) => return Err(unreadable(request, &reasons, total)),
+        Err(write::Failure::Data(error)) => return Err(error),
         Err(write::Failure::Plan(message)) => return Err(DataError::malformed(request.source, message)),
     }
     file.as_file().sync_all().map_err(|error| failed(&error))?;
@@ -240,13 +274,19 @@ fn make<K: Sync, W: Write + Seek + Send>(
     Ok(())
 }
 
-/// Removes what a process that was killed has left of this file, under this name's lock, and what is left of others.
-fn remove_left_overs(directory: &Path, prefix: &str) {
+/// How the names of the temporary files for `path` begin.
+fn temporary_prefix(path: &Path) -> String {
+    format!(".{}-", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes what killed processes have left: the temporary files whose names begin with `locked`, which only the holder of
+/// the lock makes, and the others once they are old.
+fn remove_left_overs(directory: &Path, locked: Option<&str>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let age = entry.metadata().ok().and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
         let is_old = name.starts_with('.') && name.contains(".kindling-") && age.is_some_and(|age| age > LEFT_OVER);
-        if name.starts_with(prefix) || is_old {
+        if is_old || locked.is_some_and(|prefix| name.starts_with(prefix)) {
             // What cannot be removed only takes space.
             let _ = fs::remove_file(entry.path());
         }
@@ -261,7 +301,8 @@ fn cannot_write(path: &Path, bytes: u64, error: &io::Error) -> DataError {
     } else {
         String::new()
     };
-    let message = format!("cannot be written: {error}{wanted}; {CACHE_VARIABLE} names another directory for the cache");
+    let message =
+        format!("cannot be written: {error}{wanted}; {} names another directory for the cache", cache::VARIABLE);
     DataError::malformed(path, message)
 }
 

@@ -1,17 +1,22 @@
 //! Parquet files with pictures, as Hugging Face's data sets have them; reading them is a cargo feature.
 
 #[cfg(feature = "parquet")]
+mod kept;
+#[cfg(feature = "parquet")]
 mod read;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DataError, Dataset, ImageData, Load};
+use crate::{
+    DataError, Dataset, ImageData, Load,
+    table_files::{SHARES, SKIP_UNREADABLE_HELP, SPLIT_HELP, SPLIT_SEED, SPLIT_SEED_HELP},
+};
 
 /// A set in Parquet files: a column of encoded pictures and one of labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parquet {
-    /// Shares of training, validation and test images, where the files have no splits.
+    /// Shares of training, validation and test images, where the set is in one piece.
     pub split: Vec<f64>,
     /// Seed of that split.
     pub split_seed: u64,
@@ -26,15 +31,15 @@ pub struct Parquet {
 impl Default for Parquet {
     fn default() -> Self {
         let [image, label] = [const { String::new() }; 2];
-        Self { split: vec![0.8, 0.1, 0.1], split_seed: 42, skip_unreadable: false, image, label }
+        Self { split: SHARES.to_vec(), split_seed: SPLIT_SEED, skip_unreadable: false, image, label }
     }
 }
 
 impl Dataset for Parquet {
     const HELP: &'static [(&'static str, &'static str)] = &[
-        ("split", "Shares of training, validation and test images, where the set has no test images of its own"),
-        ("split_seed", "Seed of that split, the same for all runs that are compared"),
-        ("skip_unreadable", "Leave out pictures that cannot be read, and record them"),
+        SPLIT_HELP,
+        SPLIT_SEED_HELP,
+        SKIP_UNREADABLE_HELP,
         ("image", "Column of the pictures; empty: the first that has a field `bytes`"),
         ("label", "Column of the labels; empty: `label`, or the only other one with whole numbers"),
     ];

@@ -4,8 +4,9 @@ mod codes;
 mod jpeg;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{Cursor, Read},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
 
@@ -16,7 +17,7 @@ use crate::DataError;
 /// How the names of picture files end, in small letters.
 pub const ENDINGS: [&str; 9] = ["jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
-/// The most bytes of pixels that a picture may have.
+/// The most bytes that a picture's file and its pixels may have.
 const MOST_BYTES: u64 = 512 << 20;
 /// Nearly all headers are within so many bytes.
 const HEADER: u64 = 64 << 10;
@@ -30,8 +31,14 @@ const JPEG: &[u8] = &[0xFF, 0xD8];
 /// # Errors
 /// When it cannot be read, or is not what [`decode`] takes.
 pub fn read(path: &Path) -> Result<DynamicImage, DataError> {
-    // Once, since it may be a pipe.
-    let file = fs::read(path).map_err(DataError::io(path))?;
+    // Once, since it may be a pipe, and not to the end of one that has none.
+    let mut file = Vec::new();
+    let read = File::open(path).and_then(|opened| opened.take(MOST_BYTES + 1).read_to_end(&mut file));
+    read.map_err(DataError::io(path))?;
+    if file.len() as u64 > MOST_BYTES {
+        let message = format!("expected a picture of at most {} MiB, found a larger file", MOST_BYTES >> 20);
+        return Err(DataError::malformed(path, message));
+    }
     decode(&file).map_err(|message| DataError::malformed(path, message))
 }
 
@@ -40,6 +47,20 @@ pub fn read(path: &Path) -> Result<DynamicImage, DataError> {
 /// # Errors
 /// When it is no picture of a known format, takes more than 512 MiB, or is cut or damaged.
 pub fn decode(file: &[u8]) -> Result<DynamicImage, String> {
+    contained(|| decoded(file))
+}
+
+/// Runs `work`, which gives a file to a decoder, and turns a panic into an error: decoders are careful, and yet a file is
+/// whatever somebody gives, and the error gets the picture's name.
+fn contained<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
+        Err(format!("the decoder of the picture's format fails: {text}"))
+    })
+}
+
+fn decoded(file: &[u8]) -> Result<DynamicImage, String> {
     let mut decoder = decoder(file)?;
     let bytes = decoder.total_bytes();
     if bytes > MOST_BYTES {
@@ -75,13 +96,17 @@ pub fn dimensions(path: &Path) -> Result<([usize; 2], bool), DataError> {
     file.by_ref().take(HEADER).read_to_end(&mut bytes).map_err(DataError::io(path))?;
     let mut header = header(&bytes);
     if header.is_err() && bytes.len() as u64 == HEADER {
-        file.read_to_end(&mut bytes).map_err(DataError::io(path))?;
+        file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(DataError::io(path))?;
         header = self::header(&bytes);
     }
     header.map_err(|message| DataError::malformed(path, message))
 }
 
 fn header(file: &[u8]) -> Result<([usize; 2], bool), String> {
+    contained(|| described(file))
+}
+
+fn described(file: &[u8]) -> Result<([usize; 2], bool), String> {
     let mut decoder = decoder(file)?;
     let (width, height) = decoder.dimensions();
     let size = [height as usize, width as usize];
@@ -132,6 +157,8 @@ fn png_flaw(file: &[u8]) -> Option<&'static str> {
 pub(crate) mod tests {
     use flate2::Crc;
     use image::{ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba};
+
+    use std::fs;
 
     use super::*;
 
@@ -250,6 +277,13 @@ pub(crate) mod tests {
         assert!(message(b"").ends_with("note.png: the file is empty"));
         assert!(message(&encoded(&colours().into(), ImageFormat::Png)[..20]).contains("note.png: "));
         assert!(read(&place.path().join("none.png")).unwrap_err().to_string().contains("none.png: "));
+    }
+
+    #[test]
+    fn a_panic_of_a_decoder_is_an_error_with_its_message() {
+        let error = contained::<()>(|| panic!("index out of bounds")).unwrap_err();
+        assert_eq!(error, "the decoder of the picture's format fails: index out of bounds");
+        assert_eq!(contained(|| Ok(3)), Ok(3));
     }
 
     #[test]

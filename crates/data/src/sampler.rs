@@ -53,6 +53,9 @@ impl Balanced {
             .map(|place| {
                 let (class, turn) = ((place % classes) as usize, place / classes);
                 let members = &self.classes[class];
+                if let [only] = members[..] {
+                    return only;
+                }
                 let (pass, index) = (turn / members.len() as u64, turn % members.len() as u64);
                 let (current, order) = &mut passes[class];
                 if *current != Some(pass) {

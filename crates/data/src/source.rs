@@ -29,7 +29,7 @@ thread_local! {
 ///
 /// Images stay bytes until they are in a batch. Where a device's memory is the program's own, a batch is gathered,
 /// changed and normalised in one pass on all threads. Other devices keep the split as bytes, moved there once, and
-/// gather from it, unless it is larger than the device takes in one piece; batches of changed images come from the host
+/// gather from it, unless it is larger than the device takes in one piece, or than 2 GiB; batches of changed images come from the host
 /// there too.
 #[derive(Debug)]
 pub struct ImageSource {
@@ -44,6 +44,10 @@ pub struct ImageSource {
 }
 
 impl ImageSource {
+    /// The most bytes of a split that a device keeps, where it does not say how large a tensor may be: the split is
+    /// collected in the host's memory on its way.
+    pub const LARGEST: u64 = 2 << 30;
+
     /// Serves `set`, normalised as given.
     ///
     /// `digest` names the content: what a resumed run is compared by. Hashing the pixels once more is the caller's
@@ -61,7 +65,7 @@ impl ImageSource {
         }
     }
 
-    /// Keeps the split on the host where it takes more than `largest` bytes.
+    /// Keeps the split on the host where it takes more than `largest` bytes; without a number, more than 2 GiB.
     #[must_use]
     pub fn with_largest(self, largest: Option<u64>) -> Self {
         Self { largest, ..self }
@@ -169,10 +173,14 @@ impl ImageSource {
         pixels
     }
 
+    /// Whether a device whose memory is its own keeps the split.
+    fn fits_device(&self) -> bool {
+        DeviceSplit::bytes(&self.set) <= self.largest.unwrap_or(Self::LARGEST)
+    }
+
     /// The copy of the split for `device`, made on first use; none where batches come from the host.
     fn split(&self, device: &Device) -> Option<DeviceSplit> {
-        let is_too_large = self.largest.is_some_and(|largest| DeviceSplit::bytes(&self.set) > largest);
-        if is_too_large || is_on_host(device) {
+        if is_on_host(device) || !self.fits_device() {
             return None;
         }
         let device = device.clone().inner();
@@ -203,8 +211,12 @@ impl Source for ImageSource {
         let image = |row: usize| images.as_ref().map_or(row, |images| images[row] as usize);
         let is_changed = self.augmenter.is_some() && rows.epoch() > 0;
         if let Some(split) = (!is_changed).then(|| self.split(&inner)).flatten() {
-            let picked: Vec<usize> = rows.iter().map(|&row| image(row)).collect();
-            let (images, targets) = split.batch(&Rows::new(&picked, rows.epoch()));
+            let (images, targets) = if images.is_some() {
+                let picked: Vec<usize> = rows.iter().map(|&row| image(row)).collect();
+                split.batch(&Rows::new(&picked, rows.epoch()))
+            } else {
+                split.batch(rows)
+            };
             return Ok(ImageBatch { images, targets, mixed: None }.on(device));
         }
         let mixes = self.mixes(rows);

@@ -108,12 +108,7 @@ pub fn stratified(set: &ImageSet, shares: &[f64], seed: u64, classes: usize) -> 
 /// # Errors
 /// When `shares` are not three that sum to 1, with some for training and testing, or no class has two images.
 fn stratified_rows(labels: &[u16], shares: &[f64], seed: u64, classes: usize) -> Result<[Vec<usize>; 3], DataError> {
-    let is_share = |share: &f64| (0.0..=1.0).contains(share);
-    let is_whole = (shares.iter().sum::<f64>() - 1.0).abs() <= 1e-6;
-    let &[train, valid, test] = shares else { return Err(no_shares(shares)) };
-    if !shares.iter().all(is_share) || !is_whole || train == 0.0 || test == 0.0 {
-        return Err(no_shares(shares));
-    }
+    let [_, valid, test] = check_shares(shares)?;
     let mut parts = vec![0; labels.len()];
     for (class, mut members) in members(labels, classes).into_iter().enumerate() {
         members.shuffle(&mut stream(seed, "stratified", class as u64));
@@ -137,12 +132,22 @@ fn stratified_rows(labels: &[u16], shares: &[f64], seed: u64, classes: usize) ->
     Ok(rows)
 }
 
-fn no_shares(shares: &[f64]) -> DataError {
-    let shares = shares.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    DataError::Unusable(format!(
-        "`split` wants the shares of train, validation and test, which sum to 1 and of which only validation may be 0, \
-         such as 0.8,0.1,0.1 (got {shares})"
-    ))
+/// Returns the shares of train, validation and test.
+///
+/// # Errors
+/// When `shares` are not three that sum to 1, with some for training and testing.
+pub(crate) fn check_shares(shares: &[f64]) -> Result<[f64; 3], DataError> {
+    let is_whole = (shares.iter().sum::<f64>() - 1.0).abs() <= 1e-6;
+    match *shares {
+        [train, valid, test] if is_whole && train > 0.0 && valid >= 0.0 && test > 0.0 => Ok([train, valid, test]),
+        _ => {
+            let shares = shares.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            Err(DataError::Unusable(format!(
+                "`split` wants the shares of train, validation and test, which sum to 1 and of which only validation \
+                 may be 0, such as 0.8,0.1,0.1 (got {shares})"
+            )))
+        }
+    }
 }
 
 /// The images of each class.

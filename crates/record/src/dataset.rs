@@ -46,10 +46,11 @@ pub struct ImagesRecord {
     /// How pictures were brought to the size (`crop`, `pad`, `stretch`); none where the set has pixels of its own.
     #[serde(default)]
     pub fit: Option<String>,
-    /// Images of each class in each split.
+    /// Images of each class in each whole split: a limit of batches, which the numbers of samples beside them keep to,
+    /// does not count.
     #[serde(default)]
     pub counts: ClassCounts,
-    /// Pictures that could not be read and were left out, as paths within `source`.
+    /// Pictures that could not be read and were left out: the path within `source` and the reason, as `path: reason`.
     #[serde(default)]
     pub skipped: Vec<String>,
 }
@@ -59,7 +60,7 @@ fn grey() -> usize {
     1
 }
 
-/// How many images of each class a split has, in the order of the labels; empty where that is not known, or where there
+/// How many images of each class a split has in all, in the order of the labels; empty where that is not known, or where there
 /// is no such split.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

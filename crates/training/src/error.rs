@@ -30,6 +30,20 @@ pub enum TrainingError {
         /// What was given.
         found: String,
     },
+    /// A parameter is frozen that the weights to start from do not have.
+    #[error(
+        "freeze: `{parameter}` is frozen but not taken from the weights ({reason}){}; leave it out of `training.freeze`, \
+         or start from weights that have it in the network's shape",
+        if others.is_empty() { String::new() } else { format!(", and neither are {}", others.join(", ")) }
+    )]
+    FrozenFresh {
+        /// The first such parameter.
+        parameter: String,
+        /// Why it was not taken.
+        reason: String,
+        /// The others, each quoted.
+        others: Vec<String>,
+    },
     /// The task does not measure what it says.
     #[error("the task's step: {0}")]
     Task(String),
@@ -103,9 +117,7 @@ pub enum TrainingError {
         memory: Option<u64>,
     },
     /// The data is not what the run was begun with.
-    #[error(
-        "this run was started on {wanted}, and the data here is {found}; resume it with the data that it was started with"
-    )]
+    #[error("this run was trained on {wanted}, and the data here is {found}; use the data that it was trained on")]
     OtherData {
         /// The data of the run.
         wanted: String,

@@ -66,6 +66,26 @@ pub(crate) fn frozen<M: Module>(module: &M, root: &str) -> (Vec<String>, usize) 
     (frozen.map(|(parameter, _)| file_name(parameter, root)).collect(), crate::trainable_parameters(&all))
 }
 
+/// The layers of `module` that are frozen, or the names of parameters where others of their layer are not, and how many
+/// numbers these hold.
+pub(crate) fn frozen_layers<M: Module>(module: &M, root: &str) -> (Vec<String>, usize) {
+    let all = named_parameters(&module.valid().unfreeze());
+    let parameters = named_parameters(module);
+    let learned: Vec<_> = parameters.iter().zip(&all).filter(|(_, all)| all.trainable).map(|(it, _)| it).collect();
+    let (mut layers, mut count) = (Vec::new(), 0_usize);
+    for layer in learned.chunk_by(|one, other| one.layer == other.layer) {
+        let frozen: Vec<_> = layer.iter().filter(|parameter| !parameter.trainable).collect();
+        count = frozen.iter().fold(count, |count, parameter| count.saturating_add(parameter.count()));
+        let path = name(&layer[0].layer, root);
+        if frozen.len() == layer.len() && !path.is_empty() {
+            layers.push(path.to_owned());
+        } else {
+            layers.extend(frozen.iter().map(|parameter| file_name(parameter, root)));
+        }
+    }
+    (layers, count)
+}
+
 /// The names of a parameter: Burn's, and the one that files have.
 fn names(parameter: &Parameter, root: &str) -> [String; 2] {
     [name(&parameter.path, root).to_owned(), file_name(parameter, root)]
@@ -172,6 +192,17 @@ mod tests {
             assert_eq!(super::frozen(&net, "net"), (frozen.clone(), 3 * 4 + 4 + 2 * 4 + 4 * 2 + 2));
         }
         frozen
+    }
+
+    #[test]
+    fn frozen_layers_are_told_whole_and_others_by_their_parameters() {
+        let told = |list: &[&str]| {
+            let (net, _) = freeze(Net::new(&Device::flex().autodiff()), "net", &patterns(list)).unwrap();
+            frozen_layers(&net, "net")
+        };
+        assert_eq!(told(&[]), (Vec::new(), 0));
+        assert_eq!(told(&["first", "second.bias"]), (patterns(&["first", "second.bias"]), 3 * 4 + 4 + 2));
+        assert_eq!(told(&["norm.gamma"]), (patterns(&["norm.weight"]), 4));
     }
 
     #[test]

@@ -39,6 +39,13 @@ pub enum Event<'a> {
     },
     /// The run starts from weights of another place.
     InitialWeights(&'a InitialWeightsRecord),
+    /// Parts of the network stay as they are in this run.
+    Frozen {
+        /// Names of the layers, or of parameters where the layer has others that are trained.
+        layers: &'a [String],
+        /// How many numbers they hold.
+        parameters: usize,
+    },
     /// The backend is about to compile and autotune the kernels that the run needs.
     Compiling,
     /// A warm-up step with a batch of this size; its results are discarded.

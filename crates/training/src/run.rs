@@ -14,6 +14,7 @@ use crate::{
     early_stopping::Monitor,
     ema::Ema,
     feed::{Epoch, SharedSource},
+    freeze::frozen_layers,
     guard::message,
     replicas::Replicas,
     schedule::RunRates,
@@ -98,6 +99,10 @@ pub(crate) fn run<T: Task>(
         // What a run starts from may be gone when it is resumed.
         let averaged = ema.as_ref().map(|ema| ema.module(&task));
         checkpoint::save(&directory.checkpoints(), &state, &task, averaged, &optimizer)?;
+    }
+    let (layers, parameters) = frozen_layers(&task, T::ROOT);
+    if !layers.is_empty() {
+        (host.on_event)(Event::Frozen { layers: &layers, parameters });
     }
     let devices: Vec<_> = host.place.devices.iter().map(|device| device.clone().autodiff()).collect();
     let replicas = Replicas::new(tracked.clone(), &devices[1..], settings.micro_batches, &train);

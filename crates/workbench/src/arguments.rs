@@ -65,8 +65,8 @@ pub struct PlaceArguments {
     /// everywhere, for comparison [default: auto, or the run's]
     #[arg(long, value_parser = kernels())]
     pub kernels: Option<Kernels>,
-    /// Directory of the data set [default: the first of KINDLING_DATA_DIR, data/fashion-mnist, the system's copy and
-    /// the user's cache that has it; else it is downloaded]
+    /// The directory, or the file, of the data set [default: of fashion-mnist: the first of KINDLING_DATA_DIR,
+    /// data/fashion-mnist, the system's copy and the user's cache that has it; else it is downloaded]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Where the runs are.

@@ -89,7 +89,9 @@ pub mod writable;
 #[doc(hidden)]
 pub use mimalloc;
 
-pub use kindling_data::{DataError, Dataset, ImageData, ImageOptions, ImageSet, Load};
+pub use kindling_data::{
+    Channels, DataError, Dataset, Fit, ImageData, ImageOptions, ImageSet, ImageSize, Load, LoadEvent,
+};
 pub use kindling_models::{ImageShape, ModelError, Network, NetworkConfig};
 
 pub use self::{

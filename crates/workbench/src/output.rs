@@ -33,7 +33,13 @@ pub fn print(line: impl Display) {
 
 /// Prints a notice to standard error. Where it is closed, the program continues.
 pub fn notice(line: impl Display) {
-    let _ = writeln!(stderr(), "{line}");
+    let _ = writeln!(stderr(), "{}", harmless(&line.to_string()));
+}
+
+/// The text with all control characters escaped but ends of lines and tabs: names of files may have any.
+fn harmless(text: &str) -> String {
+    let is_kept = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().map(|c| if is_kept(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
 /// An error with its causes, each once: many messages contain their cause already.
@@ -56,7 +62,7 @@ mod tests {
     use anyhow::{Error, anyhow};
     use kindling_record::RecordError;
 
-    use super::told;
+    use super::{harmless, told};
 
     fn refused() -> io::Error {
         io::Error::from_raw_os_error(13)
@@ -69,6 +75,11 @@ mod tests {
         assert_eq!(told(&error), "run x failed: runs: Permission denied (os error 13)");
         let error = Error::new(refused()).context(format!("{}; try again", refused())).context("run x failed");
         assert_eq!(told(&error), "run x failed: Permission denied (os error 13); try again");
+    }
+
+    #[test]
+    fn escape_sequences_in_names_do_nothing_to_a_terminal() {
+        assert_eq!(harmless("a\u{1b}]0;b\u{7}: café\n\tc"), "a\\u{1b}]0;b\\u{7}: café\n\tc");
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! Ctrl-C and its like: the first asks the run to stop, the second leaves at once.
 
 use std::{
-    mem,
-    sync::{Mutex, PoisonError},
+    fs, mem,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
 use anyhow::{Context, Result};
 use burn::train::Interrupter;
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
+    flag,
     iterator::Signals,
     low_level,
 };
@@ -18,25 +20,30 @@ use crate::{dashboard, outcome::INTERRUPTED, output::notice};
 
 /// What the next signal does.
 enum Action {
-    /// Ends the program, with a last notice.
-    Leave(Option<String>),
+    /// Ends the program: removes this temporary file or directory, and gives a last notice.
+    Leave(Option<String>, Option<PathBuf>),
     /// Stops this run after its step; the signal after that ends the program.
     Stop(Interrupter),
 }
 
-static NEXT: Mutex<Action> = Mutex::new(Action::Leave(None));
+static NEXT: Mutex<Action> = Mutex::new(Action::Leave(None, None));
 
 /// Handles signals from here on.
 pub(crate) fn install() -> Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("signals cannot be handled")?;
+    // With a handler, a file that grows beyond its limit is an error of the write instead of the end of the program.
+    flag::register(SIGXFSZ, Arc::default()).context("signals cannot be handled")?;
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
-                let interrupter = match set(Action::Leave(None)) {
+                let interrupter = match set(Action::Leave(None, None)) {
                     Action::Stop(interrupter) => interrupter,
-                    Action::Leave(last) => {
+                    Action::Leave(last, temporary) => {
                         dashboard::restore_terminal();
+                        if let Some(path) = temporary {
+                            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+                        }
                         if let Some(last) = last {
                             notice(last);
                         }
@@ -65,7 +72,12 @@ pub(crate) fn stop_gently(interrupter: &Interrupter) {
 
 /// From here on the first signal ends the program, with this notice: there is no run, or nothing of it to save yet.
 pub(crate) fn leave_at_once(last: Option<String>) {
-    set(Action::Leave(last));
+    set(Action::Leave(last, None));
+}
+
+/// As [`leave_at_once`], and removes the temporary file or directory that is being written.
+pub(crate) fn leave_without(temporary: PathBuf) {
+    set(Action::Leave(Some("interrupted; nothing of the data set is kept".to_owned()), Some(temporary)));
 }
 
 fn set(action: Action) -> Action {

@@ -1,24 +1,24 @@
 //! Many runs, one after the other: those that are finished are not run again, interrupted ones are resumed.
 
-use std::{path::Path, time::Instant};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use burn::{tensor::Device, train::Interrupter};
 use kindling_classification::check_data;
-use kindling_config::{Config, Data, Partial, Precision};
-use kindling_data::ImageData;
+use kindling_config::{Config, Partial, Precision};
 use kindling_kernels::Kernels;
 use kindling_models::LayerSummary;
 use kindling_record::{RunDirectory, RunRecord, RunStatus, Setup, list_runs};
 use kindling_report::{Run, duration};
-use kindling_training::{Event, Host, OnEvent, Silent};
+use kindling_training::{Event, Host, OnEvent, Silent, weights};
 
 use crate::{
     Workbench,
     arguments::PlaceArguments,
     backend::{self, Backend, Request},
-    commands::train::{weights_lines, with_weights},
-    data, log_file,
+    commands::train::{frozen_line, weights_lines, with_weights},
+    data::{self, DataSets},
+    log_file,
     outcome::Outcome,
     output::{notice, told},
     progress::SweepBar,
@@ -72,28 +72,6 @@ struct Bench<'a> {
     data: DataSets<'a>,
 }
 
-/// Sets of images, each read when it is first needed.
-struct DataSets<'a> {
-    workbench: &'a Workbench,
-    data_dir: Option<&'a Path>,
-    read: Vec<(Data, ImageData)>,
-}
-
-impl DataSets<'_> {
-    fn get(&mut self, wanted: &Data) -> Result<&ImageData> {
-        let decides = |data: &Data| (data.image_size, data.channels, data.fit);
-        let is_same = |(known, _): &(Data, ImageData)| {
-            (&known.name, &known.keys, decides(known)) == (&wanted.name, &wanted.keys, decides(wanted))
-        };
-        let known = self.read.iter().position(is_same);
-        let index = known.unwrap_or(self.read.len());
-        if known.is_none() {
-            self.read.push((wanted.clone(), data::load(self.workbench, wanted, self.data_dir)?));
-        }
-        Ok(&self.read[index].1)
-    }
-}
-
 /// Trains the runs that are not there yet. One that fails or diverges does not stop the others.
 ///
 /// Call it before anything else is done or printed: the program may start itself again.
@@ -101,7 +79,7 @@ pub fn sweep(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) ->
     let request = request(place)?;
     signals::install()?;
     let plan = &with_weights_of_runs(plan, place)?;
-    let data = DataSets { workbench, data_dir: place.data_dir.as_deref(), read: Vec::new() };
+    let data = DataSets::new(workbench, place.data_dir.as_deref());
     let mut bench = Bench { workbench, place, request, backends: Vec::new(), data };
     let mut known = known_runs(plan, &mut bench.data, place)?;
     known.retain(|(config, run)| run.setups() == [bench.request.setup(config.training.precision)]);
@@ -161,7 +139,7 @@ pub fn sweep(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) ->
 pub fn find(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
     let request = request(place)?;
     let plan = &with_weights_of_runs(plan, place)?;
-    let mut data = DataSets { workbench, data_dir: place.data_dir.as_deref(), read: Vec::new() };
+    let mut data = DataSets::new(workbench, place.data_dir.as_deref());
     let mut known = known_runs(plan, &mut data, place)?;
     if let Some(planned) = plan.first() {
         keep_alike(&mut known, &request.setup(planned.config.training.precision));
@@ -263,6 +241,7 @@ fn host(backend: &Backend, interrupter: Interrupter, progress: SweepBar) -> Host
             progress.say(&format!("{}: {message}; resuming from {}", path.display(), instead.display()));
         }
         Event::InitialWeights(record) => progress.say(&weights_lines(record).join("\n")),
+        Event::Frozen { layers, parameters } => progress.say(&frozen_line(layers, parameters)),
         Event::Compiling => signals::leave_at_once(None),
         Event::WarmUp { model, samples, .. } => progress.show_warm_up(model, samples),
         Event::Compiled { .. } => signals::stop_gently(&stop),
@@ -271,10 +250,17 @@ fn host(backend: &Backend, interrupter: Interrupter, progress: SweepBar) -> Host
     backend.host(interrupter, Box::new(|_| Box::new(Silent)), on_event, Instant::now())
 }
 
-/// The runs of the plan's configs that were made with the same data, in any setup.
+/// The runs of the plan's configs that were made with the same data and from the same weights, in any setup.
 fn known_runs(plan: &[Planned], data: &mut DataSets<'_>, place: &PlaceArguments) -> Result<Vec<(Config, Run)>> {
-    let registry = data.workbench.registry();
+    let registry = data.workbench().registry();
     let mut known = Vec::new();
+    // Of weights to start from, the config has the path alone.
+    let mut digests = BTreeMap::<String, String>::new();
+    for path in plan.iter().filter_map(|planned| planned.config.training.weights.as_ref()) {
+        if !digests.contains_key(path) {
+            digests.insert(path.clone(), weights::digest(Path::new(path))?);
+        }
+    }
     for (directory, record) in list_runs(&place.runs_dir.path)? {
         let record = match record {
             Ok(record) => record,
@@ -287,6 +273,10 @@ fn known_runs(plan: &[Planned], data: &mut DataSets<'_>, place: &PlaceArguments)
         let read = Partial::from_object(record.config.clone()).and_then(|partial| partial.resolve(&registry));
         let Ok(config) = read else { continue };
         if !plan.iter().any(|planned| planned.config == config) {
+            continue;
+        }
+        let found = record.initial_weights.as_ref().map(|weights| &weights.sha256);
+        if config.training.weights.as_ref().and_then(|path| digests.get(path)) != found {
             continue;
         }
         // Which directory a set is read from does not stand in the config; these are the same in any.
@@ -334,25 +324,46 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fixtures;
+    use crate::{
+        arguments::{DeviceArguments, RunsDirectory},
+        fixtures,
+    };
 
     #[test]
-    fn a_set_is_read_once_for_all_configs_whose_images_are_the_same() {
+    fn runs_from_weights_that_were_overwritten_are_none_of_the_plans() {
+        let runs = tempfile::tempdir().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("best.pt");
+        std::fs::write(&path, "old weights").unwrap();
+        let mut config = fixtures::config("mlp", 1);
+        config["training"]["weights"] = path.to_str().unwrap().into();
+        let sha256 = weights::digest(&path).unwrap();
+        let initial = json!({ "source": path, "sha256": sha256, "taken": 6, "fresh": [], "unused": [] });
+        fixtures::run(runs.path(), "with", &json!({ "config": config, "initial_weights": initial }));
+        fixtures::run(runs.path(), "unknown", &json!({ "config": config }));
+        fixtures::run(runs.path(), "without", &json!({}));
+
         let workbench = Workbench::new("kindling");
-        let registry = workbench.registry();
-        let mut sets = DataSets { workbench: &workbench, data_dir: None, read: Vec::new() };
-        let mut shape = |key: &str, value: &str| {
-            let partial = [("network.name", "mlp"), ("data.name", "synthetic"), (key, value)]
-                .into_iter()
-                .fold(Partial::default(), |partial, (key, value)| partial.with_text(key, value, &registry).unwrap());
-            let shape = sets.get(&workbench.resolve(partial).unwrap().data).unwrap().train.shape();
-            (shape, sets.read.len())
+        let planned = |config: &serde_json::Value| {
+            let partial = Partial::from_object(config.as_object().cloned().unwrap()).unwrap();
+            Planned { name: "mlp".to_owned(), config: workbench.resolve(partial).unwrap() }
         };
-        assert_eq!(shape("data.augment", "flip"), ([1, 28, 28], 1));
-        assert_eq!(shape("data.normalize", "auto"), ([1, 28, 28], 1));
-        assert_eq!(shape("data.image_size", "14"), ([1, 14, 14], 2));
-        assert_eq!(shape("data.channels", "rgb"), ([3, 28, 28], 3));
-        assert_eq!(shape("data.augment", "shift"), ([1, 28, 28], 3));
+        let plan = [planned(&config), planned(&fixtures::config("mlp", 1))];
+        let place = PlaceArguments {
+            device: DeviceArguments { backend: None, devices: None, remote: None },
+            kernels: None,
+            data_dir: None,
+            runs_dir: RunsDirectory { path: runs.path().to_path_buf() },
+        };
+        let known = || {
+            let found = known_runs(&plan, &mut DataSets::new(&workbench, None), &place).unwrap();
+            let mut ids: Vec<_> = found.into_iter().map(|(_, run)| run.record.id).collect();
+            ids.sort();
+            ids
+        };
+        assert_eq!(known(), ["with", "without"]);
+        std::fs::write(&path, "new weights").unwrap();
+        assert_eq!(known(), ["without"]);
     }
 
     #[test]

@@ -275,7 +275,8 @@ mod tests {
         let of = |is_wanted: &dyn Fn(u16) -> bool| {
             let train = &SHAPES.train;
             let wanted: Vec<usize> = (0..train.count()).filter(|&index| is_wanted(train.labels()[index])).collect();
-            let data = ImageData { train: train.select(&wanted), ..SHAPES.clone() };
+            let mut data = SHAPES.clone();
+            data.train = train.select(&wanted);
             let device = CheckDevice { device: &Device::flex(), largest: None, repeats_bits: true };
             let mut told = 0;
             let mlp = MlpConfig { hidden: vec![8] };

@@ -149,4 +149,15 @@ fn what_does_not_fit_the_network_or_the_data_is_refused_before_anything_is_writt
     assert!(message.contains("each of the 10 classes"), "{message}");
     let message = fails(json!({ "weights": "nowhere.safetensors" }));
     assert!(message.contains("nowhere.safetensors"), "{message}");
+
+    // Of eight classes: the last layer is another.
+    let eight = RunDirectory::create(place.path(), "eight").unwrap();
+    let few = COLOURED.train.labels().iter().enumerate().filter(|(_, label)| **label < 8).map(|(index, _)| index);
+    let few = COLOURED.train.select(&few.collect::<Vec<_>>());
+    let few = ImageData::new("eight", COLOURED.classes[..8].to_vec(), few.clone(), few).unwrap();
+    cnn.train(&coloured("cnn", json!({})), &few, &eight, patient()).unwrap();
+    let weights = eight.weights().display().to_string();
+    let message = fails(json!({ "weights": weights, "freeze": ["conv1", "fc2"] }));
+    assert!(message.starts_with("freeze: `fc2.weight` is frozen but not taken from the weights ("), "{message}");
+    assert!(message.contains("and neither are `fc2.bias`; leave it out of"), "{message}");
 }

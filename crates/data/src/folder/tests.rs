@@ -75,8 +75,11 @@ fn a_set_in_one_piece_is_split_by_its_shares_and_a_seed() {
     assert_eq!((other.train.count(), other.valid, other.test.count()), (20, None, 20));
     assert_ne!(other.sha256, data.sha256);
     let wrong = Folder { split: vec![0.9, 0.3], ..Folder::default() };
-    let message = events(place.path(), &wrong, ImageOptions::default()).0.unwrap_err().to_string();
+    let size = Some(ImageSize { height: 2, width: 2 });
+    let (outcome, told) = events(place.path(), &wrong, ImageOptions { size, ..ImageOptions::default() });
+    let message = outcome.unwrap_err().to_string();
     assert!(message.contains("0.9,0.3"), "{message}");
+    assert!(told.is_empty(), "refused before pictures are decoded: {told:?}");
 }
 
 #[test]
@@ -92,7 +95,8 @@ fn a_split_that_is_not_there_is_told_about() {
     let (data, told) = events(place.path(), &Folder::default(), ImageOptions::default());
     let data = data.unwrap();
     assert_eq!((data.train.count(), data.valid, pixels(&data.test)), (8, None, vec![3]));
-    assert!(notices(&told)[0].ends_with("the validation split is the test split"), "{told:?}");
+    assert_eq!(notices(&told).len(), 1);
+    assert!(notices(&told)[0].ends_with("no test images; the validation split is the test split"), "{told:?}");
 }
 
 #[test]
@@ -112,8 +116,12 @@ fn pictures_are_in_the_order_of_their_names_whatever_their_class() {
 fn pictures_are_decoded_once_and_again_when_one_of_them_changes() {
     let place = tempfile::tempdir().unwrap();
     add(place.path(), &[("train/a/1.png", 1), ("train/b/1.png", 2), ("test/a/1.png", 3)]);
-    let decoded = || {
-        let (data, events) = events(place.path(), &Folder::default(), ImageOptions::default());
+    let mut skip_unreadable = false;
+    let mut decoded = || {
+        // Whether unreadable pictures may be skipped makes no difference to those that are not.
+        skip_unreadable = !skip_unreadable;
+        let folder = Folder { skip_unreadable, ..Folder::default() };
+        let (data, events) = events(place.path(), &folder, ImageOptions::default());
         let is_decoding = |event: &LoadEvent| matches!(event, LoadEvent::Decoding { total: 3 });
         (pixels(&data.unwrap().test), events.iter().any(is_decoding))
     };
@@ -317,4 +325,17 @@ mod unix {
         let found = message(place.path());
         assert!(found.contains("caf\u{FFFD}: a class has a name that is no UTF-8; rename the directory"), "{found}");
     }
+}
+
+#[test]
+fn a_class_may_be_called_train_and_the_directory_of_runs_is_none() {
+    let place = tempfile::tempdir().unwrap();
+    let names = ["bus", "car", "train"].map(|class| (1..=4).map(move |picture| format!("{class}/{picture}.png")));
+    let names: Vec<String> = names.into_iter().flatten().collect();
+    add(place.path(), &names.iter().map(|name| (name.as_str(), 1)).collect::<Vec<_>>());
+    add(place.path(), &[("runs/first/mistakes/1.png", 9)]);
+    fs::write(place.path().join("runs/first/run.json"), "{}").unwrap();
+    let (data, events) = events(place.path(), &Folder::default(), ImageOptions::default());
+    assert_eq!(data.unwrap().classes, ["bus", "car", "train"]);
+    assert!(notices(&events).iter().any(|notice| notice.ends_with("left out: runs")), "{:?}", notices(&events));
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use crate::{DataError, error::listed, image_data::hexadecimal, picture::ENDINGS};
+use crate::{DataError, error::listed, image_data::hexadecimal, picture::ENDINGS, table_files::split_word};
 
 /// More directories than so many are no classes.
 const MOST_CLASSES: usize = 10_000;
@@ -214,7 +214,8 @@ impl Entries {
                     Err(error) => return Err(DataError::io(entry.path())(error)),
                 }
             }
-            if kind.is_dir() { &mut found.directories } else { &mut found.files }.push(entry.path());
+            let is_class = kind.is_dir() && !holds_runs(&entry.path());
+            if is_class { &mut found.directories } else { &mut found.files }.push(entry.path());
         }
         found.directories.sort();
         found.files.sort();
@@ -226,7 +227,7 @@ impl Entries {
         let mut splits = [const { None }; 3];
         let mut others = self.files.clone();
         for path in &self.directories {
-            let Some(split) = split_of(path) else {
+            let Some(split) = path.file_name().and_then(OsStr::to_str).and_then(split_word) else {
                 others.push(path.clone());
                 continue;
             };
@@ -236,6 +237,10 @@ impl Entries {
             }
         }
         match &splits {
+            // A vehicle.
+            [Some(train), ..] if others.len() > self.files.len() && Self::read(train)?.directories.is_empty() => {
+                Ok(None)
+            }
             [Some(_), ..] => Ok(Some(Roots { splits, others })),
             // Classes may be called so.
             _ if others.len() > self.files.len() || splits.iter().all(Option::is_none) => Ok(None),
@@ -250,13 +255,10 @@ impl Entries {
     }
 }
 
-fn split_of(path: &Path) -> Option<usize> {
-    match &*path.file_name()?.to_str()?.to_ascii_lowercase() {
-        "train" | "training" => Some(0),
-        "valid" | "val" | "validation" | "dev" => Some(1),
-        "test" | "testing" => Some(2),
-        _ => None,
-    }
+/// Whether a directory is that of the runs, which a program that is started among the pictures makes there.
+fn holds_runs(path: &Path) -> bool {
+    let has_run = |entry: fs::DirEntry| entry.path().join("run.json").is_file();
+    path.ends_with("runs") && fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(has_run))
 }
 
 /// Whether users do not see such a file, or other systems made it.

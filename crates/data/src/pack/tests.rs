@@ -1,6 +1,8 @@
+mod unreadable;
+
 use std::{
     collections::BTreeSet,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Barrier,
         atomic::{AtomicUsize, Ordering},
@@ -17,8 +19,8 @@ const KEY: &str = "0123abcd";
 /// A picture of bytes that count up from this one, or an unreadable one.
 type Item = Option<u8>;
 
-fn decode(item: &Item, out: &mut [u8]) -> Result<(), String> {
-    let first = item.ok_or("not a picture")?;
+fn decode(item: &Item, out: &mut [u8]) -> Result<(), Unreadable> {
+    let first = item.ok_or_else(|| "not a picture".to_owned())?;
     out.iter_mut().enumerate().for_each(|(index, byte)| *byte = first.wrapping_add(index as u8));
     Ok(())
 }
@@ -89,7 +91,8 @@ fn a_set_is_made_once_and_found_from_then_on() {
     let (first, is_made, events) = pack(&place, false, small());
     let first = first.unwrap();
     assert!(is_made);
-    assert_eq!(events[0], LoadEvent::Decoding { total: 4 });
+    assert!(matches!(&events[0], LoadEvent::Temporary(path) if path.starts_with(&place) && !path.exists()));
+    assert_eq!(events[1], LoadEvent::Decoding { total: 4 });
     assert_eq!(events.last(), Some(&LoadEvent::Packed(file(&place))));
     let done = events.iter().map(|event| if let LoadEvent::Decoded(more) = event { *more } else { 0 });
     assert_eq!(done.sum::<usize>(), 4);
@@ -150,7 +153,7 @@ fn a_file_that_is_damaged_foreign_or_of_another_version_is_made_again() {
     let checks = [
         (changed(8), "expected version 1 of the packed format, found 3"),
         (b"<!doctype html>".to_vec(), "not a packed file of Kindling's"),
-        (Vec::new(), ""),
+        (Vec::new(), "not a packed file of Kindling's"),
         (whole[..5000.min(whole.len() - 9)].to_vec(), "damaged, or cut short"),
         (changed(PIXELS + 20), "damaged (pixels between bytes 0 and 1048576)"),
         (changed(PIXELS + 4 * 18), "damaged (labels or names)"),
@@ -182,6 +185,29 @@ fn what_a_killed_process_leaves_is_removed_and_nothing_else() {
 }
 
 #[test]
+fn without_a_lock_only_what_is_old_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let [ours, old] = ["x7", "y8"].map(|end| directory.path().join(format!(".folder-{KEY}.kindling-{end}")));
+    fs::write(&ours, b"half").unwrap();
+    File::create(&old).unwrap().set_modified(std::time::SystemTime::now() - 2 * LEFT_OVER).unwrap();
+    remove_left_overs(directory.path(), None);
+    assert!(ours.exists() && !old.exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_packed_file_may_be_read_by_whom_any_other_new_file_may_be() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    pack(directory.path(), false, small()).0.unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    let other = directory.path().join("other");
+    File::create(&other).unwrap();
+    assert_eq!(mode(&file(directory.path())), mode(&other));
+}
+
+#[test]
 fn of_two_at_once_one_packs_and_the_other_waits_for_it() {
     let directory = tempfile::tempdir().unwrap();
     let decoded = AtomicUsize::new(0);
@@ -205,7 +231,7 @@ fn who_waits_for_another_process_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let request = request(Path::new("pictures"), false);
     let path = file(directory.path());
-    let mut lock = Some(locked(&path, &request, &mut |_| {}).unwrap());
+    let mut lock = locked(&path, &request, &mut |_| {}).unwrap();
     let mut notices = Vec::new();
     // The notice comes before the waiting begins.
     let mut on_event = |event| {
@@ -215,36 +241,6 @@ fn who_waits_for_another_process_says_so() {
     locked(&path, &request, &mut on_event).unwrap();
     let expected = "waiting for another process that packs the pictures of pictures".to_owned();
     assert_eq!(notices, [LoadEvent::Notice(expected)]);
-}
-
-/// Three unreadable pictures of seven, in two splits.
-fn partly_unreadable() -> Plan<Item> {
-    let mut plan = small();
-    plan.splits[0].insert(1, sample(1, "b/x.png", None));
-    plan.splits[0].push(sample(0, "a/y.png", None));
-    plan.splits[2].insert(0, sample(1, "b/z.png", None));
-    plan
-}
-
-#[test]
-fn unreadable_pictures_are_all_listed_or_left_out() {
-    let directory = tempfile::tempdir().unwrap();
-    let (packed, _, _) = pack(directory.path(), false, partly_unreadable());
-    let listed = "pictures: 3 of 7 pictures cannot be read:\n  b/x.png: not a picture\n  a/y.png: not a picture\n  \
-                  b/z.png: not a picture\nreplace or remove them, or leave them out with --skip-unreadable";
-    assert_eq!(packed.unwrap_err(), listed);
-    assert_eq!(names_in(directory.path()), [format!("folder-{KEY}.kindling.lock")]);
-    for is_first in [true, false] {
-        let (packed, is_made, events) = pack(directory.path(), true, partly_unreadable());
-        let packed = packed.unwrap();
-        assert_eq!(content(&packed), expected(&small()));
-        assert_eq!(packed.skipped, ["b/x.png", "a/y.png", "b/z.png"].map(|name| format!("{name}: not a picture")));
-        assert_eq!(is_made, is_first);
-        let notice = "3 of 7 pictures are unreadable and left out, such as b/x.png: not a picture".to_owned();
-        assert_eq!(events.last(), Some(&LoadEvent::Notice(notice)));
-    }
-    let (packed, is_made, _) = pack(directory.path(), false, partly_unreadable());
-    assert_eq!((packed.unwrap_err().as_str(), is_made), (listed, false));
 }
 
 #[test]
@@ -389,7 +385,9 @@ proptest! {
         let plan = Plan { classes: classes.clone(), shape: [channels, height, width], splits };
         let expected = expected(&plan);
         let unreadable = plan.splits.iter().flatten().filter(|sample| sample.item.is_none()).count();
+        let is_lost = |split: &Vec<Sample<Item>>| split.iter().all(|sample| sample.item.is_none());
         prop_assume!(plan.splits.iter().flatten().count() > unreadable);
+        prop_assume!(plan.splits.iter().all(|split| split.is_empty() || !is_lost(split)));
         let made = pack(directory.path(), true, plan).0.unwrap();
         let found = read::open(&file(directory.path()), KEY).unwrap().unwrap();
         for packed in [&made, &found] {

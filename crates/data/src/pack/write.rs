@@ -4,8 +4,8 @@ use flate2::Crc;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{BLOCK, Header, MAGIC, PIXELS, Plan, Request, Sample, VERSION, read::crc32};
-use crate::{LoadEvent, image_data::hexadecimal, image_set::image_size};
+use super::{BLOCK, Header, MAGIC, PIXELS, Plan, Request, Sample, Unreadable, VERSION, read::crc32};
+use crate::{DataError, LoadEvent, error::shown, image_data::hexadecimal, image_set::image_size};
 
 /// Bytes of pixels that are in memory at once: half of them are decoded while the other half is written.
 const MOST_BYTES: usize = 1 << 26;
@@ -17,6 +17,8 @@ pub(super) enum Failure {
     Io(io::Error),
     /// Pictures that cannot be read, each with its reason.
     Unreadable(Vec<String>),
+    /// A picture could not be read, though it may be another time.
+    Data(DataError),
     /// The plan makes no set.
     Plan(String),
 }
@@ -32,7 +34,7 @@ pub(super) fn write<K: Sync, W: Write + Seek + Send>(
     out: W,
     request: &Request<'_>,
     plan: Plan<K>,
-    decode: &(impl Fn(&K, &mut [u8]) -> Result<(), String> + Sync),
+    decode: &(impl Fn(&K, &mut [u8]) -> Result<(), Unreadable> + Sync),
     on_event: &mut dyn FnMut(LoadEvent),
 ) -> Result<(), Failure> {
     let size = image_size(plan.shape).map_err(|error| Failure::Plan(error.to_string()))?;
@@ -63,10 +65,12 @@ pub(super) fn write<K: Sync, W: Write + Seek + Send>(
             || decoded.take().map(|decoded| writer.add(&decoded).map(|()| decoded.pixels)).transpose(),
         );
         spare = written?.unwrap_or_default();
-        let Some(next) = next else { break };
+        let Some(next) = next.transpose().map_err(Failure::Data)? else { break };
         on_event(LoadEvent::Decoded(next.samples.len()));
         let reasons = next.reasons.iter().zip(next.samples);
-        skipped.extend(reasons.filter_map(|(reason, sample)| Some(format!("{}: {}", sample.name, reason.as_ref()?))));
+        skipped.extend(
+            reasons.filter_map(|(reason, sample)| Some(shown(&format!("{}: {}", sample.name, reason.as_ref()?)))),
+        );
         // What cannot become a file is still looked through, so that all that is unreadable is known.
         if request.skip_unreadable || skipped.is_empty() {
             decoded = Some(next);
@@ -77,6 +81,17 @@ pub(super) fn write<K: Sync, W: Write + Seek + Send>(
     let is_empty = skipped.len() == total;
     if is_empty || !skipped.is_empty() && !request.skip_unreadable {
         return Err(Failure::Unreadable(skipped));
+    }
+    for (split, name) in ["train", "validation", "test"].into_iter().enumerate() {
+        let samples = &plan.splits[split];
+        if writer.counts[split] == 0 && !samples.is_empty() {
+            let before: usize = (0..split).map(|earlier| plan.splits[earlier].len() - writer.counts[earlier]).sum();
+            return Err(Failure::Plan(format!(
+                "none of the {} pictures of the {name} split can be read, such as {}; replace or remove them",
+                samples.len(),
+                skipped[before]
+            )));
+        }
     }
     writer.finish(request.key, plan.classes, plan.shape, skipped)?;
     Ok(())
@@ -102,12 +117,17 @@ impl<'a, K: Sync> Decoded<'a, K> {
         samples: &'a [Sample<K>],
         mut pixels: Vec<u8>,
         size: usize,
-        decode: &(impl Fn(&K, &mut [u8]) -> Result<(), String> + Sync),
-    ) -> Self {
+        decode: &(impl Fn(&K, &mut [u8]) -> Result<(), Unreadable> + Sync),
+    ) -> Result<Self, DataError> {
         pixels.resize(samples.len() * size, 0);
         let images = pixels.par_chunks_exact_mut(size).zip(samples);
-        let reasons = images.map(|(image, sample)| decode(&sample.item, image).err()).collect();
-        Self { split, samples, pixels, reasons }
+        let reasons = images.map(|(image, sample)| match decode(&sample.item, image) {
+            Ok(()) => Ok(None),
+            Err(Unreadable::Picture(reason)) => Ok(Some(reason)),
+            Err(Unreadable::Fatal(error)) => Err(error),
+        });
+        let reasons = reasons.collect::<Result<_, _>>()?;
+        Ok(Self { split, samples, pixels, reasons })
     }
 }
 
@@ -164,7 +184,7 @@ impl<W: Write + Seek> Writer<W> {
         self.counts[self.split] += readable.clone().count();
         for (sample, _) in readable.by_ref() {
             self.labels.extend(sample.label.to_le_bytes());
-            self.text.extend(sample.name.as_bytes());
+            self.text.extend(shown(&sample.name).as_bytes());
             self.offsets.extend((self.text.len() as u64).to_le_bytes());
         }
         // Neighbours are written at once.
@@ -215,26 +235,30 @@ impl<W: Write + Seek> Writer<W> {
             self.end_block();
         }
         let text_bytes = self.text.len();
-        let tables = [self.labels, self.offsets, self.text, self.checksums].concat();
-        let pixels = self.counts.iter().sum::<usize>() * self.size;
+        let tables = [self.labels, self.offsets, self.text, self.checksums];
+        let (mut crc, mut end) = (Crc::new(), PIXELS + self.counts.iter().sum::<usize>() * self.size);
+        for table in &tables {
+            self.out.write_all(table)?;
+            crc.update(table);
+            end += table.len();
+        }
         let header = Header {
             key: key.to_owned(),
             classes,
             shape,
             counts: self.counts,
             text_bytes,
-            tables_crc32: crc32(&tables),
+            tables_crc32: crc.sum(),
             sha256: hexadecimal(&self.hash.finalize()),
             skipped,
         };
         let header = serde_json::to_vec(&header)?;
-        self.out.write_all(&tables)?;
         self.out.write_all(&header)?;
         self.out.seek(SeekFrom::Start(0))?;
         self.out.write_all(&MAGIC)?;
         self.out.write_all(&VERSION.to_le_bytes())?;
         self.out.write_all(&crc32(&header).to_le_bytes())?;
-        self.out.write_all(&((PIXELS + pixels + tables.len()) as u64).to_le_bytes())?;
+        self.out.write_all(&(end as u64).to_le_bytes())?;
         self.out.write_all(&(header.len() as u64).to_le_bytes())?;
         self.out.flush()
     }

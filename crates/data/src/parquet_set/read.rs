@@ -1,19 +1,21 @@
 //! Reading Parquet files.
 
 use std::{
-    collections::VecDeque,
     fs::{self, File},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use image::DynamicImage;
 use kindling_config::Channels;
 use parquet::{
-    basic::Type,
+    basic::{Compression, Type},
     column::reader::ColumnReader,
     data_type::ByteArray,
-    file::reader::{FileReader, SerializedFileReader},
+    file::{
+        metadata::RowGroupMetaData,
+        reader::{FileReader, SerializedFileReader},
+    },
 };
 use serde_json::Value;
 
@@ -21,15 +23,19 @@ use crate::{
     DataError, ImageData, ImageOptions, Load, Parquet,
     error::listed,
     fit,
-    pack::{Plan, Request, Sample, packed},
+    pack::{Plan, Request, Sample, Unreadable, packed},
+    parquet_set::kept::Kept,
     picture,
+    split::check_shares,
     table_files::{Files, directory},
 };
 
-/// The most row groups whose pictures are kept: as many as threads are likely to be in at once.
-const KEPT: usize = 4;
+/// The most bytes of encoded pictures that are kept: several times what is decoded at once.
+const MOST_BYTES: usize = 256 << 20;
+/// Labels count from 0 and are below this.
+const MOST_CLASSES: i64 = u16::MAX as i64;
 
-/// Where a picture is.
+/// Where a picture is: the numbers of its file, of its row group in the file, and of its row in the group.
 struct Place {
     file: usize,
     group: usize,
@@ -37,35 +43,36 @@ struct Place {
 }
 
 /// The encoded pictures of a row group; none where a row has none.
-type Pictures = Arc<Vec<Option<ByteArray>>>;
+type Pictures = Vec<Option<ByteArray>>;
 
-/// Reads row groups, and keeps those that were read last.
+/// Reads row groups, and keeps those that were used last.
 struct Groups<'a> {
     files: Vec<&'a PathBuf>,
     image: String,
-    kept: Mutex<VecDeque<((usize, usize), Pictures)>>,
+    kept: Kept<(usize, usize), Pictures>,
 }
 
 /// Loads the set in the directory that the user names.
 pub(super) fn load(set: &Parquet, load: &mut Load<'_>) -> Result<ImageData, DataError> {
     let named = directory(load, "parquet")?;
+    check_shares(&set.split)?;
     let files = Files::find(&with_files(named)?, &[".parquet"])?;
     let options = load.images;
     let request = Request {
         name: "parquet",
         source: named,
-        key: &files.key(&format!("parquet {} {} {options:?}", set.image, set.label))?,
+        key: &files.key(&format!("parquet {} {} {options:?}", set.image, set.label), &[])?,
         fit: Some(options.fit),
         skip_unreadable: set.skip_unreadable,
     };
-    let groups = Groups { files: files.all().collect(), image: set.image.clone(), kept: Mutex::default() };
-    let decode = |(place, shape): &(Place, [usize; 3]), out: &mut [u8]| {
+    let groups = Groups { files: files.all().collect(), image: set.image.clone(), kept: Kept::new(MOST_BYTES) };
+    let decode = |(place, shape): &(Place, [usize; 3]), out: &mut [u8]| -> Result<(), Unreadable> {
         let picture = groups.picture(place)?;
         suits(&picture, *shape, options)?;
-        fit::fit(&picture, *shape, options.fit, out)
+        Ok(fit::fit(&picture, *shape, options.fit, out)?)
     };
     let packed = packed(&request, load.on_event, |_| set.plan(&files, &groups, options), decode)?;
-    ImageData::from_packed(&request, packed, (&set.split, set.split_seed))
+    ImageData::from_packed(&request, packed, load.on_event, (&set.split, set.split_seed))
 }
 
 /// `named` itself where it has Parquet files, else the folder `data` in it, else its only folder that has some.
@@ -117,12 +124,6 @@ impl Parquet {
         groups: &Groups<'_>,
         options: ImageOptions,
     ) -> Result<Plan<(Place, [usize; 3])>, DataError> {
-        let first = groups.picture(&Place { file: 0, group: 0, row: 0 });
-        let first = first.map_err(|message| DataError::malformed(groups.files[0], message))?;
-        let grey = if first.color().has_color() { Channels::Rgb } else { Channels::Grey };
-        let (height, width) =
-            options.size.map_or((first.height() as usize, first.width() as usize), |size| (size.height, size.width));
-        let shape = [options.channels.unwrap_or(grey).count(), height, width];
         let mut classes: Option<Vec<String>> = None;
         let mut labels: [Vec<(i64, Place, String)>; 3] = Default::default();
         let mut number = 0;
@@ -130,11 +131,19 @@ impl Parquet {
             for path in paths {
                 let table = Table::open(path)?;
                 let label = table.label(&self.label)?;
+                table.check_codecs(&[&label, &table.image(&self.image)?])?;
                 classes = classes.or_else(|| table.class_names(&label));
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let mut count = 0;
                 for group in 0..table.reader.num_row_groups() {
                     for (row, value) in table.numbers(group, &label)?.into_iter().enumerate() {
+                        if value >= MOST_CLASSES {
+                            let message = format!(
+                                "expected labels below {MOST_CLASSES} in the column `{label}`, found {value} in row \
+                                 {count}; --set data.label=COLUMN names another column"
+                            );
+                            return Err(DataError::malformed(path, message));
+                        }
                         split.push((value, Place { file: number, group, row }, format!("{name}:{count}")));
                         count += 1;
                     }
@@ -142,6 +151,7 @@ impl Parquet {
                 number += 1;
             }
         }
+        let shape = groups.shape(labels.iter().flatten().map(|(_, place, _)| place), options)?;
         let largest = labels.iter().flatten().map(|(label, ..)| *label).max().unwrap_or_default();
         let classes = classes.unwrap_or_else(|| (0..=largest.max(0)).map(|label| label.to_string()).collect());
         let checked = |(label, place, name): (i64, Place, String)| match u16::try_from(label) {
@@ -158,23 +168,52 @@ impl Parquet {
 }
 
 impl Groups<'_> {
-    /// Decodes a picture.
-    fn picture(&self, place: &Place) -> Result<DynamicImage, String> {
-        let pictures = self.group(place.file, place.group).map_err(|error| error.to_string())?;
-        let bytes = pictures.get(place.row).and_then(Option::as_ref).ok_or("there is no picture in this row")?;
-        picture::decode(bytes.data())
+    /// The shape that is asked for, or else that of the first picture that can be read.
+    fn shape<'p>(
+        &self,
+        places: impl Iterator<Item = &'p Place>,
+        options: ImageOptions,
+    ) -> Result<[usize; 3], DataError> {
+        if let (Some(size), Some(channels)) = (options.size, options.channels) {
+            return Ok([channels.count(), size.height, size.width]);
+        }
+        let mut reason = None;
+        for place in places {
+            match self.picture(place) {
+                Ok(first) => {
+                    let grey = if first.color().has_color() { Channels::Rgb } else { Channels::Grey };
+                    let found = (first.height() as usize, first.width() as usize);
+                    let (height, width) = options.size.map_or(found, |size| (size.height, size.width));
+                    return Ok([options.channels.unwrap_or(grey).count(), height, width]);
+                }
+                Err(Unreadable::Fatal(error)) => return Err(error),
+                Err(Unreadable::Picture(message)) => {
+                    reason.get_or_insert(message);
+                }
+            }
+        }
+        let message = match reason {
+            Some(first) => format!("none of the pictures can be read; the first: {first}"),
+            None => "expected a row for each picture, found none".to_owned(),
+        };
+        Err(DataError::malformed(self.files.first().map_or(Path::new(""), |path| path.as_path()), message))
     }
 
-    fn group(&self, file: usize, group: usize) -> Result<Pictures, DataError> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, pictures)) = kept.iter().find(|(known, _)| *known == (file, group)) {
-            return Ok(pictures.clone());
-        }
-        let table = Table::open(self.files[file])?;
-        let pictures = Arc::new(table.pictures(group, &table.image(&self.image)?)?);
-        kept.truncate(KEPT - 1);
-        kept.push_front(((file, group), pictures.clone()));
-        Ok(pictures)
+    /// Decodes a picture. What is wrong with its row group is wrong with the file, and no reason to leave pictures out.
+    fn picture(&self, place: &Place) -> Result<DynamicImage, Unreadable> {
+        let pictures = self.group(place.file, place.group).map_err(Unreadable::Fatal)?;
+        let bytes = pictures.get(place.row).and_then(Option::as_ref);
+        let bytes = bytes.ok_or_else(|| "there is no picture in this row".to_owned())?;
+        Ok(picture::decode(bytes.data())?)
+    }
+
+    fn group(&self, file: usize, group: usize) -> Result<Arc<Pictures>, DataError> {
+        self.kept.get((file, group), || {
+            let table = Table::open(self.files[file])?;
+            let pictures = table.pictures(group, &table.image(&self.image)?)?;
+            let bytes = pictures.iter().flatten().map(ByteArray::len).sum();
+            Ok((pictures, bytes))
+        })
     }
 }
 
@@ -242,6 +281,25 @@ impl<'a> Table<'a> {
         names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
     }
 
+    /// Checks that the columns are compressed in a way that is read here.
+    fn check_codecs(&self, wanted: &[&str]) -> Result<(), DataError> {
+        for column in self.reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns) {
+            let path = column.column_path().string();
+            let codec = column.compression();
+            let is_read = matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_));
+            if wanted.contains(&&*path) && !is_read {
+                let codec = codec.to_string().to_lowercase();
+                let codec = codec.split('(').next().unwrap_or_default();
+                let message = format!(
+                    "the column `{path}` is compressed with {codec}; snappy, gzip and uncompressed columns are read: \
+                     write the file again with one of them"
+                );
+                return Err(DataError::malformed(self.path, message));
+            }
+        }
+        Ok(())
+    }
+
     /// The reader of a column in a row group, with how many rows there are.
     fn column(&self, group: usize, path: &str) -> Result<(ColumnReader, usize), DataError> {
         let place = self.columns().position(|(known, _)| known == path).unwrap_or_default();
@@ -298,106 +356,4 @@ impl<'a> Table<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Cursor;
-
-    use image::{GrayImage, ImageFormat, Luma};
-    use kindling_config::ImageSize;
-    use parquet::{
-        data_type::{ByteArrayType, Int64Type},
-        file::{metadata::KeyValue, properties::WriterProperties, writer::SerializedFileWriter},
-        schema::parser::parse_message_type,
-    };
-
-    use super::*;
-    use crate::Dataset;
-
-    /// Writes one row group with a grey picture of each `(width, grey)`, none for a width of 0, and its label.
-    fn write(path: &Path, rows: &[(u32, u8, i64)], names: Option<&[&str]>) {
-        let schema = "message schema { optional group image { optional binary bytes; optional binary path (UTF8); } \
-                      optional int64 label; }";
-        let features = serde_json::json!({ "info": { "features": { "label": { "names": names } } } }).to_string();
-        let metadata = names.map(|_| vec![KeyValue::new("huggingface".to_owned(), features)]);
-        let properties = WriterProperties::builder().set_key_value_metadata(metadata).build();
-        let schema = Arc::new(parse_message_type(schema).unwrap());
-        let mut writer = SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::new(properties)).unwrap();
-        let mut group = writer.next_row_group().unwrap();
-        let png = |width: u32, grey: u8| {
-            let mut bytes = Cursor::new(Vec::new());
-            GrayImage::from_pixel(width, 2, Luma([grey])).write_to(&mut bytes, ImageFormat::Png).unwrap();
-            ByteArray::from(bytes.into_inner())
-        };
-        let pictures: Vec<ByteArray> = rows.iter().filter(|row| row.0 > 0).map(|row| png(row.0, row.1)).collect();
-        let levels: Vec<i16> = rows.iter().map(|row| if row.0 > 0 { 2 } else { 0 }).collect();
-        let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<ByteArrayType>().write_batch(&pictures, Some(&levels), None).unwrap();
-        column.close().unwrap();
-        let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<ByteArrayType>().write_batch(&[], Some(&vec![0; rows.len()]), None).unwrap();
-        column.close().unwrap();
-        let labels: Vec<i64> = rows.iter().map(|row| row.2).collect();
-        let mut column = group.next_column().unwrap().unwrap();
-        column.typed::<Int64Type>().write_batch(&labels, Some(&vec![1; rows.len()]), None).unwrap();
-        column.close().unwrap();
-        group.close().unwrap();
-        writer.close().unwrap();
-    }
-
-    fn load(place: &Path, set: &Parquet, images: ImageOptions) -> Result<ImageData, DataError> {
-        set.load(&mut Load { directory: Some(place), images, on_event: &mut |_| {} })
-    }
-
-    #[test]
-    fn parquet_files_have_their_splits_in_their_names_and_their_classes_in_their_metadata() {
-        let place = tempfile::tempdir().unwrap();
-        let data = place.path().join("data");
-        fs::create_dir(&data).unwrap();
-        write(&data.join("train-00000-of-00002.parquet"), &[(2, 10, 1), (2, 20, 0)], Some(&["cat", "dog"]));
-        write(&data.join("train-00001-of-00002.parquet"), &[(2, 30, 1)], Some(&["cat", "dog"]));
-        write(&data.join("test-00000-of-00001.parquet"), &[(2, 40, 0)], Some(&["cat", "dog"]));
-        let loaded = load(place.path(), &Parquet::default(), ImageOptions::default()).unwrap();
-        assert_eq!((loaded.classes.join(" ").as_str(), loaded.train.shape()), ("cat dog", [1, 2, 2]));
-        assert_eq!((loaded.train.labels(), loaded.test.labels()), (&[1_u16, 0, 1][..], &[0_u16][..]));
-        let pixels: Vec<u8> = (0..3).map(|index| loaded.train.image(index)[3]).collect();
-        assert_eq!((pixels, loaded.test.image(0)[0]), (vec![10, 20, 30], 40));
-        let other = Parquet { label: "kind".to_owned(), ..Parquet::default() };
-        let message = load(place.path(), &other, ImageOptions::default()).unwrap_err().to_string();
-        assert!(
-            message.contains("expected a column `kind` of whole numbers called `kind`, found image.bytes"),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn parquet_files_with_faults_are_told_and_rows_without_a_picture_can_be_skipped() {
-        let place = tempfile::tempdir().unwrap();
-        let file = place.path().join("train.parquet");
-        let rows: Vec<_> = (0..20).map(|row| (2, row, i64::from(row % 2))).collect();
-        write(&file, &[&rows[..], &[(0, 0, 1), (3, 0, 0)]].concat(), None);
-        let message = load(place.path(), &Parquet::default(), ImageOptions::default()).unwrap_err().to_string();
-        assert!(
-            message.contains("train.parquet:20") && message.contains("there is no picture in this row"),
-            "{message}"
-        );
-        assert!(
-            message.contains("train.parquet:21") && message.contains("--image-size brings all to one size"),
-            "{message}"
-        );
-        let skipping = Parquet { skip_unreadable: true, ..Parquet::default() };
-        let loaded = load(place.path(), &skipping, ImageOptions::default()).unwrap();
-        let counts = [loaded.train.count(), loaded.valid.as_ref().unwrap().count(), loaded.test.count()];
-        assert_eq!((counts, loaded.skipped.len(), loaded.classes.len()), ([16, 2, 2], 2, 2));
-        let size = Some(ImageSize { height: 4, width: 4 });
-        let resized = load(place.path(), &skipping, ImageOptions { size, ..ImageOptions::default() }).unwrap();
-        assert_eq!((resized.train.shape(), resized.skipped.len()), ([1, 4, 4], 1));
-        write(&file, &[(2, 1, 0), (2, 1, -1)], None);
-        let message = load(place.path(), &Parquet::default(), ImageOptions::default()).unwrap_err().to_string();
-        assert!(message.contains("expected labels below 1, found -1 for train.parquet:1"), "{message}");
-        let whole = fs::read(&file).unwrap();
-        for length in [0, 3, whole.len() / 2, whole.len() - 1] {
-            fs::write(&file, &whole[..length]).unwrap();
-            let message = load(place.path(), &Parquet::default(), ImageOptions::default()).unwrap_err().to_string();
-            assert!(message.contains("it is cut short or none: get it again"), "{length}: {message}");
-        }
-    }
-}
+mod tests;

@@ -132,6 +132,19 @@ fn what_comes_in_is_the_normalised_background_of_the_channel() {
 }
 
 #[test]
+fn a_device_that_states_no_limit_keeps_splits_up_to_2_gib() {
+    // Only the size is looked at, so there need be no pixels.
+    let source = |count: usize| {
+        let storage = Arc::new(crate::image_set::Storage::Memory(Vec::new()));
+        let set = ImageSet::stored(storage, 0, None, vec![0; count], [1, 1 << 15, 1 << 15]);
+        ImageSource::new(set, Normalization::default(), "")
+    };
+    assert!(source(2).fits_device() && !source(3).fits_device());
+    assert!(source(3).with_largest(Some(3 << 30)).fits_device());
+    assert!(!source(2).with_largest(Some((2 << 30) - 1)).fits_device());
+}
+
+#[test]
 fn pictures_of_samples_are_the_batch_before_normalization() {
     for epoch in [0, 1] {
         let source = augmented(3);

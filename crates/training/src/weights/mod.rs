@@ -2,7 +2,7 @@
 
 mod transfer;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use burn::{
     module::Module,
@@ -11,8 +11,9 @@ use burn::{
     },
     tensor::{DType, FloatDType},
 };
+use sha2::{Digest, Sha256};
 
-pub use self::transfer::{Transferred, transfer};
+pub use self::transfer::{Transferred, compare, transfer};
 pub use crate::error::WeightsError;
 
 /// How the header of a file begins that [`write()`] has made.
@@ -78,6 +79,18 @@ pub fn read<M: Module>(mut module: M, root: &str, bytes: Vec<u8>) -> Result<M, W
         }
         None => Ok(module),
     }
+}
+
+/// Returns SHA-256 of a weights file, hexadecimal, as [`Transferred::sha256`] has it.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn digest(path: &Path) -> Result<String, WeightsError> {
+    Ok(hexadecimal(&fs::read(path).map_err(|error| WeightsError(format!("{}: {error}", path.display())))?))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the module's device computes in.

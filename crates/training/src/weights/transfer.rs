@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fmt::Display,
+    fs::{self, File},
+    io::Read,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
@@ -14,10 +16,9 @@ use burn::{
         PyTorchToBurnAdapter, PytorchStore, SafetensorsStore, burn_pack::Tensor as Stored, map_indices_contiguous,
     },
 };
-use sha2::{Digest, Sha256};
 
-use super::{WeightsError, precision};
-use crate::{guard::message, parameters::name};
+use super::{WeightsError, hexadecimal, precision};
+use crate::{TrainingError, guard::message, parameters::name};
 
 /// Where PyTorch programs keep weights inside a checkpoint, and what wrappers put before their names.
 const PREFIXES: [&str; 7] =
@@ -36,6 +37,49 @@ pub struct Transferred {
     pub unused: Vec<String>,
 }
 
+impl Transferred {
+    /// Checks that each of the parameters that are `frozen`, by their names in files, was taken.
+    ///
+    /// # Errors
+    /// [`TrainingError::FrozenFresh`] where one was not: it would stay as it was drawn.
+    pub fn check_frozen(&self, frozen: &[String]) -> Result<(), TrainingError> {
+        let fresh = self.fresh.iter().map(|fresh| match fresh.split_once(' ') {
+            Some((name, reason)) => (name, reason.trim_matches(['(', ')'])),
+            None => (&**fresh, "not in the file"),
+        });
+        let mut lost = fresh.filter(|(name, _)| frozen.iter().any(|frozen| frozen == name));
+        let Some((parameter, reason)) = lost.next() else { return Ok(()) };
+        let (parameter, reason) = (parameter.to_owned(), reason.to_owned());
+        let others = lost.map(|(name, _)| format!("`{name}`")).collect();
+        Err(TrainingError::FrozenFresh { parameter, reason, others })
+    }
+}
+
+fn at(path: &Path, message: impl Display) -> WeightsError {
+    WeightsError(format!("{}: {message}", path.display()))
+}
+
+/// Returns what [`transfer`] would take. Of the file, only names and shapes are read: `sha256` is empty.
+///
+/// # Errors
+/// As for [`transfer`].
+pub fn compare<M: Module>(module: &M, root: &str, path: &Path) -> Result<Transferred, WeightsError> {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(9).read_to_end(&mut start));
+    read.map_err(|error| at(path, error))?;
+    let work = || {
+        let store = || SafetensorsStore::from_file(path);
+        let stored = if is_safetensors(&start) { read_safetensors(store()) } else { read_pytorch(path, &start) }?;
+        matched(module, root, &stored).map(|found| found.transferred)
+    };
+    guarded(work).map_err(|error| at(path, error))
+}
+
+/// Burn's readers are careful, and yet a file is whatever somebody gives: a panic is an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(message(&*panic).to_owned()))
+}
+
 /// Returns `module` with those tensors of a weights file that have the name and the shape of one of its own; the others stay
 /// as they are.
 ///
@@ -47,16 +91,17 @@ pub struct Transferred {
 /// # Errors
 /// When the file cannot be read, is of another format or damaged, or has none of the module's tensors.
 pub fn transfer<M: Module>(module: M, root: &str, path: &Path) -> Result<(M, Transferred), WeightsError> {
-    let fails = |message: String| WeightsError(format!("{}: {message}", path.display()));
-    let bytes = fs::read(path).map_err(|error| fails(error.to_string()))?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    // Burn's readers are careful, and yet a file is whatever somebody gives.
+    let bytes = fs::read(path).map_err(|error| at(path, error))?;
+    let sha256 = hexadecimal(&bytes);
     let work = || {
-        let stored = if is_safetensors(&bytes) { read_safetensors(bytes) } else { read_pytorch(path) }?;
+        let stored = if is_safetensors(&bytes) {
+            read_safetensors(SafetensorsStore::from_bytes(Some(bytes)))
+        } else {
+            read_pytorch(path, &bytes)
+        }?;
         take(module, root, &stored)
     };
-    let (module, transferred) =
-        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(message(&*panic).to_owned())).map_err(fails)?;
+    let (module, transferred) = guarded(work).map_err(|error| at(path, error))?;
     Ok((module, Transferred { sha256, ..transferred }))
 }
 
@@ -65,17 +110,22 @@ fn is_safetensors(bytes: &[u8]) -> bool {
     matches!(bytes, [_, _, _, _, _, _, 0, 0, b'{', ..])
 }
 
-fn read_safetensors(bytes: Vec<u8>) -> Result<Vec<Stored>, String> {
-    let mut store = SafetensorsStore::from_bytes(Some(bytes));
+fn read_safetensors(mut store: SafetensorsStore) -> Result<Vec<Stored>, String> {
     let tensors = store.get_all_tensors().map_err(|error| format!("expected a whole safetensors file: {error}"))?;
     Ok(tensors.values().cloned().collect())
 }
 
-fn read_pytorch(path: &Path) -> Result<Vec<Stored>, String> {
+/// `start` is how the file begins.
+fn read_pytorch(path: &Path, start: &[u8]) -> Result<Vec<Stored>, String> {
     let mut store = PytorchStore::from_file(path).map_indices_contiguous(false);
-    let tensors = store
-        .get_all_tensors()
-        .map_err(|error| format!("expected weights as safetensors, or as PyTorch saves them: {error}"))?;
+    let fails = |error: &dyn Display| {
+        let wanted = "expected weights as .safetensors, or as PyTorch's .pt of a state_dict";
+        // As a ZIP archive and a pickle begin.
+        let is_pytorchs = matches!(start, [b'P', b'K', ..] | [0x80, ..]);
+        let found = if is_pytorchs { format!("a file that cannot be read: {error}") } else { "neither".to_owned() };
+        format!("{wanted}, found {found}")
+    };
+    let tensors = store.get_all_tensors().map_err(|error| fails(&error))?;
     Ok(tensors.values().cloned().collect())
 }
 
@@ -87,11 +137,11 @@ struct Match {
     stored: BTreeMap<String, Stored>,
     /// The module's tensors and their shapes in files.
     wanted: Vec<(String, Vec<usize>)>,
-    /// How many names are in both.
-    count: usize,
+    /// How many names are in both with one shape, and how many at all.
+    count: (usize, usize),
 }
 
-/// The way that finds the most names.
+/// The way that finds the most names with the shapes that they have in the module, and among these the most names.
 fn best_match<M: Module>(module: &M, root: &str, stored: &[Stored]) -> Option<Match> {
     let mut best: Option<Match> = None;
     for skips_variants in [false, true] {
@@ -105,7 +155,9 @@ fn best_match<M: Module>(module: &M, root: &str, stored: &[Stored]) -> Option<Ma
             for prefix in PREFIXES {
                 let named = stored.iter().filter_map(|it| Some((it.name.strip_prefix(prefix)?.to_owned(), it.clone())));
                 let stored: BTreeMap<_, _> = named.collect();
-                let count = wanted.iter().filter(|(name, _)| stored.contains_key(name)).count();
+                let shapes = wanted.iter().filter_map(|(name, shape)| Some((shape, &stored.get(name)?.shape)));
+                let same = shapes.clone().filter(|(wanted, found)| wanted[..] == found[..]).count();
+                let count = (same, shapes.count());
                 if best.as_ref().is_none_or(|best| count > best.count) {
                     best = Some(Match { skips_variants, stored, wanted: wanted.clone(), count });
                 }
@@ -115,8 +167,15 @@ fn best_match<M: Module>(module: &M, root: &str, stored: &[Stored]) -> Option<Ma
     best
 }
 
-fn take<M: Module>(module: M, root: &str, stored: &[Stored]) -> Result<(M, Transferred), String> {
-    let Some(Match { skips_variants, mut stored, wanted, .. }) = best_match(&module, root, stored) else {
+/// What a module has of a file, with the tensors themselves.
+struct Matched {
+    skips_variants: bool,
+    tensors: Vec<Stored>,
+    transferred: Transferred,
+}
+
+fn matched<M: Module>(module: &M, root: &str, stored: &[Stored]) -> Result<Matched, String> {
+    let Some(Match { skips_variants, mut stored, wanted, .. }) = best_match(module, root, stored) else {
         return Err("expected a module with tensors, found none".to_owned());
     };
     let (mut transferred, mut tensors) = (Transferred::default(), Vec::new());
@@ -151,6 +210,11 @@ fn take<M: Module>(module: M, root: &str, stored: &[Stored]) -> Result<(M, Trans
             some(&wanted)
         ));
     }
+    Ok(Matched { skips_variants, tensors, transferred })
+}
+
+fn take<M: Module>(module: M, root: &str, stored: &[Stored]) -> Result<(M, Transferred), String> {
+    let Matched { skips_variants, tensors, transferred } = matched(&module, root, stored)?;
     let adapter = PyTorchToBurnAdapter.chain(FloatCastAdapter::to(precision(&module).into()));
     let mut applier = Applier::new(tensors, None, Some(Box::new(adapter)), skips_variants);
     let module = module.map(&mut applier);
@@ -177,7 +241,7 @@ mod tests {
     use crate::{
         parameters::each_number,
         tests::{Net, place},
-        weights::write,
+        weights::{digest, write},
     };
 
     /// A checkpoint of PyTorch 2.9 as `{"epoch": 3, "state_dict": …, "optimizer": …}`: `first` and `norm` as in [`Net`], and
@@ -260,6 +324,60 @@ mod tests {
         }
         let missing = transfer(Net::new(&device), "net", Path::new("/nowhere/weights")).unwrap_err().to_string();
         assert!(missing.starts_with("weights: /nowhere/weights: "), "{missing}");
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_told_with_its_path_and_what_would_do() {
+        let place = place();
+        let path = place.path().join("x.py");
+        fs::write(&path, "print('weights')").unwrap();
+        let message = transfer(Net::new(&Device::flex()), "net", &path).unwrap_err().to_string();
+        let wanted = "expected weights as .safetensors, or as PyTorch's .pt of a state_dict, found neither";
+        assert_eq!(message, format!("weights: {}: {wanted}", path.display()));
+        assert_eq!(compare(&Net::new(&Device::flex()), "net", &path).unwrap_err().to_string(), message);
+    }
+
+    #[test]
+    fn names_that_have_the_right_shapes_count_more_than_more_names() {
+        let device = Device::flex();
+        let bytes = write(&Net::new(&device), "net").unwrap();
+        let mut stored = read_safetensors(SafetensorsStore::from_bytes(Some(bytes))).unwrap();
+        let right: Vec<_> = stored.iter().filter(|tensor| tensor.name.starts_with("first")).cloned().collect();
+        // All names with shapes of another network, and behind a prefix two names with the right ones.
+        stored.iter_mut().for_each(|tensor| tensor.shape = vec![7; tensor.shape.len()].into());
+        stored.extend(right.into_iter().map(|mut tensor| {
+            tensor.name = format!("model.{}", tensor.name);
+            tensor
+        }));
+        let found = matched(&Net::new(&device), "net", &stored).unwrap().transferred;
+        assert_eq!(found.taken, ["first.weight", "first.bias"]);
+    }
+
+    #[test]
+    fn a_comparison_finds_what_a_transfer_takes_and_frozen_parameters_that_are_not_taken_are_refused() {
+        let place = place();
+        let path = place.path().join("weights");
+        for (bytes, frozen) in [
+            (CHECKPOINT.to_vec(), ["first.weight", "second.bias"]),
+            (
+                replaced(&write(&Net::new(&Device::flex()), "net").unwrap(), "second.bias", "first.scale"),
+                ["norm.bias", "second.bias"],
+            ),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let found = compare(&Net::new(&Device::flex()), "net", &path).unwrap();
+            let (_, transferred) = transfer(Net::new(&Device::flex()), "net", &path).unwrap();
+            assert_eq!(transferred.sha256, digest(&path).unwrap());
+            assert_eq!(Transferred { sha256: transferred.sha256.clone(), ..found }, transferred);
+            let frozen = frozen.map(str::to_owned);
+            transferred.check_frozen(&frozen[..1]).unwrap();
+            let message = transferred.check_frozen(&frozen).unwrap_err().to_string();
+            assert!(
+                message.starts_with("freeze: `second.bias` is frozen but not taken from the weights ("),
+                "{message}"
+            );
+            assert!(message.contains("(2 here, 3 in the file); leave") || message.contains("(not in the file); leave"));
+        }
     }
 
     #[test]

@@ -139,9 +139,21 @@ pub(super) fn flag(key: &Key) -> Option<Arg> {
 fn help(key: &Key) -> String {
     let default = key.default_text();
     let default = if default.is_empty() { "none" } else { &default };
-    let choices = if key.kind.is_list() { key.choices.join(", ") } else { String::new() };
+    let choices: Vec<String> = key.choices.iter().map(|choice| shortened(choice)).collect();
+    let choices = if key.kind.is_list() { choices.join(", ") } else { String::new() };
     let items = if choices.is_empty() { choices } else { format!(" [items: {choices}]") };
     format!("{}{items} [default: {default}]", key.help)
+}
+
+/// An augmentation with its numbers to four places.
+fn shortened(choice: &str) -> String {
+    let short = |part: &str| match part.split_once('=') {
+        Some((name, value)) if value.split_once('.').is_some_and(|(_, places)| places.len() > 4) => {
+            value.parse().map_or_else(|_| part.to_owned(), |number: f64| format!("{name}={number:.4}"))
+        }
+        _ => part.to_owned(),
+    };
+    choice.split(':').map(short).collect::<Vec<_>>().join(":")
 }
 
 /// The flags that were typed with their texts, in the order of the keys.
@@ -237,6 +249,12 @@ mod tests {
         assert_eq!((&found["protocol"], &found["training"]), (&protocol, &training));
         let muon = config(&["mlp", "--optimizer", "muon", "--adamw-learning-rate", "0.002"]);
         assert_eq!(muon.flat()["optimizer.adamw_learning_rate"], json!(0.002));
+    }
+
+    #[test]
+    fn numbers_in_help_have_four_places_at_most() {
+        let text = "resized-crop:scale_max=1:ratio_min=0.75:ratio_max=1.3333333333333333:edge=reflect";
+        assert_eq!(shortened(text), text.replace("1.3333333333333333", "1.3333"));
     }
 
     #[test]

@@ -138,9 +138,7 @@ impl<'a> Trained<'a> {
 
     /// The run's data, from `directory` or from where the run found it, if it still is there.
     fn data(&self, workbench: &Workbench, directory: Option<&Path>) -> Result<ImageData> {
-        let images = self.record.dataset.images.as_ref();
-        let known = images.and_then(|images| images.source.as_ref()).map(PathBuf::from).filter(|path| path.exists());
-        data::load(workbench, &self.config.data, directory.or(known.as_deref()))
+        data::load_again(workbench, &self.config.data, directory, &self.record.dataset)
     }
 
     /// Tests the run's weights, and computes all that the record has from the predictions.

@@ -52,7 +52,12 @@ pub(crate) fn all(workbench: &Workbench) -> Vec<Entry> {
             samples::samples,
         ),
         entry("models", "List the models with their layers, shapes and parameters", models::models),
-        with_config(entry("check", "Check a model and its config before a long training", check::check)),
+        with_config(entry(
+            "check",
+            "Check a model and its config before a long training; it starts fresh, without --weights, --freeze and \
+             --class-weights",
+            check::check,
+        )),
         with_config(entry("lr-find", "Find a learning rate by a short training in which it rises", lr_find::lr_find)),
         with_config(entry(
             "config",

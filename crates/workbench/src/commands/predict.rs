@@ -3,7 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use clap::Args;
 use kindling_config::Fit;
 use kindling_data::{ImageSet, fitted_picture, picture};
@@ -20,6 +20,9 @@ use crate::{
     output::{notice, print, told},
     photo, relaunch, signals, terminal,
 };
+
+/// About so many pictures are decoded before the network sees them.
+const TOGETHER: usize = 1024;
 
 /// Arguments of `predict`.
 #[derive(Args)]
@@ -74,26 +77,33 @@ pub(crate) fn predict(workbench: &Workbench, arguments: &PredictArguments) -> Re
     let request = Request::new(name, None, arguments.remote.as_deref())?;
     relaunch::with(&request.environment())?;
     signals::install()?;
-    let (images, outcome) = read_all(arguments, data, trained.config.data.fit);
-    if images.is_empty() {
-        return Ok(outcome);
-    }
-    let backend = trained.open(&request)?;
-    let pixels = images.iter().flat_map(|(_, pixels)| pixels).copied().collect();
-    let set = ImageSet::new(pixels, vec![0; images.len()], [data.channels, data.height, data.width])?;
-    let rows = trained
-        .network
-        .predict(&trained.config, &set, &directory, backend.first())
-        .with_context(|| format!("the weights of {} cannot be used", directory.id()))?;
-    let top = usize::from(arguments.top);
-    let answers: Vec<_> = images
-        .iter()
-        .zip(&rows)
-        .map(|((path, _), row)| Answer {
+    let mut outcome = Outcome::Done;
+    let images = read_all(arguments, data, trained.config.data.fit, |error| {
+        notice(format_args!("error: {}", told(error)));
+        outcome = Outcome::Failed;
+    });
+    let (top, mut backend) = (usize::from(arguments.top), None);
+    let mut answers = Vec::new();
+    in_chunks(images, chunk(trained.config.training.batch_size), |images| {
+        if backend.is_none() {
+            backend = Some(trained.open(&request)?);
+        }
+        let device = backend.as_ref().context("what was just opened is gone")?.first();
+        let pixels = images.iter().flat_map(|(_, pixels)| pixels).copied().collect();
+        let set = ImageSet::new(pixels, vec![0; images.len()], [data.channels, data.height, data.width])?;
+        let rows = trained
+            .network
+            .predict(&trained.config, &set, &directory, device)
+            .with_context(|| format!("the weights of {} cannot be used", directory.id()))?;
+        answers.extend(images.iter().zip(&rows).map(|((path, _), row)| Answer {
             image: path.display().to_string(),
             predictions: likeliest(row, &data.classes).into_iter().take(top).collect(),
-        })
-        .collect();
+        }));
+        Ok(())
+    })?;
+    if answers.is_empty() {
+        return Ok(outcome);
+    }
     if arguments.json {
         print(serde_json::to_string_pretty(&answers)?);
     } else {
@@ -103,29 +113,40 @@ pub(crate) fn predict(workbench: &Workbench, arguments: &PredictArguments) -> Re
     Ok(outcome)
 }
 
-/// Reads and prepares all pictures for a network that was trained on images like `data`'s. Prints an error for each that
-/// cannot be read, and returns the others with their pixels.
-fn read_all(arguments: &PredictArguments, data: &ImagesRecord, fit: Fit) -> (Vec<(PathBuf, Vec<u8>)>, Outcome) {
-    let mut images = Vec::new();
-    let mut outcome = Outcome::Done;
-    let mut complain = |error: &anyhow::Error| {
-        notice(format_args!("error: {}", told(error)));
-        outcome = Outcome::Failed;
-    };
-    for path in &arguments.images {
-        match files(path) {
-            Ok(files) => {
-                for file in files {
-                    match prepared(&file, arguments.as_is, data, fit) {
-                        Ok(pixels) => images.push((file, pixels)),
-                        Err(error) => complain(&error),
-                    }
-                }
-            }
-            Err(error) => complain(&error),
+/// Reads and prepares the pictures, one after the other, for a network that was trained on images like `data`'s, each with
+/// its pixels; `complain` is told of each that cannot be read.
+fn read_all(
+    arguments: &PredictArguments,
+    data: &ImagesRecord,
+    fit: Fit,
+    mut complain: impl FnMut(&Error),
+) -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
+    let files = arguments.images.iter().flat_map(|path| match files(path) {
+        Ok(files) => files.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    });
+    let read = move |file: PathBuf| prepared(&file, arguments.as_is, data, fit).map(|pixels| (file, pixels));
+    files.filter_map(move |file| file.and_then(read).map_err(|error| complain(&error)).ok())
+}
+
+/// How many pictures are in memory at once: whole batches, so that each picture is in the batch that it would be in anyway.
+fn chunk(batch_size: usize) -> usize {
+    TOGETHER.next_multiple_of(batch_size)
+}
+
+/// Gives all items to `work`, so many at once.
+fn in_chunks<T>(
+    mut items: impl Iterator<Item = T>,
+    size: usize,
+    mut work: impl FnMut(Vec<T>) -> Result<()>,
+) -> Result<()> {
+    loop {
+        let chunk: Vec<T> = items.by_ref().take(size).collect();
+        if chunk.is_empty() {
+            return Ok(());
         }
+        work(chunk)?;
     }
-    (images, outcome)
 }
 
 /// The file itself, or the pictures in the directory, sorted by name.
@@ -201,6 +222,20 @@ mod tests {
         };
         assert_eq!(labels(&[0.1, 0.4, 0.4, 0.1]), [1, 2, 0, 3]);
         assert_eq!(labels(&[f32::NAN, 0.0, 1.0, f32::NAN]), [2, 1, 0, 3]);
+    }
+
+    #[test]
+    fn pictures_are_read_a_few_batches_at_a_time() {
+        assert_eq!([1, 64, 1000, 1024, 4000].map(chunk), [1024, 1024, 2000, 1024, 4000]);
+        let read = std::cell::Cell::new(0);
+        let items = (0..10).inspect(|_| read.set(read.get() + 1));
+        let mut chunks = Vec::new();
+        in_chunks(items, 4, |chunk| {
+            chunks.push((chunk.len(), read.get()));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(chunks, [(4, 4), (4, 8), (2, 10)]);
     }
 
     #[test]

@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use anyhow::{Result, bail};
 use clap::Args;
 use kindling_config::Partial;
@@ -70,10 +68,7 @@ pub(crate) fn resume(workbench: &Workbench, arguments: &ResumeArguments) -> Resu
         notice(change);
     }
     signals::install()?;
-    // Where the run found its data is the best guess where it still is, if it still is.
-    let source = record.dataset.images.and_then(|images| images.source);
-    let known = source.map(PathBuf::from).filter(|path| path.exists());
-    let data = data::load(workbench, &config.data, host.place.data_dir.clone().or(known).as_deref())?;
+    let data = data::load_again(workbench, &config.data, host.place.data_dir.as_deref(), &record.dataset)?;
     run_and_tell(workbench, &directory, host, &backend, shows_dashboard, |host| {
         network.resume(&config, &data, &directory, host)
     })

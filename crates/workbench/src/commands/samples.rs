@@ -1,3 +1,4 @@
+mod augmented;
 mod shown;
 
 use std::{num::NonZeroUsize, path::PathBuf};
@@ -6,21 +7,21 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use kindling_classification::splits;
 use kindling_config::{Config, Partial};
-use kindling_data::{DataError, ImageData, ImageSet, ImageSource, Normalization};
+use kindling_data::{ImageData, ImageSet, ImageSource, Normalization};
 use kindling_report::{Pictures, grouped};
-use kindling_training::{Order, Rows, batches, epoch_order};
+use kindling_training::{Order, batches, epoch_order};
 use serde::Serialize;
 use serde_json::json;
 
-use self::shown::Shown;
+use self::{augmented::Augmented, shown::Shown};
 use crate::{
     Workbench,
     arguments::with_set,
-    backend::{self, Request},
+    backend::{self, Backend, Request},
     data, figure,
     outcome::{Misuse, Outcome},
     output::print,
-    terminal,
+    signals, terminal,
 };
 
 /// Arguments of `samples`.
@@ -44,7 +45,10 @@ pub(crate) struct SamplesArguments {
     /// Make the images grey, or of three channels [default: the set's]
     #[arg(long, value_name = "CHANNELS", value_parser = ["grey", "rgb"])]
     channels: Option<String>,
-    /// Set another key of the data set, as in data.fit=pad; can be repeated
+    /// How a picture of another shape is brought to the size [default: crop]
+    #[arg(long, value_name = "FIT", value_parser = ["crop", "pad", "stretch"])]
+    fit: Option<String>,
+    /// Set another key of the data set, as in data.split=0.7,0.2,0.1; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Which images to choose from
@@ -62,8 +66,8 @@ pub(crate) struct SamplesArguments {
     /// The image with this index in its split, from 0; can be repeated
     #[arg(long, value_name = "N", conflicts_with_all = ["class", "per_class"])]
     index: Vec<usize>,
-    /// Show images of the training split as a training sees them in an epoch, before normalization; indices count in
-    /// that split, which has no images of the validation split
+    /// Show images of the training split as a training sees them in an epoch, before normalization; indices count the
+    /// epoch's images, of which none is in the validation split; with data.sampler=balanced some come several times
     #[arg(long, requires = "augment")]
     augmented: bool,
     /// With --augmented: the augmentations, as for train
@@ -103,22 +107,33 @@ pub(crate) fn samples(workbench: &Workbench, arguments: &SamplesArguments) -> Re
         figure::check(path)?;
     }
     let config = config(workbench, arguments)?;
+    signals::install()?;
     let data = data::load(workbench, &config.data, arguments.data_dir.as_deref())?;
     let set = split(arguments, &config, &data)?;
-    let indices = chosen(arguments, &set, &data.classes)?;
-    let shapes = shapes(&set, &config)?;
-    let chosen = if arguments.augmented {
-        augmented(&set, &config, &indices, arguments.epoch.get())?
-    } else {
-        set.select(&indices)
+    let epoch = arguments.augmented.then(|| Augmented::new(&config, &data, &set, arguments.epoch.get())).transpose()?;
+    // The image that each index stands for.
+    let images = epoch.as_ref().map(Augmented::images);
+    let image = |index: usize| images.map_or(index, |images| images[index]);
+    let labels: Vec<u16> = (0..set.count()).map(|index| set.labels()[image(index)]).collect();
+    let indices = chosen(arguments, &labels, &data.classes)?;
+    let backend = Request::new(backend::default_name(), None, None)?.open(config.training.precision)?;
+    let shapes = shapes(&set, &config, &backend)?;
+    let (chosen, mixed) = match epoch.as_ref().filter(|_| !indices.is_empty()) {
+        Some(epoch) => epoch.show(&indices, &backend.devices[0])?,
+        None => (set.select(&indices), Vec::new()),
     };
-    let files = indices.iter().map(|&index| set.name(index)).collect();
-    let shown = Shown { set: &chosen, indices: &indices, files, classes: &data.classes };
+    let files = indices.iter().map(|&index| set.name(image(index))).collect();
+    let shown = Shown { set: &chosen, indices: &indices, files, mixed, classes: &data.classes };
     let outcome = arguments.output.as_deref().map_or(Outcome::Done, |path| shown.write(path));
     if arguments.json {
         let images = (0..indices.len()).map(|place| {
             let (label, class) = shown.class(place);
-            json!({ "index": indices[place], "label": label, "class": class, "file": shown.files[place] })
+            let mut image =
+                json!({ "index": indices[place], "label": label, "class": class, "file": shown.files[place] });
+            if let Some((label, class, share)) = shown.other(place) {
+                image["mixed"] = json!({ "label": label, "class": class, "share": share });
+            }
+            image
         });
         print(serde_json::to_string_pretty(&json!({
             "dataset": data.name,
@@ -162,8 +177,12 @@ fn config(workbench: &Workbench, arguments: &SamplesArguments) -> Result<Config>
         }
     }
     partial.set("training.seed", json!(arguments.seed));
-    let texts =
-        [("image_size", &arguments.image_size), ("channels", &arguments.channels), ("augment", &arguments.augment)];
+    let texts = [
+        ("image_size", &arguments.image_size),
+        ("channels", &arguments.channels),
+        ("fit", &arguments.fit),
+        ("augment", &arguments.augment),
+    ];
     for (key, text) in texts {
         if let Some(text) = text {
             let flag = key.replace('_', "-");
@@ -186,35 +205,30 @@ fn split(arguments: &SamplesArguments, config: &Config, data: &ImageData) -> Res
     }
 }
 
-/// The images at `indices` of the training split `set` as an epoch sees them.
-fn augmented(set: &ImageSet, config: &Config, indices: &[usize], epoch: usize) -> Result<ImageSet, DataError> {
-    let source = ImageSource::new(set.clone(), Normalization::default(), "");
-    let source = source.augmented_by(&config.data.augment, config.training.seed);
-    let pixels = source.pixels(&Rows::new(indices, epoch)); // [images, channels, height, width]
-    let bytes = pixels.iter().map(|pixel| (pixel * 255.0).round() as u8).collect();
-    ImageSet::new(bytes, indices.iter().map(|&index| set.labels()[index]).collect(), set.shape())
-}
-
 /// The indices of `per_class` training images of each class, which `seed` alone decides, class after class.
 #[must_use]
 pub fn pick(data: &ImageData, seed: u64, per_class: usize) -> Vec<usize> {
     let classes: Vec<usize> = (0..data.classes.len()).collect();
-    pick_of(&data.train, &classes, seed, per_class)
+    pick_of(data.train.labels(), &classes, seed, per_class)
 }
 
 /// The training images at `indices` with their classes, for a report or a file.
 #[must_use]
 pub fn sheet(data: &ImageData, indices: &[usize]) -> Pictures {
     let files = vec![None; indices.len()];
-    Shown { set: &data.train.select(indices), indices, files, classes: &data.classes }.sheet()
+    let set = &data.train.select(indices);
+    Shown { set, indices, files, mixed: Vec::new(), classes: &data.classes }.sheet()
 }
 
-/// As [`pick`], of any split and of some classes. A class that has fewer images gives them all.
-fn pick_of(set: &ImageSet, classes: &[usize], seed: u64, per_class: usize) -> Vec<usize> {
+/// As [`pick`], of images with any labels and of some classes. A class that has fewer images gives them all.
+fn pick_of(labels: &[u16], classes: &[usize], seed: u64, per_class: usize) -> Vec<usize> {
     let of_class = |&class: &usize| {
-        let labels = set.labels().iter().enumerate();
-        let members: Vec<usize> =
-            labels.filter(|&(_, &label)| usize::from(label) == class).map(|(index, _)| index).collect();
+        let members: Vec<usize> = labels
+            .iter()
+            .enumerate()
+            .filter(|&(_, &label)| usize::from(label) == class)
+            .map(|(index, _)| index)
+            .collect();
         // The class takes the place of the epoch, so that each class has an order of its own.
         let order = epoch_order(Order::Shuffled { seed }, class, members.len());
         order.into_iter().take(per_class).map(move |position| members[position])
@@ -222,11 +236,11 @@ fn pick_of(set: &ImageSet, classes: &[usize], seed: u64, per_class: usize) -> Ve
     classes.iter().flat_map(of_class).collect()
 }
 
-/// The images that the arguments ask for.
-fn chosen(arguments: &SamplesArguments, set: &ImageSet, classes: &[String]) -> Result<Vec<usize>> {
+/// The images that the arguments ask for, of those with these labels.
+fn chosen(arguments: &SamplesArguments, labels: &[u16], classes: &[String]) -> Result<Vec<usize>> {
     if !arguments.index.is_empty() {
-        if let Some(index) = arguments.index.iter().find(|&&index| index >= set.count()) {
-            bail!(Misuse(format!("--index: expected numbers below {}, found {index}", set.count())));
+        if let Some(index) = arguments.index.iter().find(|&&index| index >= labels.len()) {
+            bail!(Misuse(format!("--index: expected numbers below {}, found {index}", labels.len())));
         }
         return Ok(arguments.index.clone());
     }
@@ -235,7 +249,7 @@ fn chosen(arguments: &SamplesArguments, set: &ImageSet, classes: &[String]) -> R
     } else {
         arguments.class.iter().map(|class| label(class, classes)).collect::<Result<_>>()?
     };
-    Ok(pick_of(set, &wanted, arguments.seed, arguments.per_class.get()))
+    Ok(pick_of(labels, &wanted, arguments.seed, arguments.per_class.get()))
 }
 
 /// The label of a class that is given by its name, in any case, or by its label.
@@ -250,8 +264,7 @@ fn label(class: &str, classes: &[String]) -> Result<usize> {
 }
 
 /// The shapes of the first batch of an epoch, as training has it.
-fn shapes(set: &ImageSet, config: &Config) -> Result<Shapes> {
-    let backend = Request::new(backend::default_name(), None, None)?.open(config.training.precision)?;
+fn shapes(set: &ImageSet, config: &Config, backend: &Backend) -> Result<Shapes> {
     let batch_size = config.training.batch_size;
     // Only the first batch has to be on the device.
     let first: Vec<usize> = (0..batch_size.min(set.count())).collect();
@@ -280,7 +293,7 @@ mod tests {
         // A larger choice begins with the same images.
         let more = pick(&data, 42, 5);
         assert!(indices.chunks(3).zip(more.chunks(5)).all(|(few, many)| few == &many[..3]));
-        let all = pick_of(&data.test, &[4], 1, 10_000);
+        let all = pick_of(data.test.labels(), &[4], 1, 10_000);
         assert_eq!(all.len(), data.test.labels().iter().filter(|&&label| label == 4).count());
     }
 
@@ -292,29 +305,6 @@ mod tests {
         let label = data.train.labels()[3];
         assert_eq!(sheet.pictures[1].caption, format!("{label} {}", data.classes[usize::from(label)]));
         assert_eq!(sheet.pictures[1].pixels, data.train.image(3));
-    }
-
-    #[test]
-    fn augmented_images_are_those_of_their_epoch_and_keep_their_classes() {
-        let registry = Workbench::new("kindling").registry();
-        let partial = Partial::default().with_text("network.name", "mlp", &registry).unwrap();
-        let config = partial.with_text("data.augment", "shift", &registry).unwrap().resolve(&registry).unwrap();
-        let set = synthetic::draw().train;
-        let indices: Vec<usize> = (0..20).collect();
-        let epoch = |epoch| augmented(&set, &config, &indices, epoch).unwrap();
-        let pixels = |set: &ImageSet| (0..20).map(|index| set.image(index).to_vec()).collect::<Vec<_>>();
-        assert_eq!((epoch(1).shape(), epoch(1).labels()), (set.shape(), &set.labels()[..20]));
-        assert_eq!(pixels(&epoch(1)), pixels(&epoch(1)));
-        assert_ne!(pixels(&epoch(1)), pixels(&epoch(2)));
-        // Moved by up to two pixels in both directions: what stays inside is a window of the image.
-        let is_moved = |(found, image): (&Vec<u8>, &Vec<u8>)| {
-            (0..25).any(|offset| {
-                let (down, right) = (offset / 5, offset % 5);
-                let window = |row: usize| &image[(row + down) * 28 + right..][..24];
-                (0..24).all(|row| found[(row + 2) * 28 + 2..][..24] == *window(row))
-            })
-        };
-        assert!(pixels(&epoch(1)).iter().zip(&pixels(&set)).all(is_moved));
     }
 
     #[test]
@@ -333,8 +323,10 @@ mod tests {
             Partial::default().with_text("network.name", "mlp", &registry).unwrap().resolve(&registry).unwrap();
         let test = synthetic::draw().test;
         let expected = Shapes { image: [1, 28, 28], batch: [64, 1, 28, 28], targets: [64] };
-        assert_eq!(shapes(&test, &config).unwrap(), expected);
-        let few = shapes(&test.select(&[1, 2, 3]), &config).unwrap();
+        let backend =
+            Request::new(backend::default_name(), None, None).unwrap().open(config.training.precision).unwrap();
+        assert_eq!(shapes(&test, &config, &backend).unwrap(), expected);
+        let few = shapes(&test.select(&[1, 2, 3]), &config, &backend).unwrap();
         assert_eq!((few.batch, few.targets), ([3, 1, 28, 28], [3]));
     }
 }

@@ -122,6 +122,8 @@ mod tests {
         assert_eq!(names[1..3], ["new-augment-none-network-cnn", "new-augment-flip-network-mlp"]);
         let (names, _) = planned(r#"{"model": "mlp", "augment": [["crop:padding=2"], ["flip"]], "folds": 3}"#, None);
         assert_eq!(names[2..4], ["mlp-augment-crop-padding-2-fold-3", "mlp-augment-flip-fold-1"]);
+        let (names, _) = planned(r#"{"model": "cnn", "folds": 3, "fold": 2}"#, None);
+        assert_eq!(names, ["cnn-fold-2"]);
     }
 
     #[test]

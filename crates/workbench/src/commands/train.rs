@@ -6,7 +6,7 @@ use clap::Args;
 use kindling_classification::ClassificationError;
 use kindling_config::Config;
 use kindling_record::{InitialWeightsRecord, RunDirectory, RunRecord, RunStatus};
-use kindling_report::summary;
+use kindling_report::{grouped, summary};
 use kindling_training::{Event, Host, MakeRenderer, OnEvent, TrainingError};
 
 use crate::{
@@ -83,6 +83,7 @@ pub(crate) fn run_and_tell(
             notice(format_args!("{}: {message}; resuming from {}", path.display(), instead.display()));
         }
         Event::InitialWeights(record) => weights_lines(record).iter().for_each(notice),
+        Event::Frozen { layers, parameters } => notice(frozen_line(layers, parameters)),
         Event::Compiling => {
             // A kernel that is being compiled cannot be stopped, and no step is lost.
             signals::leave_at_once(Some(left.clone()));
@@ -154,6 +155,11 @@ pub(crate) fn weights_lines(record: &InitialWeightsRecord) -> Vec<String> {
     lines
 }
 
+/// What a run leaves as it is.
+pub(crate) fn frozen_line(layers: &[String], parameters: usize) -> String {
+    format!("frozen: {} ({} parameters)", layers.join(", "), grouped(parameters))
+}
+
 /// Whether what was asked for cannot be done: resuming would end with the same error.
 fn is_lost(error: &ClassificationError) -> bool {
     match error {
@@ -165,6 +171,7 @@ fn is_lost(error: &ClassificationError) -> bool {
                 | TrainingError::CannotFit { .. }
                 | TrainingError::CannotExtend { .. }
                 | TrainingError::Mismatch { .. }
+                | TrainingError::FrozenFresh { .. }
                 | TrainingError::Setting { .. }
         ),
         _ => false,

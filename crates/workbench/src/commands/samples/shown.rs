@@ -4,6 +4,7 @@ use anyhow::Result;
 use kindling_data::ImageSet;
 use kindling_report::{Picture, Pictures, table};
 
+use super::augmented::Mixed;
 use crate::{
     figure,
     outcome::Outcome,
@@ -22,6 +23,8 @@ pub(super) struct Shown<'a> {
     pub(super) indices: &'a [usize],
     /// The files that they came from, where there are such.
     pub(super) files: Vec<Option<String>>,
+    /// What is mixed into each; empty where nothing is.
+    pub(super) mixed: Vec<Mixed>,
     pub(super) classes: &'a [String],
 }
 
@@ -29,13 +32,36 @@ impl Shown<'_> {
     /// Label and class of the image at `place`.
     pub(super) fn class(&self, place: usize) -> (u16, &str) {
         let label = self.set.labels()[place];
-        (label, self.classes.get(usize::from(label)).map_or("", String::as_str))
+        (label, self.named(label))
     }
 
-    /// Label and class of the image at `place`: `7 Sneaker`.
+    /// Label, class and share of what is mixed into the image at `place`.
+    pub(super) fn other(&self, place: usize) -> Option<(u16, &str, f32)> {
+        let (label, share) = (*self.mixed.get(place)?)?;
+        Some((label, self.named(label), share))
+    }
+
+    fn named(&self, label: u16) -> &str {
+        self.classes.get(usize::from(label)).map_or("", String::as_str)
+    }
+
+    /// The class of the image at `place`, or both of a mixed one with their shares: `cat 70 % dog 30 %`.
+    fn classes_of(&self, place: usize) -> String {
+        let (label, class) = self.class(place);
+        match self.other(place) {
+            Some((other, name, share)) if other != label => {
+                let percent = (100.0 * share).round() as u8;
+                format!("{class} {} % {name} {percent} %", 100 - percent)
+            }
+            _ => class.to_owned(),
+        }
+    }
+
+    /// Label and class of the image at `place`, `7 Sneaker`, or the classes of a mixed one.
     fn caption(&self, place: usize) -> String {
         let (label, class) = self.class(place);
-        format!("{label} {class}")
+        let classes = self.classes_of(place);
+        if classes == class { format!("{label} {class}") } else { classes }
     }
 
     /// The images with their classes, for a report or a file.
@@ -86,12 +112,28 @@ impl Shown<'_> {
         let has_files = self.files.iter().any(Option::is_some);
         let columns = if has_files { 4 } else { 3 };
         let rows = self.indices.iter().enumerate().map(|(place, index)| {
-            let (label, class) = self.class(place);
+            let (label, class) = (self.class(place).0, self.classes_of(place));
             let file = self.files[place].clone().unwrap_or_default();
-            let mut row = vec![index.to_string(), label.to_string(), class.to_owned(), file];
+            let mut row = vec![index.to_string(), label.to_string(), class, file];
             row.truncate(columns);
             row
         });
         table(&["index", "label", "class", "file"][..columns], &[0, 1], None, rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mixed_image_is_captioned_with_both_classes_and_their_shares() {
+        let set = ImageSet::new(vec![0; 4], vec![0, 0, 1, 1], [1, 1, 1]).unwrap();
+        let classes = ["cat", "dog"].map(str::to_owned);
+        let mixed = vec![Some((1, 0.3)), None, Some((1, 0.4)), Some((0, 0.996))];
+        let shown = Shown { set: &set, indices: &[0, 1, 2, 3], files: vec![None; 4], mixed, classes: &classes };
+        let captions: Vec<_> = shown.sheet().pictures.into_iter().map(|picture| picture.caption).collect();
+        assert_eq!(captions, ["cat 70 % dog 30 %", "0 cat", "1 dog", "dog 0 % cat 100 %"]);
+        assert!(shown.list().contains("cat 70 % dog 30 %"), "{}", shown.list());
     }
 }
