@@ -1,5 +1,5 @@
 //! Where the time of a CNN's training step goes: each of the kernels' operations on its own, on flex at the sizes of the
-//! preset, forward and backward, with its arithmetic and the rate that comes to.
+//! preset, forward and backward, with its arithmetic and the rate that comes to; and what it takes to make a batch.
 //!
 //!     just bench-stages [BATCH] [REPEATS]
 //!
@@ -11,9 +11,11 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
+use kindling_data::{Augmentation, ImageSet, ImageSource, Normalization};
 use kindling_kernels::{
-    ChannelOrder, ConvBlock, Level, conv_block, cross_entropy, linear, linear_relu, sgd_step, threads,
+    ChannelOrder, ConvBlock, Level, conv_block, cross_entropy, linear, linear_relu, select_rows, sgd_step, threads,
 };
+use kindling_training::{Order, Rows, Source, epoch_order};
 
 kindling_workbench::allocator!();
 
@@ -64,6 +66,28 @@ fn main() {
     let total: f64 = stages.iter().map(|stage| stage.forward + stage.backward).sum::<f64>() + update;
     println!("\nsum {total:.2} ms, {:.0} images/s", batch as f64 / total * 1e3);
 
+    println!("\n| a batch from bytes | 28x28 grey, ms | 32x32 in colour, ms | of the step above |\n|---|--:|--:|--:|");
+    let sources = [[1, 28, 28], [3, 32, 32]].map(random_images);
+    for text in BATCHES {
+        let augmentations: Vec<Augmentation> =
+            text.split(',').filter(|name| !name.is_empty()).map(|name| name.parse().unwrap()).collect();
+        let times = sources.each_ref().map(|set| {
+            let source =
+                ImageSource::new(set.clone(), Normalization::default(), "random").augmented_by(&augmentations, 1);
+            batch_time(&source, batch, repeats)
+        });
+        let name = if text.is_empty() { "gathered and normalised" } else { text };
+        println!("| {name} | {:.3} | {:.3} | {:.1} % |", times[0], times[1], 100.0 * times[0] / total);
+    }
+    let floats = Tensor::<2>::random([IMAGES, 784], Distribution::Uniform(0.0, 1.0), &Device::flex());
+    let order = epoch_order(Order::Shuffled { seed: 1 }, 1, IMAGES);
+    let mut rows = order.chunks_exact(batch).cycle();
+    let milliseconds = median(repeats, || {
+        let picked: Vec<i32> = rows.next().unwrap().iter().map(|&row| row as i32).collect();
+        drop(select_rows(floats.clone(), Tensor::from_ints(picked.as_slice(), &Device::flex())));
+    });
+    println!("\nrows of as many floats gathered: {milliseconds:.3} ms\n");
+
     for size in [1024, 2048] {
         let (a, b) = (matrix([size, size]), matrix([size, size]));
         let zeros = Tensor::<1>::zeros([size], &Device::flex());
@@ -76,6 +100,31 @@ fn main() {
         a = sgd_step(std::mem::replace(&mut a, Tensor::empty([1], &Device::flex())), b.clone(), 0.0);
     });
     println!("memory, two arrays read and one written: {:.1} GB/s", 3.0 * f64::from(1 << 27) / milliseconds / 1e6);
+}
+
+/// What is done to the images of a batch.
+const BATCHES: [&str; 9] =
+    ["", "flip", "flip,shift", "flip,crop", "color", "rotate", "resized-crop,flip,color,erase", "mixup", "cutmix"];
+
+/// Images that batches are made from: more bytes than the caches hold.
+const IMAGES: usize = 32_768;
+
+fn random_images([channels, height, width]: [usize; 3]) -> ImageSet {
+    // A generator of Numerical Recipes: anything that is not constant will do.
+    let mut state = 1_u32;
+    let mut byte = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let pixels = (0..IMAGES * channels * height * width).map(|_| byte()).collect();
+    ImageSet::new(pixels, vec![0; IMAGES], [channels, height, width]).unwrap()
+}
+
+/// Milliseconds for a batch of a shuffled epoch.
+fn batch_time(source: &ImageSource, batch: usize, repeats: usize) -> f64 {
+    let order = epoch_order(Order::Shuffled { seed: 1 }, 1, IMAGES);
+    let mut rows = order.chunks_exact(batch).cycle();
+    median(repeats, || drop(source.batch(&Rows::new(rows.next().unwrap(), 1), &Device::flex()).unwrap()))
 }
 
 /// What the layers of the preset take in, and what they learn.
