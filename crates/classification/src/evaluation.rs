@@ -94,13 +94,12 @@ impl Seen {
     }
 }
 
+/// Sees a batch's logits `[batch, classes]` with target and predicted class of each image.
+type See<'a> = dyn FnMut(&Tensor<2>, &[(usize, usize)]) -> Result<(), TrainingError> + 'a;
+
 /// The one loop: runs `network` over `batches` and shows each one's logits `[batch, classes]`, with target and
 /// predicted class of its images, to `see`.
-fn look<N: Network>(
-    network: &N,
-    batches: &mut Batches<'_>,
-    see: &mut dyn FnMut(&Tensor<2>, &[(usize, usize)]) -> Result<(), TrainingError>,
-) -> Result<Seen, TrainingError> {
+fn look<N: Network>(network: &N, batches: &mut Batches<'_>, see: &mut See<'_>) -> Result<Seen, TrainingError> {
     let mut seen = Seen::default();
     for batch in batches {
         let batch = batch?;

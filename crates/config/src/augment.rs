@@ -1,6 +1,9 @@
 //! Random changes of training images, drawn anew in each epoch: the parameters of each, with their defaults and ranges.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt::{self, Write},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -194,7 +197,7 @@ impl fmt::Display for Augmentation {
         let keys = object(self);
         for name in Self::FIELDS.iter().map(|field| field.name) {
             if let Some(value) = keys.get(name).filter(|value| f.alternate() || defaults.get(name) != Some(value)) {
-                text += &format!(":{name}={}", plain(value));
+                write!(text, ":{name}={}", plain(value))?;
             }
         }
         f.pad(&text)

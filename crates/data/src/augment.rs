@@ -56,12 +56,12 @@ pub(crate) struct Scratch {
 impl Augmenter {
     /// Changes images of `set`.
     pub(crate) fn new(augmentations: &[Augmentation], seed: u64, set: &ImageSet) -> Self {
-        let edges = augmentations.iter().filter_map(|one| match one {
+        let mut edges = augmentations.iter().filter_map(|one| match one {
             Augmentation::Crop(crop) => Some(crop.edge),
             _ => None,
         });
         Self {
-            edge: edges.last().unwrap_or(Edge::Background),
+            edge: edges.next_back().unwrap_or(Edge::Background),
             augmentations: augmentations.to_vec(),
             seed,
             shape: set.shape(),
@@ -101,10 +101,10 @@ impl Augmenter {
                     change.map = map.shift(down, right);
                 }
                 Augmentation::ResizedCrop(crop) => {
-                    change.map = map.resized_crop(&draw::part(&mut random, crop, size), size)
+                    change.map = map.resized_crop(&draw::part(&mut random, crop, size), size);
                 }
                 Augmentation::Rotate(rotate) => {
-                    change.map = map.rotate(draw::either_way(&mut random, rotate.degrees), size)
+                    change.map = map.rotate(draw::either_way(&mut random, rotate.degrees), size);
                 }
                 Augmentation::Affine(affine) => change.map = map.affine(draw::affine(&mut random, affine, size), size),
                 Augmentation::Color(color) => {

@@ -106,17 +106,16 @@ fn found(named: &Path, coarse: bool) -> Result<(PathBuf, &'static Version), Data
     match (found.pop(), found.pop()) {
         (Some(only), None) => return Ok(only),
         (Some(one), Some(other)) => {
-            let places =
-                [other, one].map(|(directory, version)| format!("{} in {}", version.name, directory.display()));
+            let found = [other, one].map(|(directory, version)| format!("{} in {}", version.name, directory.display()));
             let message =
-                format!("expected one version of CIFAR, found {}; name the folder of one", places.join(" and "));
+                format!("expected one version of CIFAR, found {}; name the folder of one", found.join(" and "));
             return Err(DataError::malformed(named, message));
         }
         (None, _) => {}
     }
     let entries = fs::read_dir(named).map_err(DataError::io(named))?;
-    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
-    let found = crate::error::listed(names);
+    let files = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    let found = crate::error::listed(files);
     Err(DataError::Missing {
         directory: named.to_path_buf(),
         wanted: "the binary version of CIFAR-10 (data_batch_1.bin … test_batch.bin) or CIFAR-100 (train.bin, test.bin)"
@@ -158,7 +157,7 @@ fn append(
     labels: &mut Vec<u16>,
 ) -> Result<(), DataError> {
     let record = labels_each + PIXELS;
-    if bytes.is_empty() || bytes.len() % record != 0 {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
         let message = format!(
             "expected a multiple of {record} bytes ({labels_each} of labels and {PIXELS} of pixels for each image), found \
              {}; the file is cut short or another version's (delete it and get the binary version again)",
@@ -231,7 +230,9 @@ mod tests {
     fn of_two_versions_the_one_with_coarse_classes_is_taken_for_those_and_none_otherwise() {
         let place = tempfile::tempdir().unwrap();
         let [ten, hundred] = [&VERSIONS[0], &VERSIONS[1]].map(|version| place.path().join(version.folder));
-        [&ten, &hundred].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        for folder in [&ten, &hundred] {
+            fs::create_dir(folder).unwrap();
+        }
         cifar_10(&ten);
         fs::write(hundred.join("train.bin"), image(&[19, 99], 0)).unwrap();
         fs::write(hundred.join("test.bin"), image(&[4, 7], 9)).unwrap();

@@ -67,7 +67,7 @@ impl Dataset for Csv {
         let mut made = format!("csv {} {}", self.label, self.planar);
         // Pixels in the table have a size of their own, whatever is asked for.
         if pictures.is_some() {
-            made += &format!(" {options:?}");
+            made = format!("{made} {options:?}");
         }
         let key = files.key(&made, pictures.as_deref().unwrap_or_default())?;
         let request = Request {

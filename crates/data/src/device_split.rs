@@ -69,11 +69,11 @@ impl DeviceSplit {
             let picked = Tensor::<1, Int>::from_data(picked, &self.targets.device());
             (self.words.clone().select(0, picked.clone()), self.targets.clone().select(0, picked))
         };
-        (self.unpacked(words), targets)
+        (self.unpacked(&words), targets)
     }
 
     /// `[batch, words]` to `[batch, channels, height, width]`
-    fn unpacked(&self, words: Tensor<2, Int>) -> Tensor<4> {
+    fn unpacked(&self, words: &Tensor<2, Int>) -> Tensor<4> {
         let ([batch, count], [channels, height, width]) = (words.dims(), self.shape);
         let size = channels * height * width;
         let byte = |index: usize| words.clone().bitwise_right_shift_scalar(8 * index as i32).bitwise_and_scalar(255);

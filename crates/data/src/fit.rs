@@ -96,13 +96,13 @@ fn over_white(value: u8, alpha: u8) -> u8 {
 }
 
 /// Pixels of `channels` bytes each, resized from one `[height, width]` to another.
-fn resized<'a>(
-    pixels: Cow<'a, [u8]>,
+fn resized(
+    pixels: Cow<'_, [u8]>,
     channels: usize,
     from: [usize; 2],
     to: [usize; 2],
     fit: Fit,
-) -> Result<Cow<'a, [u8]>, String> {
+) -> Result<Cow<'_, [u8]>, String> {
     if from == to {
         return Ok(pixels);
     }

@@ -78,7 +78,7 @@ impl ImageData {
         Self {
             name,
             source,
-            classes: classes.iter().map(|class| shown(class)).collect(),
+            classes: classes.into_iter().map(|class| shown(&class)).collect(),
             unused: Vec::new(),
             train,
             valid: None,
@@ -108,16 +108,13 @@ impl ImageData {
         }
         let [train, valid, test] = packed.splits;
         let none = |split: &str| DataError::malformed(request.source, format!("expected {split} images, found none"));
-        let (valid, test) = match test {
-            Some(test) => (valid, test),
-            None => {
-                let valid = valid.ok_or_else(|| none("test"))?;
-                let source = request.source.display();
-                on_event(LoadEvent::Notice(format!(
-                    "{source}: no test images; the validation split is the test split"
-                )));
-                (None, valid)
-            }
+        let (valid, test) = if let Some(test) = test {
+            (valid, test)
+        } else {
+            let valid = valid.ok_or_else(|| none("test"))?;
+            let source = request.source.display();
+            on_event(LoadEvent::Notice(format!("{source}: no test images; the validation split is the test split")));
+            (None, valid)
         };
         let sets = [train.ok_or_else(|| none("training"))?, test];
         let data = Self::of_files(request.name, request.source, packed.classes, sets, packed.sha256);

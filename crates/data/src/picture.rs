@@ -317,7 +317,7 @@ pub(crate) mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("picture.jpg");
         let file = encoded(&colours().into(), ImageFormat::Jpeg);
-        let comment = [&[0xFF, 0xFE, 0xFF, 0xFF][..], &[b' '; 0xFFFD]].concat();
+        let comment = [&[0xFF, 0xFE, 0xFF, 0xFF][..], &vec![b' '; 0xFFFD]].concat();
         fs::write(&path, [&file[..2], &comment, &comment, &file[2..]].concat()).unwrap();
         assert_eq!(dimensions(&path).unwrap(), ([4, 6], false));
     }

@@ -219,16 +219,16 @@ impl Source for ImageSource {
             };
             return Ok(ImageBatch { images, targets, mixed: None }.on(device));
         }
-        let mixes = self.mixes(rows);
+        let mixing = self.mixes(rows);
         let [channels, height, width] = self.set.shape();
-        let pixels = self.host_pixels(rows, images.as_deref(), &mixes, &self.normalization);
+        let pixels = self.host_pixels(rows, images.as_deref(), &mixing, &self.normalization);
         let label = |row: usize| i32::from(self.set.labels()[image(row)]);
         let int = |targets: Vec<i32>| Tensor::<1, Int>::from_data(TensorData::new(targets, [rows.len()]), &inner);
-        let mixed = (!mixes.is_empty()).then(|| {
+        let mixed = (!mixing.is_empty()).then(|| {
             let of_row = |(mix, &row): (&Option<Mix>, &usize)| label(mix.as_ref().map_or(row, |mix| mix.row));
-            let shares = mixes.iter().map(|mix| mix.as_ref().map_or(0.0, |mix| mix.share)).collect();
+            let shares = mixing.iter().map(|mix| mix.as_ref().map_or(0.0, |mix| mix.share)).collect();
             Mixed {
-                targets: int(mixes.iter().zip(rows.iter()).map(of_row).collect()),
+                targets: int(mixing.iter().zip(rows.iter()).map(of_row).collect()),
                 share: Tensor::from_data(TensorData::new::<f32, _>(shares, [rows.len()]), (&inner, DType::F32)),
             }
         });

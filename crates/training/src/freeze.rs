@@ -116,7 +116,7 @@ fn layers(parameters: &[Parameter], root: &str) -> String {
 /// Whether a pattern matches a name or what it is in.
 fn matches(pattern: &str, name: &str) -> bool {
     let ends = name.match_indices('.').map(|(end, _)| end).chain([name.len()]);
-    ends.into_iter().any(|end| glob(pattern.as_bytes(), name[..end].as_bytes()))
+    ends.into_iter().any(|end| glob(pattern.as_bytes(), &name.as_bytes()[..end]))
 }
 
 /// Whether a pattern with `*` for any text is all of a text.

@@ -65,6 +65,14 @@ pub(crate) fn tracked(host: &Host) -> Device {
     host.place.devices.first().cloned().unwrap_or_default().autodiff()
 }
 
+/// Tells which layers keep their weights, if any do.
+fn tell_frozen<T: Task>(task: &T, host: &mut Host) {
+    let (layers, parameters) = frozen_layers(task, T::ROOT);
+    if !layers.is_empty() {
+        (host.on_event)(Event::Frozen { layers: &layers, parameters });
+    }
+}
+
 pub(crate) fn run<T: Task>(
     mut trainer: Trainer<T>,
     [train, valid]: Sources<T>,
@@ -100,10 +108,7 @@ pub(crate) fn run<T: Task>(
         let averaged = ema.as_ref().map(|ema| ema.module(&task));
         checkpoint::save(&directory.checkpoints(), &state, &task, averaged, &optimizer)?;
     }
-    let (layers, parameters) = frozen_layers(&task, T::ROOT);
-    if !layers.is_empty() {
-        (host.on_event)(Event::Frozen { layers: &layers, parameters });
-    }
+    tell_frozen(&task, &mut host);
     let devices: Vec<_> = host.place.devices.iter().map(|device| device.clone().autodiff()).collect();
     let replicas = Replicas::new(tracked.clone(), &devices[1..], settings.micro_batches, &train);
     let evaluated = Epoch::new(Plan { order: Order::File, ..plan }, 0, valid.len());

@@ -93,13 +93,12 @@ impl<'a> DataSets<'a> {
         let is_same = |(known, _): &(Data, ImageData)| {
             (&known.name, &known.keys, decides(known)) == (&wanted.name, &wanted.keys, decides(wanted))
         };
-        let set = match self.read.iter().position(is_same) {
-            Some(index) => self.read.remove(index),
-            None => {
-                // Before the next one is read.
-                self.read.drain(..(self.read.len() + 1).saturating_sub(KEPT));
-                (wanted.clone(), load(self.workbench, wanted, self.data_dir)?)
-            }
+        let set = if let Some(index) = self.read.iter().position(is_same) {
+            self.read.remove(index)
+        } else {
+            // Before the next one is read.
+            self.read.drain(..(self.read.len() + 1).saturating_sub(KEPT));
+            (wanted.clone(), load(self.workbench, wanted, self.data_dir)?)
         };
         self.read.push(set);
         self.read.last().map(|(_, data)| data).context("what was just read is gone")
@@ -110,7 +109,12 @@ impl<'a> DataSets<'a> {
 pub(crate) fn likely_shape(data: &Data) -> ImageShape {
     let mnist = ImageShape::MNIST;
     let [height, width] = data.image_size.map_or([mnist.height, mnist.width], |size| [size.height, size.width]);
-    ImageShape { channels: data.channels.map_or(mnist.channels, |channels| channels.count()), height, width, ..mnist }
+    ImageShape {
+        channels: data.channels.map_or(mnist.channels, kindling_config::Channels::count),
+        height,
+        width,
+        ..mnist
+    }
 }
 
 /// The bar of the download or of the decoding that is under way.

@@ -16,7 +16,7 @@ use crate::{ClassificationError, fixtures, top_k};
 static COLOURED: LazyLock<ImageData> = LazyLock::new(|| {
     let drawn = synthetic::draw();
     let coloured = |set: &ImageSet, count: usize| {
-        let is_kept = |index: &usize| set.labels()[*index] < 2 || index % 36 == 0;
+        let is_kept = |index: &usize| set.labels()[*index] < 2 || index.is_multiple_of(36);
         let kept: Vec<usize> = (0..set.count()).filter(is_kept).take(count).collect();
         let pixels = kept.iter().flat_map(|&index| {
             let image = set.image(index);
@@ -31,7 +31,7 @@ static COLOURED: LazyLock<ImageData> = LazyLock::new(|| {
 });
 
 /// A run on images in colour, with everything that uneven classes ask for.
-fn coloured(name: &str, training: Value) -> Config {
+fn coloured(name: &str, training: &Value) -> Config {
     let mut choice = small(name).section().keys;
     choice.insert("name".to_owned(), name.into());
     let mut all = json!({ "epochs": 2, "batch_size": 16, "label_smoothing": 0.1, "class_weights": "balanced" });
@@ -52,7 +52,7 @@ fn uneven_images_in_colour_are_trained_tested_and_predicted_with_their_own_numbe
     for name in ["mlp", "cnn"] {
         let (place, network) = (place(), small(name));
         let directory = new_run(&place);
-        let config = coloured(name, json!({}));
+        let config = coloured(name, &json!({}));
         let record = network.train(&config, &COLOURED, &directory, patient()).unwrap();
         assert_eq!(record.status, RunStatus::Finished);
         assert!(record.epochs.iter().all(|epoch| epoch.metrics.0.values().all(|value| value.is_finite())));
@@ -100,13 +100,13 @@ fn header(file: &[u8]) -> (Value, &[u8]) {
 fn a_run_from_other_weights_with_frozen_layers_keeps_these_and_resumes_to_the_same_bits() {
     let (place, cnn) = (place(), small("cnn"));
     let first = RunDirectory::create(place.path(), "first").unwrap();
-    cnn.train(&coloured("cnn", json!({})), &COLOURED, &first, patient()).unwrap();
+    cnn.train(&coloured("cnn", &json!({})), &COLOURED, &first, patient()).unwrap();
     // Two classes fewer make the last layer another.
     let eight = COLOURED.train.labels().iter().enumerate().filter(|(_, label)| **label < 8).map(|(index, _)| index);
     let eight = COLOURED.train.select(&eight.collect::<Vec<_>>());
     let data = ImageData::new("eight", COLOURED.classes[..8].to_vec(), eight.clone(), eight).unwrap();
     let weights = first.weights().display().to_string();
-    let config = coloured("cnn", json!({ "weights": weights, "freeze": ["conv*", "bn1"], "seed": 7 }));
+    let config = coloured("cnn", &json!({ "weights": weights, "freeze": ["conv*", "bn1"], "seed": 7 }));
 
     let whole = RunDirectory::create(place.path(), "whole").unwrap();
     let record = cnn.train(&config, &data, &whole, patient()).unwrap();
@@ -136,7 +136,7 @@ fn what_does_not_fit_the_network_or_the_data_is_refused_before_anything_is_writt
     let (place, cnn) = (place(), small("cnn"));
     let directory = new_run(&place);
     let fails = |training: Value| {
-        let config = coloured("cnn", training);
+        let config = coloured("cnn", &training);
         let check = cnn.check(&config, &COLOURED, &Place::new(Device::flex())).unwrap_err().to_string();
         let train = cnn.train(&config, &COLOURED, &directory, patient()).unwrap_err().to_string();
         assert_eq!(check, train);
@@ -155,7 +155,7 @@ fn what_does_not_fit_the_network_or_the_data_is_refused_before_anything_is_writt
     let few = COLOURED.train.labels().iter().enumerate().filter(|(_, label)| **label < 8).map(|(index, _)| index);
     let few = COLOURED.train.select(&few.collect::<Vec<_>>());
     let few = ImageData::new("eight", COLOURED.classes[..8].to_vec(), few.clone(), few).unwrap();
-    cnn.train(&coloured("cnn", json!({})), &few, &eight, patient()).unwrap();
+    cnn.train(&coloured("cnn", &json!({})), &few, &eight, patient()).unwrap();
     let weights = eight.weights().display().to_string();
     let message = fails(json!({ "weights": weights, "freeze": ["conv1", "fc2"] }));
     assert!(message.starts_with("freeze: `fc2.weight` is frozen but not taken from the weights ("), "{message}");

@@ -14,6 +14,7 @@ pub(crate) struct Color {
 
 impl Color {
     /// Changes an image of so many channels.
+    #[allow(clippy::float_cmp)] // A factor of exactly 1 changes nothing.
     pub(crate) fn apply(&self, channels: usize, pixels: &mut [f32]) {
         if self.brightness != 1.0 {
             blend(pixels, self.brightness, 0.0);
@@ -31,7 +32,9 @@ impl Color {
 /// Moves the pixels away from `other`, which a factor of 0 would make them.
 fn blend(pixels: &mut [f32], factor: f32, other: f32) {
     let rest = other * (1.0 - factor);
-    pixels.iter_mut().for_each(|pixel| *pixel = clamped(*pixel * factor + rest));
+    for pixel in pixels {
+        *pixel = clamped(*pixel * factor + rest);
+    }
 }
 
 fn saturate(pixels: &mut [f32], factor: f32) {
@@ -47,6 +50,7 @@ fn saturate(pixels: &mut [f32], factor: f32) {
 }
 
 /// `f32::clamp` compiles to branches where NaN has to pass.
+#[allow(clippy::manual_clamp)]
 fn clamped(pixel: f32) -> f32 {
     pixel.max(0.0).min(1.0)
 }

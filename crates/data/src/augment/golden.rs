@@ -65,6 +65,7 @@ impl Image {
         out
     }
 
+    #[allow(clippy::needless_pass_by_value)] // Its fields are taken out.
     fn changed(&self, parameters: Parameters) -> Vec<f32> {
         let [_, height, width] = self.shape;
         let (identity, size) = (Map::IDENTITY, [height, width]);

@@ -84,6 +84,7 @@ impl Map {
     }
 
     /// `self` of the places where `next` takes its pixels from.
+    #[allow(clippy::many_single_char_names)] // A matrix is written so.
     fn then(self, next: [f64; 6]) -> Self {
         let row = |a: f64, b: f64, c: f64| {
             [a * next[0] + b * next[3], a * next[1] + b * next[4], a * next[2] + b * next[5] + c]
@@ -94,6 +95,7 @@ impl Map {
     }
 
     /// The same map in whole pixels, where it is one.
+    #[allow(clippy::many_single_char_names)] // As above.
     pub(crate) fn whole(&self, width: usize) -> Option<Whole> {
         let [a, b, c, d, e, f] = self.matrix;
         let is_whole = [a.abs() - 1.0, b, c.fract(), d, e - 1.0, f.fract()].iter().all(|&rest| rest == 0.0);

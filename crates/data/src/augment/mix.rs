@@ -151,6 +151,6 @@ mod tests {
 
         let mut pixels = [1.0, 0.5];
         Mix { row: 1, share: 0.25, pasted: None }.apply([1, 1, 2], &[0.0, 1.0], &mut pixels);
-        assert_eq!(pixels, [0.75, 0.625]);
+        assert_eq!(pixels.map(f32::to_bits), [0.75_f32, 0.625].map(f32::to_bits));
     }
 }

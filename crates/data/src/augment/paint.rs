@@ -115,6 +115,8 @@ fn floor(place: f32) -> i32 {
 /// # Shapes
 /// - image and out: `[channels, height, width]`
 /// - backgrounds: `[channels]`
+// A matrix and its places are written so.
+#[allow(clippy::many_single_char_names, clippy::similar_names)]
 pub(crate) fn sample(
     image: &[u8],
     [channels, height, width]: [usize; 3],
@@ -176,7 +178,9 @@ impl Axis {
     #[inline]
     fn place(&self, places: &mut [f32; BLOCK]) {
         let [first, last] = self.bounds;
-        places.iter_mut().for_each(|place| *place = place.max(first).min(last));
+        for place in &mut *places {
+            *place = place.max(first).min(last);
+        }
         if self.edge == Edge::Reflect {
             let period = (2.0 * self.last).max(1.0);
             for place in &mut *places {
@@ -185,7 +189,9 @@ impl Axis {
             }
         }
         let end = self.last + 2.0;
-        places.iter_mut().for_each(|place| *place = (*place + 1.0).max(0.0).min(end));
+        for place in places {
+            *place = (*place + 1.0).max(0.0).min(end);
+        }
     }
 
     /// The share of a place's neighbours that is inside the image.

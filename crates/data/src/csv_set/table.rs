@@ -185,13 +185,12 @@ impl<'a> Table<'a> {
                     (Item::Pixels(pixels), format!("{file}:{line}"))
                 }
             };
-            let label = match labels.get(label) {
-                Some(number) => *number,
-                None => {
-                    let number = labels.len();
-                    labels.insert(label.to_owned(), number);
-                    number
-                }
+            let label = if let Some(number) = labels.get(label) {
+                *number
+            } else {
+                let number = labels.len();
+                labels.insert(label.to_owned(), number);
+                number
             };
             rows.push(Row { label, item, name });
         }

@@ -58,7 +58,7 @@ fn colours_beside_one_another_become_planes() {
 #[test]
 fn one_file_without_a_header_is_split_and_a_test_file_without_labels_is_left_out() {
     let place = tempfile::tempdir().unwrap();
-    let rows: String = (0..40).map(|row| format!("{},{row},0,0,9\n", row % 2)).collect();
+    let rows = (0..40).map(|row| format!("{},{row},0,0,9\n", row % 2)).collect::<Vec<_>>().concat();
     let file = place.path().join("digits.csv");
     fs::write(&file, &rows).unwrap();
     for named in [place.path(), &file] {
@@ -121,7 +121,7 @@ fn bad_rows_are_told_with_their_lines() {
 /// The names of the classes, and the labels of the training images.
 fn classes(labels: &[&str]) -> (Vec<String>, Vec<u16>) {
     let place = tempfile::tempdir().unwrap();
-    let rows: String = labels.iter().map(|label| format!("{label},1\n")).collect();
+    let rows = labels.iter().map(|label| format!("{label},1\n")).collect::<Vec<_>>().concat();
     fs::write(place.path().join("train.csv"), format!("label,p0\n{rows}")).unwrap();
     fs::write(place.path().join("test.csv"), format!("label,p0\n{rows}")).unwrap();
     let data = data(place.path());
@@ -212,7 +212,7 @@ fn a_file_without_rows_is_told() {
 
 #[test]
 fn a_packed_file_that_is_cut_short_anywhere_is_told() {
-    let rows: String = (0..400).map(|row| format!("{},{}\n", row % 10, row * 7 % 256)).collect();
+    let rows = (0..400).map(|row| format!("{},{}\n", row % 10, row * 7 % 256)).collect::<Vec<_>>().concat();
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(format!("label,p0\n{rows}").as_bytes()).unwrap();
     let whole = encoder.finish().unwrap();

@@ -133,7 +133,7 @@ fn pictures_are_decoded_once_and_again_when_one_of_them_changes() {
         .write(true)
         .open(changed)
         .unwrap()
-        .set_modified(before + std::time::Duration::from_nanos(10_000))
+        .set_modified(before + std::time::Duration::from_micros(10))
         .unwrap();
     assert_eq!(decoded(), (vec![9], true));
 }

@@ -116,11 +116,11 @@ impl Tree {
             return Err(DataError::malformed(&roots[0].path, message));
         }
         let tree = Self { directory: directory.to_path_buf(), classes, splits, notices: Vec::new() };
-        tree.checked(&roots[0].path, strays)
+        tree.checked(&roots[0].path, &strays)
     }
 
     /// Checks that there are pictures in classes, and adds the notices.
-    fn checked(mut self, root: &Path, strays: Vec<PathBuf>) -> Result<Self, DataError> {
+    fn checked(mut self, root: &Path, strays: &[PathBuf]) -> Result<Self, DataError> {
         let strays: Vec<String> = strays.iter().map(|path| self.relative(path)).collect();
         let [train, valid, test] = &self.splits;
         if train.is_empty() {
@@ -142,7 +142,9 @@ impl Tree {
             self.notices.push(format!("{at}: no validation and no test pictures; the training pictures are split"));
         }
         let mut is_empty = vec![true; self.classes.len()];
-        train.iter().for_each(|picture| is_empty[usize::from(picture.label)] = false);
+        for picture in train {
+            is_empty[usize::from(picture.label)] = false;
+        }
         let empty: Vec<&String> =
             self.classes.iter().zip(is_empty).filter_map(|(c, empty)| empty.then_some(c)).collect();
         if !empty.is_empty() {

@@ -19,6 +19,7 @@ const KEY: &str = "0123abcd";
 /// A picture of bytes that count up from this one, or an unreadable one.
 type Item = Option<u8>;
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // As pictures are.
 fn decode(item: &Item, out: &mut [u8]) -> Result<(), Unreadable> {
     let first = item.ok_or_else(|| "not a picture".to_owned())?;
     out.iter_mut().enumerate().for_each(|(index, byte)| *byte = first.wrapping_add(index as u8));

@@ -154,7 +154,9 @@ impl<W: Write + Seek> Writer<W> {
         // The first page is filled in when the file is whole.
         out.write_all(&[0; PIXELS])?;
         let mut hash = Sha256::new();
-        shape.iter().for_each(|&side| hash.update((side as u64).to_le_bytes()));
+        for side in shape {
+            hash.update((side as u64).to_le_bytes());
+        }
         hash.update((classes.len() as u64).to_le_bytes());
         for class in classes {
             hash.update((class.len() as u64).to_le_bytes());

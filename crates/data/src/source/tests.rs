@@ -191,7 +191,9 @@ fn a_mixed_batch_has_both_images_as_they_would_be_alone_and_says_how_much_of_eac
             } else {
                 // Where both are alike, a pixel may be either's.
                 let (mut pasted, mut kept) = (0, 0);
-                for (pixel, (own, other)) in parts.filter(|(_, (own, other))| own != other) {
+                let bits =
+                    |(pixel, (own, other)): (&f32, (&f32, &f32))| [pixel, own, other].map(|number| number.to_bits());
+                for [pixel, own, other] in parts.map(bits).filter(|[_, own, other]| own != other) {
                     assert!(pixel == own || pixel == other);
                     pasted += usize::from(pixel == other);
                     kept += usize::from(pixel == own);

@@ -44,7 +44,9 @@ mod tests {
             let mut out = vec![0.0; length];
             for_each_chunk(&mut out, chunk, |index, places| {
                 assert!(places.len() == chunk || (index + 1) * chunk > length);
-                places.iter_mut().for_each(|place| *place += 1.0 + index as f32);
+                for place in places.iter_mut() {
+                    *place += 1.0 + index as f32;
+                }
             });
             let wanted: Vec<f32> = (0..length).map(|at| 1.0 + (at / chunk) as f32).collect();
             assert_eq!(out, wanted);

@@ -37,7 +37,7 @@ impl Plot for Pictures {
             message: error.to_string(),
         };
         let layout = self.layout();
-        let captions = png("sheet of images", &self.captions(&layout))?;
+        let captions = png("sheet of images", &Self::captions(&layout))?;
         let mut sheet = image::load_from_memory_with_format(&captions, ImageFormat::Png).map_err(failed)?.into_rgb8();
         let scale = PNG_WIDTH / WIDTH;
         for (index, picture) in self.pictures.iter().enumerate() {
@@ -87,7 +87,7 @@ impl Pictures {
         let columns = self.columns.max(1);
         let side = (WIDTH - GAP) / columns as f64 - GAP;
         // Small images have room for small captions only.
-        let size = match side {
+        let font = match side {
             ..90.0 => 9,
             90.0..130.0 => 10,
             _ => 12,
@@ -98,11 +98,11 @@ impl Pictures {
         };
         let rise = side * self.pictures.iter().map(share).fold(0.0, f64::max);
         let captions: Vec<_> =
-            self.pictures.iter().map(|picture| lines(&picture.caption, side + GAP / 2.0, size)).collect();
+            self.pictures.iter().map(|picture| lines(&picture.caption, side + GAP / 2.0, font)).collect();
         let most = captions.iter().map(Vec::len).max().unwrap_or_default();
-        let row = rise + 4.0 + most as f64 * f64::from(size) * LINE + GAP;
+        let row = rise + 4.0 + most as f64 * f64::from(font) * LINE + GAP;
         let height = (GAP + self.pictures.len().div_ceil(columns) as f64 * row).ceil();
-        Layout { columns, side, rise, size, captions, row, height }
+        Layout { columns, side, rise, size: font, captions, row, height }
     }
 
     fn drawn(&self, ink: Ink) -> String {
@@ -129,7 +129,7 @@ impl Pictures {
         text
     }
 
-    fn captions(&self, layout: &Layout) -> Scene {
+    fn captions(layout: &Layout) -> Scene {
         let mut scene = Scene::new(WIDTH, layout.height);
         scene.background_color = Some(Ink::Paper.theme().background);
         for (index, lines) in layout.captions.iter().enumerate() {

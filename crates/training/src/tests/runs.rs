@@ -173,17 +173,16 @@ fn weights_from_elsewhere_are_told_kept_in_the_record_and_needed_for_no_resume()
     let (seen, interrupter) = (told.clone(), Interrupter::new());
     let stop = interrupter.clone();
     // Before the first step.
-    let stopped = host(&interrupter, move |event| match event {
-        Event::InitialWeights(record) => {
+    let stopped = host(&interrupter, move |event| {
+        if let Event::InitialWeights(record) = event {
             seen.borrow_mut().push(record.clone());
             stop.stop(None);
         }
-        _ => {}
     });
     let compiling = Place { compiles_kernels: true, ..stopped.place.clone() };
     let directory = new_run(&place);
     assert_eq!(fit(&directory, Host { place: compiling, ..stopped }).status, RunStatus::Interrupted);
-    assert_eq!(*told.borrow(), [record.clone()]);
+    assert_eq!(*told.borrow(), std::slice::from_ref(&record));
     // By a task that has its weights from the seed.
     fs::remove_file(&path).unwrap();
     let trainer = case.trainer(patient()).weights_metadata(entries.clone());

@@ -344,7 +344,9 @@ mod tests {
         let mut stored = read_safetensors(SafetensorsStore::from_bytes(Some(bytes))).unwrap();
         let right: Vec<_> = stored.iter().filter(|tensor| tensor.name.starts_with("first")).cloned().collect();
         // All names with shapes of another network, and behind a prefix two names with the right ones.
-        stored.iter_mut().for_each(|tensor| tensor.shape = vec![7; tensor.shape.len()].into());
+        for tensor in &mut stored {
+            tensor.shape = vec![7; tensor.shape.len()].into();
+        }
         stored.extend(right.into_iter().map(|mut tensor| {
             tensor.name = format!("model.{}", tensor.name);
             tensor

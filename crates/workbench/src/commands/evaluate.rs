@@ -149,7 +149,9 @@ impl<'a> Trained<'a> {
             .with_context(|| format!("{} cannot be evaluated", self.directory.id()))?;
         let classes = class_records(&evaluation.confusion, &data.classes);
         let mut mistakes = mistakes(&predictions, &data.classes);
-        mistakes.iter_mut().for_each(|mistake| mistake.file = data.test.name(mistake.index));
+        for mistake in &mut mistakes {
+            mistake.file = data.test.name(mistake.index);
+        }
         Ok(EvaluationRecord {
             schema: SCHEMA,
             evaluated: now(),

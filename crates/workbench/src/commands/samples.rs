@@ -25,6 +25,8 @@ use crate::{
 };
 
 /// Arguments of `samples`.
+// Flags are.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Args)]
 pub(crate) struct SamplesArguments {
     /// Where the images come from [default: fashion-mnist]
