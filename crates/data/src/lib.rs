@@ -39,6 +39,7 @@ mod listing;
 mod pack;
 mod package;
 mod parquet_set;
+pub mod photo;
 pub mod picture;
 mod sampler;
 mod signature;

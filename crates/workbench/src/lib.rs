@@ -74,7 +74,6 @@ mod log_file;
 mod machine;
 mod outcome;
 pub mod output;
-mod photo;
 mod pictures;
 pub mod progress;
 mod pytorch;

@@ -6,7 +6,7 @@ use std::{
 use anyhow::{Context, Error, Result, bail};
 use clap::Args;
 use kindling_config::Fit;
-use kindling_data::{ImageSet, fitted_picture, picture};
+use kindling_data::{ImageSet, fitted_picture, photo, picture};
 use kindling_record::{ImagesRecord, RunDirectory};
 use kindling_report::{percent, table};
 use serde::Serialize;
@@ -18,7 +18,7 @@ use crate::{
     commands::evaluate::Trained,
     outcome::Outcome,
     output::{notice, print, told},
-    photo, relaunch, signals, terminal,
+    relaunch, signals, terminal,
 };
 
 /// About so many pictures are decoded before the network sees them.

@@ -3,11 +3,12 @@
 //! The steps are those by which Fashion-MNIST was made from pictures in a shop (Xiao et al. 2017, section 2,
 //! <https://arxiv.org/abs/1708.07747>), without its sharpening, and with a better filter than leaving pixels out.
 
-use anyhow::{Result, bail};
 use image::{
     DynamicImage, GrayImage, Luma, LumaA,
     imageops::{self, FilterType},
 };
+
+use crate::DataError;
 
 /// The largest difference from the background that still counts as background: 5 % of the range, as in the paper.
 const CLOSE: u8 = 12;
@@ -20,7 +21,7 @@ const CLOSE: u8 = 12;
 ///
 /// # Errors
 /// When nothing stands out from the background.
-pub(crate) fn prepared(picture: &DynamicImage, size: [usize; 2], usual: u8) -> Result<GrayImage> {
+pub fn prepared(picture: &DynamicImage, size: [usize; 2], usual: u8) -> Result<GrayImage, DataError> {
     let mut image = grey(picture);
     if background(&image).abs_diff(usual) > u8::MAX / 2 {
         imageops::invert(&mut image);
@@ -33,7 +34,8 @@ pub(crate) fn prepared(picture: &DynamicImage, size: [usize; 2], usual: u8) -> R
 }
 
 /// The picture in grey, as large as `[height, width]` allows, in the middle; neither inverted nor trimmed.
-pub(crate) fn as_it_is(picture: &DynamicImage, size: [usize; 2]) -> GrayImage {
+#[must_use]
+pub fn as_it_is(picture: &DynamicImage, size: [usize; 2]) -> GrayImage {
     let image = grey(picture);
     if has_size(&image, size) { image } else { fitted(&image, size, background(&image)) }
 }
@@ -63,13 +65,16 @@ fn background(image: &GrayImage) -> u8 {
 }
 
 /// The smallest part that has every pixel that is not close to the background.
-fn trimmed(image: &GrayImage, background: u8) -> Result<GrayImage> {
+fn trimmed(image: &GrayImage, background: u8) -> Result<GrayImage, DataError> {
     let seen = image.enumerate_pixels().filter(|(_, _, pixel)| pixel.0[0].abs_diff(background) > CLOSE);
     let corners = seen
         .map(|(x, y, _)| [x, y, x, y])
         .reduce(|[left, top, right, bottom], [x, y, ..]| [left.min(x), top.min(y), right.max(x), bottom.max(y)]);
     let Some([left, top, right, bottom]) = corners else {
-        bail!("nothing stands out from the background: no pixel is more than 5 % lighter or darker than the border");
+        return Err(DataError::Unusable(
+            "nothing stands out from the background: no pixel is more than 5 % lighter or darker than the border"
+                .to_owned(),
+        ));
     };
     Ok(imageops::crop_imm(image, left, top, right - left + 1, bottom - top + 1).to_image())
 }
