@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{DataError, Dataset, ImageData, ImageSet, Load, image_data::fingerprint, table_files};
+use crate::{DataError, Dataset, ImageData, ImageSet, Load, digest::fingerprint, table_files};
 
 /// Channels, rows and columns of an image, which the files have in this order.
 const SHAPE: [usize; 3] = [3, 32, 32];

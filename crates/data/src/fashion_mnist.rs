@@ -9,10 +9,10 @@ use std::{
 
 use crate::{
     DataError, ImageData, Limits, LoadEvent, cache,
+    digest::{fingerprint, hexadecimal},
     download::{self, Sources},
     idx,
     idx_set::{check_labels, check_sha256, read_pair},
-    image_data::{fingerprint, hexadecimal},
     listing::{Listing, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS},
 };
 

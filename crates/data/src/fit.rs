@@ -11,7 +11,7 @@ use image::DynamicImage;
 use kindling_config::{Channels, Fit, ImageSize};
 use rayon::prelude::*;
 
-use crate::{DataError, ImageData, ImageOptions, ImageSet, image_data::fingerprint};
+use crate::{DataError, ImageData, ImageOptions, ImageSet, digest::fingerprint};
 
 /// The shares of red, green and blue in grey, in 65,536ths: those of ITU-R BT.601, as Pillow has them.
 const LUMA: [u32; 3] = [19_595, 38_470, 7_471];

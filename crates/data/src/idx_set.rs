@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    DataError, ImageData, ImageSet, classes, idx,
-    image_data::{fingerprint, hexadecimal},
+    DataError, ImageData, ImageSet, classes,
+    digest::{fingerprint, hexadecimal},
+    idx,
     image_set::described,
     listing::{Listing, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS},
 };

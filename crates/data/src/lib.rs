@@ -25,6 +25,7 @@ mod classes;
 mod csv_set;
 mod dataset;
 mod device_split;
+mod digest;
 mod download;
 mod error;
 pub mod fashion_mnist;

@@ -9,7 +9,7 @@ use std::{
 
 use rayon::prelude::*;
 
-use crate::{DataError, Load, error::listed, image_data::fingerprint};
+use crate::{DataError, Load, digest::fingerprint, error::listed};
 
 /// Shares of training, validation and test images of a set in one piece, unless others are asked for.
 pub(crate) const SHARES: [f64; 3] = [0.8, 0.1, 0.1];

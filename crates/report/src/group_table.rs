@@ -7,11 +7,11 @@ use crate::{
     curves::Split,
     differences::{Key, keys, listed},
     document::BEST,
-    groups::{has_folds, repeats},
+    groups::{has_folds, repeats, runs_text},
     metrics::{best, metrics, sample_text},
     plot::{Axis, LineChart, Point, Series, Style},
     run::{Group, Run},
-    run_report::{at_best, runs_text, with_count},
+    run_report::{at_best, with_count},
     statistics::Sample,
     table::{duration, table},
 };

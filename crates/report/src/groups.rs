@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kindling_record::Setup;
+use kindling_record::{RunStatus, Setup};
 use serde_json::Value;
 
 use crate::{
@@ -97,6 +97,20 @@ pub fn counted(counts: impl Iterator<Item = usize>) -> String {
         counts.truncate(1);
     }
     format!("n = {}", counts.join(", "))
+}
+
+/// How many runs there are, and how those ended that were not finished: `3`, `3 (1 diverged)`, `n = 5 folds`.
+pub(crate) fn runs_text(group: &Group) -> String {
+    let mut ended: Vec<(RunStatus, usize)> = Vec::new();
+    for run in group.runs.iter().filter(|run| run.status != RunStatus::Finished) {
+        match ended.iter_mut().find(|(status, _)| *status == run.status) {
+            Some((_, count)) => *count += 1,
+            None => ended.push((run.status, 1)),
+        }
+    }
+    let ended: Vec<String> = ended.into_iter().map(|(status, count)| format!("{count} {status}")).collect();
+    let n = repetitions(group);
+    if ended.is_empty() { n } else { format!("{n} ({})", ended.join(", ")) }
 }
 
 /// A caption, and after it which runs count nowhere.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use kindling_record::{EpochRecord, PartRecord, RunDirectory, RunRecord, RunStatus, Setup};
 use serde_json::{Map, Value};
 
-use crate::{statistics::Sample, table::NONE};
+use crate::statistics::Sample;
+
+/// What stands where there is no value.
+pub(crate) const NONE: &str = "–";
 
 /// The key that makes runs repetitions of one another.
 pub(crate) const SEED: &str = "training.seed";
@@ -170,6 +173,11 @@ pub(crate) fn plain(value: &Value) -> String {
         Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
         other => other.to_string(),
     }
+}
+
+/// A class's name; its label where it has none.
+pub(crate) fn class_name(record: &RunRecord, label: usize) -> String {
+    record.dataset.classes().get(label).cloned().unwrap_or_else(|| label.to_string())
 }
 
 /// Whether the run saw only the first batches of its data.

@@ -5,13 +5,12 @@ use std::iter;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
 use kindling_record::{MetricRecord, Metrics, RunRecord, RunStatus};
 
+pub(crate) use crate::run::NONE;
 use crate::{
     metrics::{metrics_of, value_text},
     run::{is_limited, key},
 };
 
-/// What stands where there is no value.
-pub(crate) const NONE: &str = "–";
 /// comfy-table's list of 19 characters for the parts of a grid: here only the line under the header.
 const HEADER_LINE_ONLY: &str = "     ──            ";
 

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use crate::{DataError, error::listed, image_data::hexadecimal, picture::ENDINGS, table_files::split_word};
+use crate::{DataError, digest::hexadecimal, error::listed, picture::ENDINGS, table_files::split_word};
 
 /// More directories than so many are no classes.
 const MOST_CLASSES: usize = 10_000;

@@ -2,7 +2,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::ImageSet;
-use crate::image_data::hexadecimal;
+use crate::digest::hexadecimal;
 
 /// The most pixels that [`ImageSet::background`] looks through; of larger sets it takes evenly spaced images.
 const MOST_PIXELS: usize = 1 << 28;

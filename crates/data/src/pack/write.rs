@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{BLOCK, Header, MAGIC, PIXELS, Plan, Request, Sample, Unreadable, VERSION, read::crc32};
-use crate::{DataError, LoadEvent, error::shown, image_data::hexadecimal, image_set::image_size};
+use crate::{DataError, LoadEvent, digest::hexadecimal, error::shown, image_set::image_size};
 
 /// Bytes of pixels that are in memory at once: half of them are decoded while the other half is written.
 const MOST_BYTES: usize = 1 << 26;

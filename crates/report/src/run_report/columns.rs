@@ -5,10 +5,9 @@ use kindling_record::MetricRecord;
 use crate::{
     differences::Key,
     document::{BEST, TableBlock},
-    groups::with_repeats,
+    groups::{runs_text, with_repeats},
     metrics::{best, sample_text, titled},
     run::{Group, Run},
-    run_report::summary::runs_text,
     statistics::Sample,
     table::NONE,
 };

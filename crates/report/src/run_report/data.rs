@@ -4,8 +4,8 @@ use kindling_record::{ClassCounts, ImagesRecord};
 
 use crate::{
     document::{Block, TableBlock},
-    run::{Group, Run},
-    run_report::evaluation::{class_block, class_name},
+    run::{Group, Run, class_name},
+    run_report::evaluation::class_block,
     table::{NONE, grouped},
 };
 

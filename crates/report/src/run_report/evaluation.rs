@@ -6,7 +6,7 @@ use crate::{
     document::{Block, Figure, TableBlock, file_name},
     error::ReportError,
     plot::{Axis, Confusion, LineChart, Point, Series, Style},
-    run::Run,
+    run::{Run, class_name},
     run_report::mistakes::mistake_blocks,
     table::{NONE, grouped, percent},
 };
@@ -147,10 +147,6 @@ fn confused_table(record: &RunRecord, evaluation: &EvaluationRecord) -> TableBlo
         right: vec![2, 3],
         rows: rows.collect(),
     }
-}
-
-pub(crate) fn class_name(record: &RunRecord, label: usize) -> String {
-    record.dataset.classes().get(label).cloned().unwrap_or_else(|| label.to_string())
 }
 
 #[cfg(test)]

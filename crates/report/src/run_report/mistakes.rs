@@ -9,8 +9,7 @@ use crate::{
     document::{Block, Figure, TableBlock},
     error::ReportError,
     plot::{Picture, Pictures},
-    run::Run,
-    run_report::evaluation::class_name,
+    run::{Run, class_name},
     table::grouped,
 };
 

@@ -16,10 +16,7 @@ mod summary;
 use std::iter;
 
 use self::evaluation::{class_blocks, confusion_block};
-pub(crate) use self::{
-    columns::with_count,
-    summary::{at_best, runs_text},
-};
+pub(crate) use self::{columns::with_count, summary::at_best};
 pub use self::{
     evaluation::evaluation_blocks,
     gradients::gradient_charts,

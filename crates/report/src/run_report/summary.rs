@@ -6,7 +6,6 @@ use crate::{
     curves::{Split, evaluated_splits, measured},
     differences::{Key, are_letters, keys, listed},
     document::TableBlock,
-    groups::repetitions,
     metrics::{metric, metrics},
     run::{Group, Run, key, marks},
     run_report::columns::Columns,
@@ -106,20 +105,6 @@ pub(crate) fn remarks(group: &Group) -> Vec<String> {
         remarks.extend(ending(run).map(|ending| format!("{whose}{ending}")));
     }
     remarks
-}
-
-/// How many runs there are, and how those ended that were not finished: `3`, `3 (1 diverged)`, `n = 5 folds`.
-pub(crate) fn runs_text(group: &Group) -> String {
-    let mut ended: Vec<(RunStatus, usize)> = Vec::new();
-    for run in group.runs.iter().filter(|run| run.status != RunStatus::Finished) {
-        match ended.iter_mut().find(|(status, _)| *status == run.status) {
-            Some((_, count)) => *count += 1,
-            None => ended.push((run.status, 1)),
-        }
-    }
-    let ended: Vec<String> = ended.into_iter().map(|(status, count)| format!("{count} {status}")).collect();
-    let n = repetitions(group);
-    if ended.is_empty() { n } else { format!("{n} ({})", ended.join(", ")) }
 }
 
 /// How a run ended, unless it went through all its epochs or stopped early.
