@@ -93,10 +93,10 @@ fn with_files(named: &Path) -> Result<PathBuf, DataError> {
         [only] => Ok(only.clone()),
         [] => Ok(named.to_path_buf()),
         several => {
-            let names = listed(several.iter().map(|path| path.display()));
+            let all = listed(several.iter().map(|path| path.display()));
             Err(DataError::malformed(
                 named,
-                format!("expected one folder of Parquet files, found {names}; name one of them"),
+                format!("expected one folder of Parquet files, found {all}; name one of them"),
             ))
         }
     }
@@ -265,10 +265,10 @@ impl<'a> Table<'a> {
 
     fn lacks(&self, what: &str, key: &str, wanted: &str) -> DataError {
         let names = listed(self.columns().map(|(path, kind)| format!("{path} ({kind})")));
-        let named = if wanted.is_empty() { String::new() } else { format!(" called `{wanted}`") };
+        let called = if wanted.is_empty() { String::new() } else { format!(" called `{wanted}`") };
         DataError::malformed(
             self.path,
-            format!("expected {what}{named}, found {names}; --set data.{key}=COLUMN names it"),
+            format!("expected {what}{called}, found {names}; --set data.{key}=COLUMN names it"),
         )
     }
 
