@@ -90,8 +90,8 @@ pub fn assignment_splits(data: &ImageData) -> Splits {
     Splits { train: data.train.clone(), valid: None, test: data.test.clone() }
 }
 
-/// Parts a set that comes in one piece into train, validation and test images by [`stratified_rows`]; a part with the
-/// share 0 is empty.
+/// Parts a set that comes in one piece into train, validation and test images: these shares of each class, chosen by
+/// `seed`. A part with the share 0 is empty.
 ///
 /// # Errors
 /// When `shares` are no three shares of a whole, or the set is too small.
