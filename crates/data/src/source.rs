@@ -8,7 +8,7 @@ use std::{
 };
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use kindling_kernels::{for_each_chunk, is_on_host};
+use kindling_kernels::{filled, is_on_host};
 use kindling_training::{Rows, Source, SourceError};
 
 use crate::{
@@ -150,9 +150,8 @@ impl ImageSource {
             }
         };
         let unit = Normalization::default();
-        let mut pixels = vec![0.0; rows.len() * size];
         let together = (TASK / size).max(1);
-        for_each_chunk(&mut pixels, together * size, |task, out| {
+        filled(rows.len() * size, together * size, |task, out| {
             SCRATCH.with_borrow_mut(|scratch| {
                 for (index, out) in out.chunks_exact_mut(size).enumerate() {
                     let index = task * together + index;
@@ -169,8 +168,7 @@ impl ImageSource {
                     scratch.other = other;
                 }
             });
-        });
-        pixels
+        })
     }
 
     /// Whether a device whose memory is its own keeps the split.

@@ -36,7 +36,7 @@
 //!
 //! **Rows** ([`select_rows`]): rows of a matrix by their indices, as a shuffled epoch takes its images.
 //!
-//! **Pixels** ([`for_each_chunk`], [`normalize_bytes`], [`is_on_host`]) are not operations on tensors: they fill the arrays
+//! **Pixels** ([`filled`], [`normalize_bytes`], [`is_on_host`]) are not operations on tensors: they fill the arrays
 //! of a batch on all threads, for devices whose memory is the program's.
 //!
 //! # How they work
@@ -75,7 +75,7 @@ mod ops;
 #[cfg(test)]
 mod tests;
 
-pub use cpu::{ChannelOrder, Level, for_each_chunk, normalize_bytes, threads};
+pub use cpu::{ChannelOrder, Level, filled, normalize_bytes, threads};
 pub use host::is_on_host;
 pub use kernels::Kernels;
 pub use ops::{

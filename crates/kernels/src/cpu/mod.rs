@@ -19,4 +19,4 @@ mod winograd;
 pub use block::ChannelOrder;
 pub use level::Level;
 pub use parallel::threads;
-pub use pixels::{for_each_chunk, normalize_bytes};
+pub use pixels::{filled, normalize_bytes};

@@ -1,21 +1,28 @@
 //! Arrays filled in chunks by all threads, and bytes made into numbers.
 
-use super::{Level, output::Target, parallel};
+use super::{Level, output::Output, parallel};
 
-/// Fills `out` in chunks of `chunk` numbers (the last may be shorter) on all threads: `work` gets each chunk's number and its
-/// places. Which thread fills which chunk is not determined.
+/// Returns an array of `length` numbers that is filled in chunks of `chunk` (the last may be shorter) on all threads: `work`
+/// gets each chunk's number and its places, which are zeros. Which thread fills which chunk is not determined.
 ///
 /// # Panics
 /// When `chunk` is 0, or when `work` panics.
-pub fn for_each_chunk(out: &mut [f32], chunk: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+pub fn filled(length: usize, chunk: usize, work: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     assert!(chunk > 0, "a chunk has at least one number");
-    let length = out.len();
-    let target = Target::of(out);
+    let mut output = Output::new(length);
+    let target = output.target();
     parallel::for_each(length.div_ceil(chunk), |index| {
-        let start = index * chunk;
-        // SAFETY: each task has a chunk of its own.
-        work(index, unsafe { target.slice(start, chunk.min(length - start)) });
+        let (start, count) = (index * chunk, chunk.min(length - index * chunk));
+        // SAFETY: each task has a chunk of its own, which has values from here on. By the thread that needs it next, in its
+        // cache, this takes next to no time.
+        let places = unsafe {
+            target.place(start, count).write_bytes(0, count);
+            target.slice(start, count)
+        };
+        work(index, places);
     });
+    // SAFETY: every element is in one of the chunks.
+    unsafe { output.finish() }
 }
 
 /// Normalizes bytes: `(byte / 255 - mean) / std` in `f32`, with the same bits on every CPU.
@@ -41,8 +48,7 @@ mod tests {
     #[test]
     fn every_chunk_is_filled_once_by_its_number() {
         for (length, chunk) in [(0, 3), (1, 3), (3, 3), (10, 3), (1000, 7), (5, 100)] {
-            let mut out = vec![0.0; length];
-            for_each_chunk(&mut out, chunk, |index, places| {
+            let out = filled(length, chunk, |index, places| {
                 assert!(places.len() == chunk || (index + 1) * chunk > length);
                 for place in places.iter_mut() {
                     *place += 1.0 + index as f32;
