@@ -116,6 +116,15 @@ impl ImageSource {
         self.host_pixels(rows, self.images(rows.epoch()).as_deref(), &self.mixes(rows), &Normalization::default())
     }
 
+    /// Returns which image each row of an epoch has: another than its own where classes are balanced.
+    #[must_use]
+    pub fn images_of(&self, epoch: usize) -> Vec<usize> {
+        match self.images(epoch) {
+            Some(images) => images.iter().map(|&image| image as usize).collect(),
+            None => (0..self.set.count()).collect(),
+        }
+    }
+
     /// The image of each row of an epoch; none where each is its own.
     fn images(&self, epoch: usize) -> Option<Arc<[u32]>> {
         self.sampler.as_ref().filter(|_| epoch > 0).map(|sampler| sampler.epoch(epoch))

@@ -112,7 +112,7 @@ pub(crate) fn samples(workbench: &Workbench, arguments: &SamplesArguments) -> Re
     signals::install()?;
     let data = data::load(workbench, &config.data, arguments.data_dir.as_deref())?;
     let set = split(arguments, &config, &data)?;
-    let epoch = arguments.augmented.then(|| Augmented::new(&config, &data, &set, arguments.epoch.get())).transpose()?;
+    let epoch = arguments.augmented.then(|| Augmented::new(&config, &data, &set, arguments.epoch.get()));
     // The image that each index stands for.
     let images = epoch.as_ref().map(Augmented::images);
     let image = |index: usize| images.map_or(index, |images| images[index]);

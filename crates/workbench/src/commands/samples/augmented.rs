@@ -1,7 +1,7 @@
 use anyhow::Result;
 use burn::tensor::Device;
 use kindling_classification::train_source;
-use kindling_config::{Config, Data, Sampler};
+use kindling_config::Config;
 use kindling_data::{ImageData, ImageSet, ImageSource, Normalization};
 use kindling_training::{Rows, Source};
 
@@ -17,9 +17,9 @@ pub(super) struct Augmented {
 
 impl Augmented {
     /// `set` is the training split of `data`; `epoch` counts from 1.
-    pub(super) fn new(config: &Config, data: &ImageData, set: &ImageSet, epoch: usize) -> Result<Self> {
+    pub(super) fn new(config: &Config, data: &ImageData, set: &ImageSet, epoch: usize) -> Self {
         let source = train_source(config, data, set.clone(), &Normalization::default(), None);
-        Ok(Self { source, epoch, images: images(config, data, set, epoch)? })
+        Self { images: source.images_of(epoch), source, epoch }
     }
 
     /// The image of the split that is at each place of the epoch.
@@ -30,7 +30,7 @@ impl Augmented {
     /// The images at these places with their labels, and what is mixed into each; `device` has no autodiff.
     pub(super) fn show(&self, places: &[usize], device: &Device) -> Result<(ImageSet, Vec<Mixed>)> {
         let rows = Rows::new(places, self.epoch);
-        let pixels = bytes(&self.source, &rows);
+        let pixels = self.source.pixels(&rows).iter().map(|pixel| (pixel * 255.0).round() as u8).collect();
         let batch = self.source.batch(&rows, device).map_err(anyhow::Error::from_boxed)?;
         let labels: Vec<u16> = batch.targets.try_into_data()?.iter::<i64>().map(|label| label as u16).collect();
         let mixed = match batch.mixed {
@@ -43,26 +43,6 @@ impl Augmented {
         };
         Ok((ImageSet::new(pixels, labels, self.source.set().shape())?, mixed))
     }
-}
-
-/// The image of `set` that is at each place of an epoch.
-fn images(config: &Config, data: &ImageData, set: &ImageSet, epoch: usize) -> Result<Vec<usize>> {
-    let places: Vec<usize> = (0..set.count()).collect();
-    if config.data.sampler == Sampler::Uniform {
-        return Ok(places);
-    }
-    // The sampler goes by labels alone: images whose four bytes are their own numbers show which of them it takes.
-    let numbers = places.iter().flat_map(|&image| (image as u32).to_le_bytes()).collect();
-    let numbered = ImageSet::new(numbers, set.labels().to_vec(), [4, 1, 1])?;
-    let config = Config { data: Data { augment: Vec::new(), ..config.data.clone() }, ..config.clone() };
-    let source = train_source(&config, data, numbered, &Normalization::default(), None);
-    let found = bytes(&source, &Rows::new(&places, epoch));
-    Ok(found.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes) as usize).collect())
-}
-
-/// The pixels of `rows` as bytes.
-fn bytes(source: &ImageSource, rows: &Rows<'_>) -> Vec<u8> {
-    source.pixels(rows).iter().map(|pixel| (pixel * 255.0).round() as u8).collect()
 }
 
 #[cfg(test)]
@@ -86,8 +66,7 @@ mod tests {
         let set = &data.train;
         let indices: Vec<usize> = (0..20).collect();
         let epoch = |epoch| {
-            let (shown, mixed) =
-                Augmented::new(&config, &data, set, epoch).unwrap().show(&indices, &Device::flex()).unwrap();
+            let (shown, mixed) = Augmented::new(&config, &data, set, epoch).show(&indices, &Device::flex()).unwrap();
             assert!(mixed.is_empty());
             shown
         };
@@ -115,7 +94,7 @@ mod tests {
             labels.filter(|&(index, &label)| label == 0 || index < 200).map(|(index, _)| index).collect();
         data.train = data.train.select(&few);
         let config = config(&[("data.sampler", "balanced")]);
-        let epoch = Augmented::new(&config, &data, &data.train, 3).unwrap();
+        let epoch = Augmented::new(&config, &data, &data.train, 3);
         let places: Vec<usize> = (0..data.train.count()).collect();
         let (shown, _) = epoch.show(&places, &Device::flex()).unwrap();
         let counts = shown.class_counts(10);
@@ -129,7 +108,7 @@ mod tests {
     #[test]
     fn what_is_mixed_into_an_image_is_told_with_its_share() {
         let (config, data) = (config(&[("data.augment", "mixup:alpha=1")]), synthetic::draw());
-        let epoch = Augmented::new(&config, &data, &data.train, 1).unwrap();
+        let epoch = Augmented::new(&config, &data, &data.train, 1);
         let (shown, mixed) = epoch.show(&[0, 1, 2, 3], &Device::flex()).unwrap();
         assert_eq!((shown.labels(), mixed.len()), (&data.train.labels()[..4], 4));
         let [(_, first), (_, second), ..] = mixed.into_iter().flatten().collect::<Vec<_>>()[..] else {
