@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use kindling_config::{Config, ConfigError, Normalize, Optimizer, Precision};
-use kindling_data::{DataError, ImageData, ImageSet, ImageSource};
+use kindling_data::{ImageData, ImageSet, ImageSource};
 use kindling_kernels::is_on_host;
 use kindling_models::{ModelError, Network, NetworkConfig};
 use kindling_training::{Place, TrainingError, freeze, named_parameters, trainable_parameters};
@@ -28,7 +28,7 @@ pub(crate) fn check<C: NetworkConfig>(
     place: &Place,
 ) -> Result<(), ClassificationError> {
     check_host(network, config, data, place)?;
-    let train = splits(config, &labels(data)?)?.train;
+    let train = splits(config, data)?.train;
     class_weights(config, data, &train)?;
     // Those of the training split fit its images, and are read off them when training begins.
     if config.data.normalize == Normalize::Given {
@@ -40,15 +40,6 @@ pub(crate) fn check<C: NetworkConfig>(
     }
     // Where kernels are compiled, those for so few images would be compiled for this alone.
     if place.compiles_kernels { Ok(()) } else { check_logits(network, config, data, device) }
-}
-
-/// `data` with images of one pixel: what its labels alone decide is found without touching the others.
-fn labels(data: &ImageData) -> Result<ImageData, DataError> {
-    let thin = |set: &ImageSet| ImageSet::new(vec![0; set.count()], set.labels().to_vec(), [1; 3]);
-    let mut thinned = data.clone();
-    thinned.train = thin(&data.train)?;
-    thinned.valid = data.valid.as_ref().map(thin).transpose()?;
-    Ok(thinned)
 }
 
 /// As [`check`], without a look at the splits.
