@@ -83,9 +83,6 @@ impl Augmenter {
         let size @ [_, width] = [self.shape[1], self.shape[2]];
         let mut change = Change { map: Map::IDENTITY, color: None, erased: None };
         for augmentation in &self.augmentations {
-            if matches!(augmentation, Augmentation::Mixup(_) | Augmentation::Cutmix(_)) {
-                continue;
-            }
             let mut random = self.draws(augmentation.name(), epoch, row);
             let map = change.map;
             match augmentation {
@@ -113,6 +110,7 @@ impl Augmenter {
                     change.color = Some(Color { brightness, contrast, saturation: factor(color.saturation) });
                 }
                 Augmentation::Erase(erase) => change.erased = draw::hole(&mut random, erase, size),
+                // Of two images, after each is changed.
                 Augmentation::Mixup(_) | Augmentation::Cutmix(_) => {}
             }
         }

@@ -36,7 +36,7 @@ pub trait Dataset: Serialize + DeserializeOwned + Clone + Send + Sync + 'static 
     const HELP: &'static [(&'static str, &'static str)] = &[];
 
     /// Loads the whole set, into memory or from a packed file. A data set may leave
-    /// [`images`](Load::images) aside: whoever asks brings them to the size wanted.
+    /// [`images`](Load::images) aside: the caller brings them to the size wanted.
     ///
     /// # Errors
     /// When the set is not there, cannot be fetched, or is not what it should be.

@@ -77,8 +77,8 @@ pub enum LoadEvent {
     Received(u64),
     /// The file is whole, verified, and under its name.
     Finished(PathBuf),
-    /// A temporary file or directory was begun; it is removed when loading ends. Whoever ends the process before that
-    /// removes it.
+    /// A temporary file or directory was begun; it is removed when loading ends. A caller that ends the process before
+    /// that removes it.
     Temporary(PathBuf),
     /// Pictures are decoded into a packed file.
     Decoding {

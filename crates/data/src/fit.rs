@@ -91,7 +91,8 @@ fn luma(pixel: [u8; 3]) -> u8 {
     ((sum + 0x8000) >> 16) as u8
 }
 
-fn over_white(value: u8, alpha: u8) -> u8 {
+/// A byte in front of white.
+pub(crate) fn over_white(value: u8, alpha: u8) -> u8 {
     let [value, alpha] = [value, alpha].map(u32::from);
     ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }

@@ -221,7 +221,7 @@ fn packed_in<K: Sync>(
     Ok(packed)
 }
 
-/// Locks the file beside `path` until the lock is dropped; waits for whoever has it. None where the file system has no
+/// Locks the file beside `path` until the lock is dropped; waits for the process that has it. None where the file system has no
 /// locks: then two processes may both make the file, and the second replaces it.
 fn locked(path: &Path, request: &Request<'_>, on_event: &mut dyn FnMut(LoadEvent)) -> Result<Option<File>, DataError> {
     let lock = path.with_added_extension("lock");

@@ -8,7 +8,7 @@ use image::{
     imageops::{self, FilterType},
 };
 
-use crate::DataError;
+use crate::{DataError, fit::over_white};
 
 /// The largest difference from the background that still counts as background: 5 % of the range, as in the paper.
 const CLOSE: u8 = 12;
@@ -49,8 +49,7 @@ fn grey(picture: &DynamicImage) -> GrayImage {
     let picture = picture.to_luma_alpha8();
     GrayImage::from_fn(picture.width(), picture.height(), |x, y| {
         let LumaA([luma, alpha]) = *picture.get_pixel(x, y);
-        let (luma, alpha, white) = (u32::from(luma), u32::from(alpha), u32::from(u8::MAX));
-        Luma([((luma * alpha + white * (white - alpha) + white / 2) / white) as u8])
+        Luma([over_white(luma, alpha)])
     })
 }
 

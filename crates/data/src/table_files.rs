@@ -91,7 +91,7 @@ impl Files {
     /// When a file cannot be looked at; a picture may be missing.
     pub(crate) fn key(&self, options: &str, pictures: &[PathBuf]) -> Result<String, DataError> {
         let mut text = format!("{options}\n");
-        let mut add = |path: &Path, [bytes, modified]: [u128; 2]| {
+        let mut add = |path: &Path, [bytes, modified]: [u64; 2]| {
             let name = path.strip_prefix(&self.directory).unwrap_or(path);
             let _ = writeln!(text, "{}\n{bytes} {modified}", name.display());
         };
@@ -101,17 +101,21 @@ impl Files {
                 add(path, stamp(path).map_err(DataError::io(path))?);
             }
         }
-        let stamps: Vec<[u128; 2]> = pictures.par_iter().map(|path| stamp(path).unwrap_or_default()).collect();
+        let stamps: Vec<[u64; 2]> = pictures.par_iter().map(|path| stamp(path).unwrap_or_default()).collect();
         pictures.iter().zip(stamps).for_each(|(path, stamp)| add(path, stamp));
         Ok(fingerprint([text.as_bytes()]))
     }
 }
 
 /// Size of a file in bytes, and when it was modified, in nanoseconds since 1970.
-fn stamp(path: &Path) -> io::Result<[u128; 2]> {
-    let metadata = fs::metadata(path)?;
+fn stamp(path: &Path) -> io::Result<[u64; 2]> {
+    fs::metadata(path).map(|metadata| stamped(&metadata))
+}
+
+/// As [`stamp`], of a file that was looked at already.
+pub(crate) fn stamped(metadata: &fs::Metadata) -> [u64; 2] {
     let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    Ok([metadata.len().into(), modified.map_or(0, |time| time.as_nanos())])
+    [metadata.len(), modified.map_or(0, |time| time.as_nanos() as u64)]
 }
 
 /// The split that a file's name says: its place in a plan's splits.

@@ -178,11 +178,7 @@ impl<I: fmt::Debug, O> Source for DatasetSource<I, O> {
                 // What cannot be read is an error of its batch.
                 let _ = write!(text, "{:?}", self.dataset.get(place * count / count.min(DIGESTED)).ok());
             }
-            let mut digits = String::new();
-            text.0.finalize().iter().for_each(|byte| {
-                let _ = write!(digits, "{byte:02x}");
-            });
-            digits
+            hexadecimal(&text.0.finalize())
         };
         self.digest.get_or_init(digest).clone()
     }
@@ -191,6 +187,14 @@ impl<I: fmt::Debug, O> Source for DatasetSource<I, O> {
         let items = rows.iter().map(|&row| self.dataset.get(row)).collect::<Result<Vec<_>, _>>()?;
         Ok(self.batcher.batch(items, device))
     }
+}
+
+/// A digest's bytes as text.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 /// Hashes what is written to it.

@@ -5,14 +5,19 @@ use std::{
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use crate::{DataError, digest::hexadecimal, error::listed, picture::ENDINGS, table_files::split_word};
+use crate::{
+    DataError,
+    digest::hexadecimal,
+    error::listed,
+    picture::ENDINGS,
+    table_files::{split_word, stamped},
+};
 
 /// More directories than so many are no classes.
 const MOST_CLASSES: usize = 10_000;
@@ -37,22 +42,13 @@ pub(super) struct Picture {
     pub(super) path: PathBuf,
     /// Where the path within the class begins in `path`, in bytes.
     start: usize,
-    bytes: u64,
-    /// Nanoseconds since 1970.
-    modified: u64,
+    /// Its size and time.
+    stamp: [u64; 2],
 }
 
 impl Picture {
     fn new(class: &Path, label: u16, path: PathBuf, metadata: Option<&fs::Metadata>) -> Self {
-        let modified = metadata.and_then(|metadata| metadata.modified().ok());
-        let modified = modified.and_then(|time: SystemTime| time.duration_since(UNIX_EPOCH).ok());
-        Self {
-            label,
-            path,
-            start: class.as_os_str().len() + 1,
-            bytes: metadata.map_or(0, fs::Metadata::len),
-            modified: modified.map_or(0, |time| time.as_nanos() as u64),
-        }
+        Self { label, path, start: class.as_os_str().len() + 1, stamp: metadata.map(stamped).unwrap_or_default() }
     }
 
     /// Its path within its class, and its class: what the order of a split is by.
@@ -177,8 +173,7 @@ impl Tree {
                 hash.update(path.as_os_str().as_encoded_bytes());
                 // No path has a zero in it.
                 hash.update([0]);
-                hash.update(picture.bytes.to_le_bytes());
-                hash.update(picture.modified.to_le_bytes());
+                picture.stamp.iter().for_each(|number| hash.update(number.to_le_bytes()));
             }
         }
         hexadecimal(&hash.finalize())

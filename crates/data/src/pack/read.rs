@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path, key: &str) -> Result<Option<Packed>, String> {
         Err(error) => return Err(error.to_string()),
     };
     // SAFETY: a mapped file must not change. This program never writes to a packed file that has its name: another takes
-    // its place, while this one stays as it is for whoever has it mapped. That other programs leave the cache alone is
+    // its place, while this one stays as it is where it is mapped. That other programs leave the cache alone is
     // assumed: bytes that they change are only other pixels, but a file that they cut short is a SIGBUS.
     #[allow(unsafe_code)]
     let bytes = unsafe { Mmap::map(&file) }.map_err(|error| error.to_string())?;

@@ -2,7 +2,7 @@
 
 mod transfer;
 
-use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use burn::{
     module::Module,
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::transfer::{Transferred, compare, transfer};
 pub use crate::error::WeightsError;
+use crate::source::hexadecimal;
 
 /// How the header of a file begins that [`write()`] has made.
 const HEADER: &str = r#"{"__metadata__":{"format":"pt"}"#;
@@ -86,14 +87,11 @@ pub fn read<M: Module>(mut module: M, root: &str, bytes: Vec<u8>) -> Result<M, W
 /// # Errors
 /// When the file cannot be read.
 pub fn digest(path: &Path) -> Result<String, WeightsError> {
-    Ok(hexadecimal(&fs::read(path).map_err(|error| WeightsError(format!("{}: {error}", path.display())))?))
+    Ok(sha256(&fs::read(path).map_err(|error| WeightsError(format!("{}: {error}", path.display())))?))
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut digits, byte| {
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
+fn sha256(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
 }
 
 /// What the module's device computes in.

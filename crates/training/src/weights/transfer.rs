@@ -17,7 +17,7 @@ use burn::{
     },
 };
 
-use super::{WeightsError, hexadecimal, precision};
+use super::{WeightsError, precision, sha256};
 use crate::{TrainingError, guard::message, parameters::name};
 
 /// Where PyTorch programs keep weights inside a checkpoint, and what wrappers put before their names.
@@ -92,7 +92,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 /// When the file cannot be read, is of another format or damaged, or has none of the module's tensors.
 pub fn transfer<M: Module>(module: M, root: &str, path: &Path) -> Result<(M, Transferred), WeightsError> {
     let bytes = fs::read(path).map_err(|error| at(path, error))?;
-    let sha256 = hexadecimal(&bytes);
+    let sha256 = sha256(&bytes);
     let work = || {
         let stored = if is_safetensors(&bytes) {
             read_safetensors(SafetensorsStore::from_bytes(Some(bytes)))
