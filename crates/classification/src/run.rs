@@ -196,7 +196,7 @@ pub(crate) fn prepare<C: NetworkConfig>(
     Ok((trainer, train, evaluated))
 }
 
-/// What whoever uses the weights file needs to know about images: their shape, and the numbers that pixels in [0, 1] are
+/// What the use of the weights file takes beside the tensors: the images' shape, and the numbers that pixels in [0, 1] are
 /// normalized by, as JSON lists.
 fn weights_metadata(data: &ImageData, statistics: &PixelStatistics) -> BTreeMap<String, String> {
     let ImageShape { channels, height, width, .. } = image_shape(data);
