@@ -11,7 +11,7 @@ use crate::{
     ClassificationError,
     classifier::METRICS,
     run::{check_weights, seeded},
-    splits::{PixelStatistics, class_weights, dtype, image_shape, splits},
+    splits::{class_weights, dtype, image_shape, normalization, splits},
 };
 
 /// Checks that `data` and `place` can carry the training of `network` that `config` describes: what a training would
@@ -32,7 +32,7 @@ pub(crate) fn check<C: NetworkConfig>(
     class_weights(config, data, &train)?;
     // Those of the training split fit its images, and are read off them when training begins.
     if config.data.normalize == Normalize::Given {
-        PixelStatistics::new(config, &data.train)?;
+        normalization(config, &data.train)?;
     }
     let device = &place.devices[0];
     if let Some(weights) = &config.training.weights {

@@ -52,6 +52,6 @@ pub use predictions::{
 };
 pub use sanity::{CheckDevice, CheckResult};
 pub use splits::{
-    PixelStatistics, check_data, class_weights, dtype, image_shape, source, splits, train_order, train_source,
+    check_data, class_weights, dtype, image_shape, normalization, source, splits, train_order, train_source,
 };
 pub use workload::{IMAGES, Workload, WorkloadConfig};

@@ -12,7 +12,7 @@ use crate::{
     ClassificationError, init_optimizer,
     optimizer::unit_learning_rates,
     run::{clipped, initial},
-    splits::{PixelStatistics, splits, train_order, train_source},
+    splits::{normalization, splits, train_order, train_source},
 };
 
 /// Share of the past in the moving average of the losses, as in fastai's `lr_find`.
@@ -102,7 +102,7 @@ fn measure<C: NetworkConfig>(
     let (mut model, _) = initial(network, config, data, &train, config.training.weights.as_deref(), &tracked)?;
     let mut optimizer = init_optimizer(&config.optimizer, &model);
     let rates = unit_learning_rates(&config.optimizer, &model);
-    let normalization = PixelStatistics::new(config, &train)?.normalization();
+    let normalization = normalization(config, &train)?;
     let source = train_source(config, data, train, &normalization, largest);
     let (batch_size, limit, order) = (config.training.batch_size, config.training.limit_batches, train_order(config));
     let growth = (range.end / range.start).powf(1.0 / (range.steps - 1) as f64);

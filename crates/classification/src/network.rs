@@ -15,7 +15,7 @@ use crate::{
     fit, lr_range,
     predict::probabilities,
     run, sanity,
-    splits::{PixelStatistics, check_data, image_shape, source},
+    splits::{check_data, image_shape, recorded_normalization, source},
     workload,
 };
 
@@ -256,7 +256,7 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         check_data(&record, data)?;
         guarded(|| {
             let network = run::trained(&network, config, image_shape(data), directory, device)?;
-            let normalization = PixelStatistics::of_run(config, &record, data.train.channels())?.normalization();
+            let normalization = recorded_normalization(config, &record, data.train.channels())?;
             let test = source(config, data, data.test.clone(), "test", &normalization, largest);
             let (batch_size, limit) = (config.training.batch_size, config.training.limit_batches);
             Ok(evaluate_each(&network, &mut batches(&test, batch_size, limit, Order::File, 0, device))?)
@@ -276,7 +276,7 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         guarded(|| {
             let shape = ImageShape { channels, height, width, classes: record.dataset.classes().len() };
             let network = run::trained(&network, config, shape, directory, device)?;
-            let normalization = PixelStatistics::of_run(config, &record, channels)?.normalization();
+            let normalization = recorded_normalization(config, &record, channels)?;
             probabilities(&network, config, images, &normalization, device, largest)
         })
     }

@@ -9,7 +9,7 @@ use std::{
 
 use burn::{module::Module, optim::GradientsParams, tensor::Device};
 use kindling_config::{Config, Protocol, Schedule};
-use kindling_data::{ImageData, ImageSet, ImageSource};
+use kindling_data::{ImageData, ImageSet, ImageSource, Normalization};
 use kindling_models::{ImageShape, NetworkConfig};
 use kindling_record::{InitialWeightsRecord, RecordError, RunDirectory};
 use kindling_training::{
@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::{
     ClassificationError, Classifier, init_optimizer, learning_rates,
-    splits::{PixelStatistics, class_weights, dataset_record, image_shape, source, splits, train_order, train_source},
+    splits::{class_weights, dataset_record, image_shape, normalization, source, splits, train_order, train_source},
 };
 
 /// The classifier with fresh weights on `device`, which the config's seed alone decides.
@@ -149,8 +149,7 @@ pub(crate) fn prepare<C: NetworkConfig>(
     let largest = host.place.largest_tensor;
     let splits = splits(config, data)?;
     let devices = host.place.devices.clone();
-    let statistics = PixelStatistics::new(config, &splits.train)?;
-    let normalization = statistics.normalization();
+    let normalization = normalization(config, &splits.train)?;
     let device = devices[0].clone().autodiff();
     let (model, initial_weights) = initial(network, config, data, &splits.train, weights, &device)?;
     let optimizer = init_optimizer(&config.optimizer, &model);
@@ -172,8 +171,8 @@ pub(crate) fn prepare<C: NetworkConfig>(
         .ema(training.ema_decay, training.ema_evaluate)
         .gradient_steps(training.gradient_steps)
         .config(config)
-        .dataset(dataset_record(config, data, &splits, &statistics))
-        .weights_metadata(weights_metadata(data, &statistics))
+        .dataset(dataset_record(config, data, &splits, &normalization))
+        .weights_metadata(weights_metadata(data, &normalization))
         .host(host);
     if let Some(record) = initial_weights {
         trainer = trainer.initial_weights(record);
@@ -198,14 +197,14 @@ pub(crate) fn prepare<C: NetworkConfig>(
 
 /// What the use of the weights file takes beside the tensors: the images' shape, and the numbers that pixels in [0, 1] are
 /// normalized by, as JSON lists.
-fn weights_metadata(data: &ImageData, statistics: &PixelStatistics) -> BTreeMap<String, String> {
+fn weights_metadata(data: &ImageData, normalization: &Normalization) -> BTreeMap<String, String> {
     let ImageShape { channels, height, width, .. } = image_shape(data);
     let entries = [
         ("channels", json!(channels)),
         ("height", json!(height)),
         ("width", json!(width)),
-        ("pixel_mean", json!(statistics.mean)),
-        ("pixel_std", json!(statistics.std)),
+        ("pixel_mean", json!(normalization.mean)),
+        ("pixel_std", json!(normalization.std)),
     ];
     entries.map(|(name, value)| (name.to_owned(), value.to_string())).into()
 }

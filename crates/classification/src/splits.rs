@@ -76,62 +76,47 @@ pub fn source(
     ImageSource::new(set, normalization.clone(), digest).with_largest(largest)
 }
 
-/// The numbers that pixels in [0, 1] are normalized by: what is subtracted, and what they are divided by after that;
-/// one number for all channels, or one for each.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PixelStatistics {
-    /// What is subtracted.
-    pub mean: Vec<f64>,
-    /// What the difference is divided by.
-    pub std: Vec<f64>,
+/// How the config has pixels normalized: by its own numbers, or with `normalize = auto` by the mean and the standard
+/// deviation of each channel of `train`; a channel that is the same everywhere is divided by 1.
+///
+/// # Errors
+/// When the config has neither one number nor one for each channel.
+pub fn normalization(config: &Config, train: &ImageSet) -> Result<Normalization, ClassificationError> {
+    if config.data.normalize == Normalize::Auto {
+        return Ok(Normalization::of(train));
+    }
+    checked(Normalization::new(&config.data.pixel_mean, &config.data.pixel_std), train.channels())
 }
 
-impl PixelStatistics {
-    /// The numbers of the config, or with `normalize = auto` the mean and the standard deviation of each channel of
-    /// `train`; a channel that is the same everywhere is divided by 1.
-    ///
-    /// # Errors
-    /// When the config has neither one number nor one for each channel.
-    pub fn new(config: &Config, train: &ImageSet) -> Result<Self, ClassificationError> {
-        if config.data.normalize == Normalize::Auto {
-            let (mean, std) = Normalization::of(train);
-            return Ok(Self { mean, std });
+/// How the run of `record` normalized pixels, for images of `channels` channels.
+///
+/// # Errors
+/// When there is neither one number nor one for each channel.
+pub(crate) fn recorded_normalization(
+    config: &Config,
+    record: &RunRecord,
+    channels: usize,
+) -> Result<Normalization, ClassificationError> {
+    let images = record.dataset.images.as_ref().filter(|images| !images.pixel_mean.is_empty());
+    // Older records have the numbers in their config alone.
+    let data = &config.data;
+    let (mean, std) =
+        images.map_or((&data.pixel_mean, &data.pixel_std), |images| (&images.pixel_mean, &images.pixel_std));
+    checked(Normalization::new(mean, std), channels)
+}
+
+fn checked(normalization: Normalization, channels: usize) -> Result<Normalization, ClassificationError> {
+    for (key, numbers) in [("data.pixel_mean", &normalization.mean), ("data.pixel_std", &normalization.std)] {
+        if ![1, channels].contains(&numbers.len()) {
+            let wanted = match channels {
+                1 => "one number for images of one channel".to_owned(),
+                _ => format!("one number, or one for each of the {channels} channels"),
+            };
+            let (key, found) = (key.to_owned(), numbers.len().to_string());
+            return Err(ConfigError::Invalid { key, wanted, found }.into());
         }
-        Self { mean: config.data.pixel_mean.clone(), std: config.data.pixel_std.clone() }.checked(train.channels())
     }
-
-    /// The numbers that the run of `record` was trained with, for images of `channels` channels.
-    ///
-    /// # Errors
-    /// When there is neither one number nor one for each channel.
-    pub fn of_run(config: &Config, record: &RunRecord, channels: usize) -> Result<Self, ClassificationError> {
-        let images = record.dataset.images.as_ref().filter(|images| !images.pixel_mean.is_empty());
-        // Older records have them in their config alone.
-        let data = &config.data;
-        let (mean, std) =
-            images.map_or((&data.pixel_mean, &data.pixel_std), |images| (&images.pixel_mean, &images.pixel_std));
-        Self { mean: mean.clone(), std: std.clone() }.checked(channels)
-    }
-
-    fn checked(self, channels: usize) -> Result<Self, ClassificationError> {
-        for (key, numbers) in [("data.pixel_mean", &self.mean), ("data.pixel_std", &self.std)] {
-            if ![1, channels].contains(&numbers.len()) {
-                let wanted = match channels {
-                    1 => "one number for images of one channel".to_owned(),
-                    _ => format!("one number, or one for each of the {channels} channels"),
-                };
-                let (key, found) = (key.to_owned(), numbers.len().to_string());
-                return Err(ConfigError::Invalid { key, wanted, found }.into());
-            }
-        }
-        Ok(self)
-    }
-
-    /// As sources take them.
-    #[must_use]
-    pub fn normalization(&self) -> Normalization {
-        Normalization::new(&self.mean, &self.std)
-    }
+    Ok(normalization)
 }
 
 /// The weights of `data`'s classes in the training loss, where the config asks for any; `train` is the training split.
@@ -209,7 +194,7 @@ pub(crate) fn dataset_record(
     config: &Config,
     data: &ImageData,
     splits: &Splits,
-    statistics: &PixelStatistics,
+    normalization: &Normalization,
 ) -> DatasetRecord {
     let (limit, batch_size) = (config.training.limit_batches, config.training.batch_size);
     let limit = limit.map_or(usize::MAX, |batches| batches.saturating_mul(batch_size));
@@ -230,8 +215,8 @@ pub(crate) fn dataset_record(
             width,
             background: splits.train.background(),
             channels,
-            pixel_mean: statistics.mean.clone(),
-            pixel_std: statistics.std.clone(),
+            pixel_mean: normalization.mean.clone(),
+            pixel_std: normalization.std.clone(),
             fit: data.fit.map(|fit| fit.to_string()),
             counts: ClassCounts {
                 train: counts(&splits.train),
@@ -291,10 +276,10 @@ mod tests {
     #[test]
     fn pixel_statistics_are_given_for_all_channels_or_each_or_those_of_the_training_split() {
         let data = data();
-        let of = |keys: &Value| PixelStatistics::new(&config(keys, &json!({})), &data.train);
-        assert_eq!(of(&json!({})).unwrap(), PixelStatistics { mean: vec![0.0], std: vec![1.0] });
+        let of = |keys: &Value| normalization(&config(keys, &json!({})), &data.train);
+        assert_eq!(of(&json!({})).unwrap(), Normalization { mean: vec![0.0], std: vec![1.0] });
         let each = json!({ "pixel_mean": [0.1, 0.2, 0.3], "pixel_std": 0.5 });
-        assert_eq!(of(&each).unwrap(), PixelStatistics { mean: vec![0.1, 0.2, 0.3], std: vec![0.5] });
+        assert_eq!(of(&each).unwrap(), Normalization { mean: vec![0.1, 0.2, 0.3], std: vec![0.5] });
         let auto = of(&json!({ "normalize": "auto" })).unwrap();
         // A quarter of the first channel is 1, and the others are the same everywhere.
         let expected = [(0.25, 0.1875_f64.sqrt()), (1.0, 1.0), (0.2, 1.0)];
@@ -312,7 +297,7 @@ mod tests {
             let protocol = json!({ "name": "validated", "folds": 2, "fold": fold });
             let config = fixtures::config(json!({ "network": "mlp", "protocol": protocol }));
             let splits = splits(&config, &data).unwrap();
-            let normalization = PixelStatistics::new(&config, &splits.train).unwrap().normalization();
+            let normalization = normalization(&config, &splits.train).unwrap();
             let digest = |set: &ImageSet, name| {
                 kindling_training::Source::digest(&source(&config, &data, set.clone(), name, &normalization, None))
             };

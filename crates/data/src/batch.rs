@@ -30,9 +30,9 @@ pub struct Mixed {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalization {
     /// Subtracted after scaling to [0, 1]: one number for all channels, or one for each.
-    pub mean: Vec<f32>,
+    pub mean: Vec<f64>,
     /// Standard deviation that the difference is divided by: one number for all channels, or one for each.
-    pub std: Vec<f32>,
+    pub std: Vec<f64>,
 }
 
 impl Default for Normalization {
@@ -46,15 +46,14 @@ impl Normalization {
     /// Normalises by these numbers: one for all channels, or one for each.
     #[must_use]
     pub fn new(mean: &[f64], std: &[f64]) -> Self {
-        let single = |numbers: &[f64]| numbers.iter().map(|&number| number as f32).collect();
-        Self { mean: single(mean), std: single(std) }
+        Self { mean: mean.to_vec(), std: std.to_vec() }
     }
 
-    /// Returns mean and standard deviation of each channel of `set`, of pixels in [0, 1], from exact sums.
+    /// Normalises by mean and standard deviation of each channel of `set`, of pixels in [0, 1], from exact sums.
     ///
     /// A channel that is the same everywhere has a standard deviation of 1, by which it can be divided.
     #[must_use]
-    pub fn of(set: &ImageSet) -> (Vec<f64>, Vec<f64>) {
+    pub fn of(set: &ImageSet) -> Self {
         let [height, width] = set.size();
         let count = (set.count() * height * width) as u128;
         let of_channel = |[sum, squares]: [u64; 2]| {
@@ -63,12 +62,13 @@ impl Normalization {
             let std = (spread as f64).sqrt() / count as f64 / 255.0;
             (sum as f64 / count as f64 / 255.0, if spread == 0 { 1.0 } else { std })
         };
-        set.moments().into_iter().map(of_channel).unzip()
+        let (mean, std) = set.moments().into_iter().map(of_channel).unzip();
+        Self { mean, std }
     }
 
-    /// Mean and standard deviation of a channel.
+    /// Mean and standard deviation of a channel, as pixels are normalised by.
     fn channel(&self, channel: usize) -> (f32, f32) {
-        let of = |numbers: &[f32], none| numbers.get(channel).or(numbers.first()).copied().unwrap_or(none);
+        let of = |numbers: &[f64], none| numbers.get(channel).or(numbers.first()).copied().unwrap_or(none) as f32;
         (of(&self.mean, 0.0), of(&self.std, 1.0))
     }
 
@@ -179,12 +179,13 @@ mod tests {
     #[test]
     fn the_numbers_of_a_set_make_it_have_mean_0_and_standard_deviation_1() {
         let set = ImageSet::new(vec![0, 255, 10, 10, 255, 0, 10, 10], vec![0, 1], [2, 1, 2]).unwrap();
-        let (mean, std) = Normalization::of(&set);
+        let normalization = Normalization::of(&set);
+        let Normalization { mean, std } = &normalization;
         assert_eq!((mean[0], std[0]), (0.5, 0.5));
         // The second channel is the same everywhere.
         assert_eq!((mean[1], std[1]), (10.0 / 255.0, 1.0));
         let mut image = [0.0; 4];
-        Normalization::new(&mean, &std).write(set.image(0), 2, &mut image);
+        normalization.write(set.image(0), 2, &mut image);
         assert_eq!(image.map(f32::to_bits), [-1.0_f32, 1.0, 0.0, 0.0].map(f32::to_bits));
     }
 }

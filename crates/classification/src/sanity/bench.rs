@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     ClassificationError, Classifier, init_optimizer, learning_rates,
     run::{clipped, fresh, seeded},
-    splits::{PixelStatistics, source, splits, train_source},
+    splits::{normalization, source, splits, train_source},
 };
 
 /// Images in the batch that most checks look at.
@@ -70,7 +70,7 @@ impl<'a, C: NetworkConfig> Bench<'a, C> {
         let mut config = config.clone();
         config.training.label_smoothing = 0.0;
         config.training.class_weights = None;
-        let normalization = PixelStatistics::new(&config, &train)?.normalization();
+        let normalization = normalization(&config, &train)?;
         let CheckDevice { device, largest, repeats_bits } = place;
         Ok(Self {
             network,
