@@ -69,8 +69,11 @@ fn main() {
 fn bare_loop(config: &Config, preset: &Preset, data: &ImageData, device: &Device) -> f64 {
     let (device, seed) = (device.clone().autodiff(), config.training.seed);
     match preset {
-        Preset::Mlp(mlp) => bare_steps(config, mlp.init(ImageShape::MNIST, seed, &device).unwrap(), data, &device),
-        Preset::Cnn(cnn) => bare_steps(config, cnn.init(ImageShape::MNIST, seed, &device).unwrap(), data, &device),
+        Preset::Mlp(it) => bare_steps(config, it.init(ImageShape::MNIST, seed, &device).unwrap(), data, &device),
+        Preset::Cnn(it) => bare_steps(config, it.init(ImageShape::MNIST, seed, &device).unwrap(), data, &device),
+        Preset::Resnet(it) => bare_steps(config, it.init(ImageShape::MNIST, seed, &device).unwrap(), data, &device),
+        Preset::Wrn(it) => bare_steps(config, it.init(ImageShape::MNIST, seed, &device).unwrap(), data, &device),
+        Preset::Airbench(it) => bare_steps(config, it.init(ImageShape::MNIST, seed, &device).unwrap(), data, &device),
     }
 }
 

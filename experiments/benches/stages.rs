@@ -13,7 +13,8 @@ use std::time::Instant;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use kindling_data::{Augmentation, ImageSet, ImageSource, Normalization};
 use kindling_kernels::{
-    ChannelOrder, ConvBlock, Level, conv_block, cross_entropy, linear, linear_relu, select_rows, sgd_step, threads,
+    Activation, ChannelOrder, ConvLayer, ConvTensors, Epilogue, Level, Pool, conv_layer, cross_entropy, linear,
+    linear_relu, select_rows, sgd_step, threads,
 };
 use kindling_training::{Order, Rows, Source, epoch_order};
 
@@ -130,10 +131,10 @@ fn batch_time(source: &ImageSource, batch: usize, repeats: usize) -> f64 {
 /// What the layers of the preset take in, and what they learn.
 struct Layers {
     images: Tensor<4>,
-    first: ConvBlock,
+    first: ConvTensors,
     /// As the first block leaves it: with its channels inside.
     middle: Tensor<4>,
-    second: ConvBlock,
+    second: ConvTensors,
     features: Tensor<2>,
     weight_1: Tensor<2>,
     bias_1: Tensor<1>,
@@ -153,19 +154,17 @@ impl Layers {
             leaf(Tensor::random(shape, Distribution::Normal(0.0, deviation), device))
         }
         let normal = Distribution::Normal(0.0, 1.0);
-        let block = |inputs: usize, outputs: usize, order: ChannelOrder| ConvBlock {
-            weight: random([outputs, inputs, 3, 3], 0.1, device),
-            bias: random([outputs], 1.0, device),
-            gamma: random([outputs], 1.0, device),
-            beta: random([outputs], 1.0, device),
-            epsilon: 1e-5,
-            order,
+        let block = |inputs: usize, outputs: usize| ConvTensors {
+            weight: Some(random([outputs, inputs, 3, 3], 0.1, device)),
+            bias: Some(random([outputs], 1.0, device)),
+            norm: Some([random([outputs], 1.0, device), random([outputs], 1.0, device)]),
+            ..ConvTensors::default()
         };
         Self {
             images: Tensor::random([batch, 1, 28, 28], normal, device),
-            first: block(1, 32, ChannelOrder::Last),
+            first: block(1, 32),
             middle: leaf(Tensor::random([batch, 14, 14, 32], normal, device).permute([0, 3, 1, 2])),
-            second: block(32, 64, ChannelOrder::First),
+            second: block(32, 64),
             features: random([batch, 3136], 1.0, device),
             weight_1: random([3136, 128], 0.02, device),
             bias_1: random([128], 0.02, device),
@@ -178,11 +177,11 @@ impl Layers {
     }
 
     fn block_1(&self) -> Tensor<4> {
-        conv_block(self.images.clone(), self.first.clone()).output
+        block(self.images.clone(), &self.first, ChannelOrder::Last)
     }
 
     fn block_2(&self) -> Tensor<4> {
-        conv_block(self.middle.clone(), self.second.clone()).output
+        block(self.middle.clone(), &self.second, ChannelOrder::First)
     }
 
     fn linear_1(&self) -> Tensor<2> {
@@ -196,6 +195,14 @@ impl Layers {
     fn loss(&self) -> Tensor<1> {
         cross_entropy(self.logits.clone(), self.targets.clone(), 0.0)
     }
+}
+
+/// 3x3 convolution, batch norm, ReLU and 2x2 max pooling.
+fn block(x: Tensor<4>, tensors: &ConvTensors, order: ChannelOrder) -> Tensor<4> {
+    let (activation, pool) = (Activation::Relu, Some(Pool::MAX_2));
+    let epilogue = Epilogue { activation, pool, order, ..Epilogue::default() };
+    let layer = ConvLayer { stride: 1, padding: 1, groups: 1, epsilon: Some(1e-5), epilogue };
+    conv_layer(x, tensors.clone(), layer).output
 }
 
 fn stage<const D: usize>(

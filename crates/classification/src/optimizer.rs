@@ -1,49 +1,34 @@
 use burn::{
     module::{Module, ParamGroup},
-    optim::{
-        AdamConfig, AdamWConfig, AdjustLrFn, ModuleOptimizer, MuonConfig, SgdConfig, decay::WeightDecayConfig,
-        momentum::MomentumConfig,
-    },
+    optim::ModuleOptimizer,
 };
 use kindling_config::Optimizer;
+use kindling_kernels::WeightDecay;
 use kindling_training::{LearningRates, named_parameters};
 
-use crate::sgd_step::SgdStep;
+use crate::steps::{Adam, Momentum, Muon, Sgd};
 
 /// The config's optimizer, with PyTorch's semantics; `model` is what it trains.
 #[must_use]
 pub fn init_optimizer<M: Module>(optimizer: &Optimizer, model: &M) -> ModuleOptimizer {
-    let added = |decay: f64| (decay > 0.0).then(|| WeightDecayConfig::new(decay as f32));
-    let momentum = |momentum, nesterov| MomentumConfig { momentum, dampening: 0.0, nesterov };
-    // Burn's configs hold these as f32.
-    let adamw = |beta_1: f64, beta_2: f64, epsilon: f64, decay: f64| {
-        let adamw = AdamWConfig::new().with_beta_1(beta_1 as f32).with_beta_2(beta_2 as f32);
-        adamw.with_epsilon(epsilon as f32).with_weight_decay(decay as f32)
-    };
     match optimizer {
-        Optimizer::Sgd(sgd) if sgd.weight_decay > 0.0 => {
-            SgdConfig::new().with_weight_decay(added(sgd.weight_decay)).init()
+        Optimizer::Sgd(sgd) => Sgd { weight_decay: sgd.weight_decay }.into(),
+        Optimizer::Momentum(sgd) => {
+            Momentum { momentum: sgd.momentum, nesterov: sgd.nesterov, weight_decay: sgd.weight_decay }.into()
         }
-        Optimizer::Sgd(_) => SgdStep.into(),
-        Optimizer::Momentum(sgd) => SgdConfig::new()
-            .with_weight_decay(added(sgd.weight_decay))
-            .with_momentum(Some(momentum(sgd.momentum, sgd.nesterov)))
-            .init(),
-        Optimizer::Adam(adam) => AdamConfig::new()
-            .with_beta_1(adam.beta_1 as f32)
-            .with_beta_2(adam.beta_2 as f32)
-            .with_epsilon(adam.epsilon as f32)
-            .with_weight_decay(added(adam.weight_decay))
-            .init(),
-        Optimizer::Adamw(adam) => adamw(adam.beta_1, adam.beta_2, adam.epsilon, adam.weight_decay).init(),
+        Optimizer::Adam(adam) => {
+            let weight_decay = WeightDecay::Added(adam.weight_decay);
+            Adam { betas: [adam.beta_1, adam.beta_2], epsilon: adam.epsilon, weight_decay }.into()
+        }
+        Optimizer::Adamw(adam) => {
+            let weight_decay = WeightDecay::Decoupled(adam.weight_decay);
+            Adam { betas: [adam.beta_1, adam.beta_2], epsilon: adam.epsilon, weight_decay }.into()
+        }
         Optimizer::Muon(muon) => {
-            // Burn keeps linear weights as [inputs, outputs], so the scaling has to be one that a transpose leaves as it is.
-            let matrices = MuonConfig::new()
-                .with_weight_decay(added(muon.weight_decay))
-                .with_momentum(momentum(muon.momentum, true))
-                .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
-            let rest = adamw(muon.beta_1, muon.beta_2, muon.epsilon, muon.weight_decay).init();
-            rest.with_group(hidden_matrices(model), matrices.build(), None)
+            let weight_decay = WeightDecay::Decoupled(muon.weight_decay);
+            let rest = Adam { betas: [muon.beta_1, muon.beta_2], epsilon: muon.epsilon, weight_decay };
+            let matrices = Muon { momentum: muon.momentum, weight_decay: muon.weight_decay };
+            ModuleOptimizer::from(rest).with_group(hidden_matrices(model), matrices, None)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The operations' gradients: those of the slices where the tensors have them, else those of the composition.
 
 use burn::backend::{
-    Autodiff, TensorMetadata,
+    Autodiff, Backend, TensorMetadata,
     autodiff::{
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
@@ -13,10 +13,14 @@ use burn::backend::{
 use burn::tensor::Shape;
 
 use crate::{
-    ChannelOrder,
-    composed::{self, BlockTensors},
-    cpu::{block::Saved, cross_entropy},
-    fused::{self, LinearGradients},
+    Activation, ConvLayer,
+    composed::{self, ConvOutputs},
+    conv::ConvPrimitives,
+    cpu::{
+        conv::{Saved, Wanted},
+        cross_entropy, layer_norm,
+    },
+    fused::{self, LinearGradients, conv::Packed},
     host::Host,
     ops::KernelOps,
 };
@@ -26,64 +30,34 @@ impl<B: LinearGradients + KernelOps, C: CheckpointStrategy> KernelOps for Autodi
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        relu: bool,
+        activation: Activation,
     ) -> FloatTensor<Self> {
-        if !B::has_linear(&[x.primitive(), weight.primitive(), bias.primitive()]) {
-            return composed::linear::<Self>(x, weight, bias, relu);
+        if !B::has_linear(&[x.primitive(), weight.primitive(), bias.primitive()], activation) {
+            return composed::linear::<Self>(x, weight, bias, activation);
         }
         match Linear.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
                 let [x, weight, bias] = [x, weight, bias].map(|tensor| B::packed(tensor.into_primitive()));
-                let y = B::linear_layer(x.clone(), weight.clone(), bias, relu);
-                prepared.finish((x, weight, relu.then(|| y.clone())), y)
+                let Some((y, behind)) = B::linear_train(&x, &weight, bias, activation) else {
+                    unreachable!("what has a linear layer of its own has its output")
+                };
+                prepared.finish((x, weight, behind.map(|behind| (activation, behind))), y)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(B::linear_layer(
                 x.into_primitive(),
                 weight.into_primitive(),
                 bias.into_primitive(),
-                relu,
+                activation,
             )),
         }
     }
 
-    fn conv_block(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        epsilon: f64,
-        order: ChannelOrder,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let it = BlockTensors { weight, bias, gamma, beta };
-        match tracked_block::<B, C>(&x, &it, None, epsilon, order) {
-            Some([output, mean, variance]) => (output, mean, variance),
-            None => composed::conv_block::<Self>(x, it, epsilon),
+    fn conv_layer(operands: ConvPrimitives<Self>, layer: ConvLayer) -> ConvOutputs<Self> {
+        if !operands.iter().any(Tracked::<B, C>::is_tracked) {
+            let (output, batch) = B::conv_layer(operands.map(Tracked::<B, C>::into_primitive), layer);
+            return untracked_statistics::<B, C>(Tracked::<B, C>::new(output), batch);
         }
-    }
-
-    fn conv_block_inference(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        mean: FloatTensor<Self>,
-        variance: FloatTensor<Self>,
-        epsilon: f64,
-        order: ChannelOrder,
-    ) -> FloatTensor<Self> {
-        if ![&x, &weight, &bias, &gamma, &beta, &mean, &variance].into_iter().any(FloatTensor::<Self>::is_tracked) {
-            let [x, weight, bias, gamma, beta, mean, variance] =
-                [x, weight, bias, gamma, beta, mean, variance].map(FloatTensor::<Self>::into_primitive);
-            let y = B::conv_block_inference(x, weight, bias, gamma, beta, mean, variance, epsilon, order);
-            return FloatTensor::<Self>::new(y);
-        }
-        let it = BlockTensors { weight, bias, gamma, beta };
-        match tracked_block::<B, C>(&x, &it, Some([&mean, &variance]), epsilon, order) {
-            Some([output, ..]) => output,
-            None => composed::conv_block_inference::<Self>(x, it, mean, variance, epsilon),
-        }
+        tracked_layer::<B, C>(&operands, layer).unwrap_or_else(|| composed::conv_layer::<Self>(operands, layer))
     }
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>, smoothing: f64) -> FloatTensor<Self> {
@@ -98,62 +72,90 @@ impl<B: LinearGradients + KernelOps, C: CheckpointStrategy> KernelOps for Autodi
         composed::cross_entropy::<Self>(logits, targets, smoothing)
     }
 
+    fn normalize_rows(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let parts = [&x, &gamma, &beta];
+        if fused::on_host::<B>(&parts.map(FloatTensor::<Self>::primitive))
+            && let OpsKind::Tracked(prepared) =
+                LayerNorm.prepare::<C>(parts.map(FloatTensor::<Self>::node)).compute_bound().stateful()
+        {
+            let [x, gamma, beta] = parts.map(|tensor| B::packed(tensor.primitive().clone()));
+            if let Some((y, saved)) = fused::normalize_rows::<B>(&x, &gamma, &beta, epsilon) {
+                return prepared.finish((x, gamma, saved), y);
+            }
+        }
+        composed::normalize_rows::<Self>(x, gamma, beta, epsilon)
+    }
+
+    fn dropout(x: FloatTensor<Self>, probability: f64) -> FloatTensor<Self> {
+        match Dropout.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let packed = B::packed(x.primitive().clone());
+                match fused::dropout::<B>(&packed, probability) {
+                    Some((y, key)) => prepared.finish((key, probability), y),
+                    None => composed::dropout::<Self>(x, probability),
+                }
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::dropout(x.into_primitive(), probability)),
+        }
+    }
+
     fn select_rows(matrix: FloatTensor<Self>, indices: IntTensor<Self>) -> FloatTensor<Self> {
         if matrix.is_tracked() {
             return composed::select_rows::<Self>(matrix, indices);
         }
         FloatTensor::<Self>::new(B::select_rows(matrix.into_primitive(), indices))
     }
-
-    fn sgd_step(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
-        composed::sgd_step::<Self>(parameter, gradient, rate)
-    }
 }
 
 /// A tensor with autodiff.
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
-/// A block by given statistics, or else by the batch's, where the tensors are on the host and one of them has a gradient:
-/// output, mean and variance.
-fn tracked_block<B: LinearGradients + KernelOps, C: CheckpointStrategy>(
-    x: &Tracked<B, C>,
-    it: &BlockTensors<Autodiff<B, C>>,
-    given: Option<[&Tracked<B, C>; 2]>,
-    epsilon: f64,
-    order: ChannelOrder,
-) -> Option<[Tracked<B, C>; 3]> {
-    let parts = [x, &it.weight, &it.bias, &it.gamma, &it.beta];
-    let tensors: Vec<_> =
-        parts.into_iter().chain(given.into_iter().flatten()).map(Tracked::<B, C>::primitive).collect();
-    if !fused::on_host::<B>(&tensors) || given.is_some_and(|given| given.into_iter().any(Tracked::<B, C>::is_tracked)) {
+/// The results of a layer whose output has its node already.
+fn untracked_statistics<B: Backend, C: CheckpointStrategy>(
+    output: Tracked<B, C>,
+    batch: Option<(FloatTensor<B>, FloatTensor<B>)>,
+) -> ConvOutputs<Autodiff<B, C>> {
+    (output, batch.map(|(mean, variance)| (Tracked::<B, C>::new(mean), Tracked::<B, C>::new(variance))))
+}
+
+/// A convolution layer where the tensors are on the host and one of them has a gradient, but not the given statistics.
+fn tracked_layer<B: Host, C: CheckpointStrategy>(
+    operands: &ConvPrimitives<Autodiff<B, C>>,
+    layer: ConvLayer,
+) -> Option<ConvOutputs<Autodiff<B, C>>> {
+    let primitives = operands.as_ref().map(Tracked::<B, C>::primitive);
+    let all: Vec<_> = primitives.iter().copied().collect();
+    if !fused::on_host::<B>(&all) || operands.statistics.iter().flatten().any(Tracked::<B, C>::is_tracked) {
         return None;
     }
-    let OpsKind::Tracked(prepared) = Block.prepare::<C>(parts.map(Tracked::<B, C>::node)).compute_bound().stateful()
-    else {
-        return None;
-    };
-    let packed = |tensor: &Tracked<B, C>| B::packed(tensor.primitive().clone());
-    let [weight, bias, gamma, beta] = [&it.weight, &it.bias, &it.gamma, &it.beta].map(packed);
-    let (images, it, given) =
-        (x.primitive().clone(), BlockTensors { weight, bias, gamma, beta }, given.map(|it| it.map(packed)));
-    let given = given.as_ref().map(|[mean, variance]| [mean, variance]);
-    let ([output, mean, variance], saved) = fused::conv_block::<B>(&images, &it, given, epsilon, order)?;
-    let output = prepared.finish((images, it.weight, saved), output);
-    Some([output, Tracked::<B, C>::new(mean), Tracked::<B, C>::new(variance)])
+    // What the layer does not have is a parent without a gradient.
+    let absent = Tracked::<B, C>::new(operands.x.primitive().clone());
+    let parents = operands.parents().map(|parent| parent.unwrap_or(&absent).node());
+    let OpsKind::Tracked(prepared) = Convolution.prepare::<C>(parents).compute_bound().stateful() else { return None };
+    let packed = Packed::<B>::new(primitives.map(Clone::clone));
+    let (output, batch, saved) = packed.train(layer)?;
+    Some(untracked_statistics::<B, C>(prepared.finish((packed, layer, saved), output), batch))
 }
 
 #[derive(Debug)]
 struct Linear;
 
 impl<B: LinearGradients> Backward<B, 3> for Linear {
-    /// x, weight, and the output behind a ReLU.
-    type State = (FloatTensor<B>, FloatTensor<B>, Option<FloatTensor<B>>);
+    /// x, weight, and an activation with what it needs.
+    type State = (FloatTensor<B>, FloatTensor<B>, Option<(Activation, FloatTensor<B>)>);
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let [x_node, weight_node, bias_node] = ops.parents;
         let dy = B::packed(gradients.consume::<B>(&ops.node));
-        let (x, weight, y) = ops.state;
-        let Some((dx, [dweight, dbias])) = B::linear_backward(&x, &weight, y.as_ref(), &dy, x_node.is_some()) else {
+        let (x, weight, activation) = ops.state;
+        let activation = activation.as_ref().map(|(activation, behind)| (*activation, behind));
+        let gradients_of_all = B::linear_backward(&x, &weight, activation, &dy, x_node.is_some());
+        let Some((dx, [dweight, dbias])) = gradients_of_all else {
             unreachable!("what has a linear layer of its own has its gradients")
         };
         for (node, gradient) in [(x_node, dx), (weight_node, Some(dweight)), (bias_node, Some(dbias))] {
@@ -165,20 +167,21 @@ impl<B: LinearGradients> Backward<B, 3> for Linear {
 }
 
 #[derive(Debug)]
-struct Block;
+struct Convolution;
 
-impl<B: Host> Backward<B, 5> for Block {
-    /// x, the weight, and what forward saved.
-    type State = (FloatTensor<B>, FloatTensor<B>, Saved);
+impl<B: Host> Backward<B, 6> for Convolution {
+    /// The layer's tensors, the layer, and what forward saved.
+    type State = (Packed<B>, ConvLayer, Saved);
 
-    fn backward(self, ops: Ops<Self::State, 5>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, 6>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let dy = gradients.consume::<B>(&ops.node);
-        let (x, weight, saved) = ops.state;
-        let wants_x = ops.parents[0].is_some();
-        let Some((dx, parameters)) = fused::conv_block_backward::<B>(&x, &weight, &saved, &dy, wants_x) else {
+        let (packed, layer, saved) = ops.state;
+        let [x, .., residual] = &ops.parents;
+        let wanted = Wanted { x: x.is_some(), residual: residual.is_some() };
+        let Some(found) = packed.backward(layer, &saved, &dy, wanted) else {
             unreachable!("what was on the host forward has its gradient there")
         };
-        for (node, gradient) in ops.parents.into_iter().zip([dx].into_iter().chain(parameters.map(Some))) {
+        for (node, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 gradients.register::<B>(node.id, gradient);
             }
@@ -202,5 +205,46 @@ impl<B: Host> Backward<B, 1> for CrossEntropy {
             unreachable!("what was on the host forward has its gradient there")
         };
         gradients.register::<B>(node.id, dlogits);
+    }
+}
+
+#[derive(Debug)]
+struct LayerNorm;
+
+impl<B: Host> Backward<B, 3> for LayerNorm {
+    /// x, gamma, and what forward saved.
+    type State = (FloatTensor<B>, FloatTensor<B>, layer_norm::Saved);
+
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let dy = B::packed(gradients.consume::<B>(&ops.node));
+        let (x, gamma, saved) = ops.state;
+        let wants_x = ops.parents[0].is_some();
+        let Some((dx, parameters)) = fused::normalize_rows_backward::<B>(&x, &gamma, &saved, &dy, wants_x) else {
+            unreachable!("what was on the host forward has its gradient there")
+        };
+        for (node, gradient) in ops.parents.into_iter().zip([dx].into_iter().chain(parameters.map(Some))) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                gradients.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Dropout;
+
+impl<B: Host> Backward<B, 1> for Dropout {
+    /// The mask's key, and the probability.
+    type State = (u64, f64);
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let dy = B::packed(gradients.consume::<B>(&ops.node));
+        let (key, probability) = ops.state;
+        let Some(node) = node else { return };
+        let Some(dx) = fused::dropout_backward::<B>(&dy, key, probability) else {
+            unreachable!("what was on the host forward has its gradient there")
+        };
+        gradients.register::<B>(node.id, dx);
     }
 }

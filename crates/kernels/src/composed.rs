@@ -1,51 +1,95 @@
 //! The operations of Burn that each of this crate's stands for. They are differentiable where Burn's are.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 use burn::{
     backend::{
         Backend, TensorMetadata,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{Scalar, Shape, ops::ConvOptions},
+    tensor::{Distribution, Scalar, Shape, Slice, ops::ConvOptions},
 };
 
-/// A block's parameters on a backend.
-#[derive(Clone, Debug)]
-pub(crate) struct BlockTensors<B: Backend> {
-    pub(crate) weight: FloatTensor<B>,
-    pub(crate) bias: FloatTensor<B>,
-    pub(crate) gamma: FloatTensor<B>,
-    pub(crate) beta: FloatTensor<B>,
-}
+use crate::{Activation, ConvLayer, Pool, conv::ConvPrimitives};
+
+/// What a convolution layer gives: its output, and the batch's mean and variance if it has taken them.
+pub(crate) type ConvOutputs<B> = (FloatTensor<B>, Option<(FloatTensor<B>, FloatTensor<B>)>);
 
 pub(crate) fn linear<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
-    relu: bool,
+    activation: Activation,
 ) -> FloatTensor<B> {
-    let y = B::linear(x, weight, Some(bias));
-    if relu { B::relu(y) } else { y }
+    activated::<B>(B::linear(x, weight, Some(bias)), activation)
 }
 
-pub(crate) fn conv_block<B: Backend>(
-    x: FloatTensor<B>,
-    it: BlockTensors<B>,
-    epsilon: f64,
-) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let convolved = B::conv2d(x, it.weight, Some(it.bias), options());
-    let normalised = B::batch_norm_train(convolved, it.gamma, it.beta, epsilon);
-    (pool::<B>(normalised.output), normalised.mean, normalised.variance)
+/// An activation of each number.
+pub(crate) fn activated<B: Backend>(x: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
+    match activation {
+        Activation::None => x,
+        Activation::Relu => B::relu(x),
+        Activation::Gelu => {
+            // Not `B::gelu`, whose gradient is that of the approximation with tanh on most backends.
+            let twice = B::float_erf(B::float_mul_scalar(x.clone(), Scalar::Float(FRAC_1_SQRT_2)));
+            let twice = B::float_add_scalar(twice, Scalar::Float(1.0));
+            B::float_mul(B::float_mul_scalar(x, Scalar::Float(0.5)), twice)
+        }
+        Activation::Silu => B::float_mul(x.clone(), B::sigmoid(x)),
+    }
 }
 
-pub(crate) fn conv_block_inference<B: Backend>(
-    x: FloatTensor<B>,
-    it: BlockTensors<B>,
-    mean: FloatTensor<B>,
-    variance: FloatTensor<B>,
-    epsilon: f64,
-) -> FloatTensor<B> {
-    let convolved = B::conv2d(x, it.weight, Some(it.bias), options());
-    pool::<B>(B::batch_norm(convolved, it.gamma, it.beta, mean, variance, epsilon))
+/// The output of a convolution layer, and mean and variance where they are the batch's. Burn's operations choose the order of
+/// its channels.
+pub(crate) fn conv_layer<B: Backend>(it: ConvPrimitives<B>, layer: ConvLayer) -> ConvOutputs<B> {
+    let ConvLayer { stride, padding, groups, epsilon, epilogue } = layer;
+    let mut x = it.x;
+    if let Some(weight) = it.weight {
+        x = B::conv2d(x, weight, it.bias, ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups));
+    }
+    let (first, last) = if epilogue.pool_first { (epilogue.pool, None) } else { (None, epilogue.pool) };
+    x = pooled::<B>(x, first);
+    let mut batch = None;
+    if let (Some([gamma, beta]), Some(epsilon)) = (it.norm, epsilon) {
+        if let Some([mean, variance]) = it.statistics {
+            x = B::batch_norm(x, gamma, beta, mean, variance, epsilon);
+        } else {
+            let normalised = B::batch_norm_train(x, gamma, beta, epsilon);
+            x = normalised.output;
+            batch = Some((normalised.mean, normalised.variance));
+        }
+    }
+    if let Some(residual) = it.residual {
+        let channels = x.shape()[1];
+        x = B::float_add(x, strided::<B>(residual, epilogue.residual_stride, channels));
+    }
+    (pooled::<B>(activated::<B>(x, epilogue.activation), last), batch)
+}
+
+fn pooled<B: Backend>(x: FloatTensor<B>, pool: Option<Pool>) -> FloatTensor<B> {
+    match pool {
+        None => x,
+        Some(Pool::Max { size, stride }) => B::max_pool2d(x, [size; 2], [stride; 2], [0, 0], [1, 1], false),
+        Some(Pool::Average { size, stride }) => B::avg_pool2d(x, [size; 2], [stride; 2], [0, 0], true, false),
+        Some(Pool::Global) => B::float_mean_dim(B::float_mean_dim(x, 3), 2),
+    }
+}
+
+/// Every `stride`th pixel of a residual, with zeros for the channels that it lacks (option A of He et al.,
+/// <https://arxiv.org/abs/1512.03385>, section 4.2).
+fn strided<B: Backend>(residual: FloatTensor<B>, stride: usize, channels: usize) -> FloatTensor<B> {
+    let mut residual = residual;
+    if stride > 1 {
+        let slices = [1, 1, stride, stride].map(|step| Slice::new(0, None, step as isize));
+        residual = B::float_slice(residual, &slices);
+    }
+    let mut missing = residual.shape();
+    missing[1] = channels - missing[1];
+    if missing[1] == 0 {
+        return residual;
+    }
+    let zeros = B::float_zeros(missing, &residual.device(), residual.dtype().into());
+    B::float_cat(vec![residual, zeros], 1)
 }
 
 pub(crate) fn cross_entropy<B: Backend>(
@@ -67,20 +111,23 @@ pub(crate) fn cross_entropy<B: Backend>(
     )
 }
 
+pub(crate) fn normalize_rows<B: Backend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    epsilon: f64,
+) -> FloatTensor<B> {
+    B::layer_norm(x, gamma, Some(beta), epsilon)
+}
+
+pub(crate) fn dropout<B: Backend>(x: FloatTensor<B>, probability: f64) -> FloatTensor<B> {
+    let kept = 1.0 - probability;
+    let mask = B::float_random(x.shape(), Distribution::Bernoulli(kept), &x.device(), x.dtype().into());
+    B::float_mul_scalar(B::float_mul(x, mask), Scalar::Float(1.0 / kept))
+}
+
 pub(crate) fn select_rows<B: Backend>(matrix: FloatTensor<B>, indices: IntTensor<B>) -> FloatTensor<B> {
     B::float_select(matrix, 0, indices)
-}
-
-pub(crate) fn sgd_step<B: Backend>(parameter: FloatTensor<B>, gradient: FloatTensor<B>, rate: f64) -> FloatTensor<B> {
-    B::float_sub(parameter, B::float_mul_scalar(gradient, Scalar::Float(rate)))
-}
-
-fn options() -> ConvOptions<2> {
-    ConvOptions::new([1, 1], [1, 1], [1, 1], 1)
-}
-
-fn pool<B: Backend>(normalised: FloatTensor<B>) -> FloatTensor<B> {
-    B::max_pool2d(B::relu(normalised), [2, 2], [2, 2], [0, 0], [1, 1], false)
 }
 
 /// The shape of a vector.

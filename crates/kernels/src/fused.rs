@@ -10,14 +10,18 @@ use burn::{
 
 use crate::{
     Kernels,
-    composed::{BlockTensors, vector},
-    cpu::{
-        Level,
-        block::{self, ChannelOrder, Saved, Statistics},
-        cross_entropy, linear, rows, sgd_step,
-    },
+    composed::vector,
+    cpu::{Level, cross_entropy, rows},
     host::Host,
 };
+
+pub(crate) mod conv;
+mod linear;
+mod norm;
+mod optimizer;
+
+pub(crate) use linear::LinearGradients;
+pub(crate) use norm::{dropout, dropout_backward, normalize_rows, normalize_rows_backward};
 
 /// Whether every one of the tensors can be had as a slice of `f32`.
 pub(crate) fn on_host<B: Host>(tensors: &[&FloatTensor<B>]) -> bool {
@@ -28,192 +32,6 @@ pub(crate) fn on_host<B: Host>(tensors: &[&FloatTensor<B>]) -> bool {
 
 /// The gradient of x, if wanted, and those of the parameters.
 pub(crate) type Gradients<B, const N: usize> = (Option<FloatTensor<B>>, [FloatTensor<B>; N]);
-
-/// Sizes of a linear layer.
-fn linear_sizes<B: Host>(x: &FloatTensor<B>, weight: &FloatTensor<B>) -> linear::Sizes {
-    let (x, weight) = (x.shape(), weight.shape());
-    linear::Sizes { batch: x[0], inputs: weight[0], outputs: weight[1] }
-}
-
-/// Forward of a linear layer, for packed tensors; nothing where they are not on the host.
-pub(crate) fn linear<B: Host>(
-    x: &FloatTensor<B>,
-    weight: &FloatTensor<B>,
-    bias: &FloatTensor<B>,
-    relu: bool,
-) -> Option<FloatTensor<B>> {
-    let sizes = linear_sizes::<B>(x, weight);
-    let it =
-        linear::Forward { sizes, x: B::floats(x)?, weight: B::floats(weight)?, bias: Some(B::floats(bias)?), relu };
-    let y = linear::forward(Level::best(), it);
-    Some(B::tensor(y, Shape::new([sizes.batch, sizes.outputs]), x))
-}
-
-/// The gradients of x, if wanted, weight and bias.
-pub(crate) fn linear_backward<B: Host>(
-    x: &FloatTensor<B>,
-    weight: &FloatTensor<B>,
-    y: Option<&FloatTensor<B>>,
-    dy: &FloatTensor<B>,
-    wants_x: bool,
-) -> Option<Gradients<B, 2>> {
-    let sizes = linear_sizes::<B>(x, weight);
-    let y = match y {
-        Some(y) => Some(B::floats(y)?),
-        None => None,
-    };
-    let it = linear::Backward { sizes, x: B::floats(x)?, weight: B::floats(weight)?, y, dy: B::floats(dy)?, wants_x };
-    let gradients = linear::backward(Level::best(), it);
-    Some((
-        gradients.x.map(|dx| B::tensor(dx, x.shape(), x)),
-        [B::tensor(gradients.weight, weight.shape(), x), B::tensor(gradients.bias, vector(sizes.outputs), x)],
-    ))
-}
-
-/// A backend whose linear layer may have gradients of its own: the slices', or others, as libtorch has.
-pub(crate) trait LinearGradients: Host {
-    /// Whether [`linear_backward`](Self::linear_backward) goes with the backend's linear layer for these tensors.
-    fn has_linear(tensors: &[&FloatTensor<Self>]) -> bool {
-        on_host::<Self>(tensors)
-    }
-
-    /// The gradients of a linear layer's x, if wanted, weight and bias; `y` is its output where a ReLU is behind it.
-    fn linear_backward(
-        x: &FloatTensor<Self>,
-        weight: &FloatTensor<Self>,
-        y: Option<&FloatTensor<Self>>,
-        dy: &FloatTensor<Self>,
-        wants_x: bool,
-    ) -> Option<Gradients<Self, 2>> {
-        linear_backward::<Self>(x, weight, y, dy, wants_x)
-    }
-}
-
-#[cfg(feature = "cube")]
-impl LinearGradients for burn::backend::Cube {}
-#[cfg(feature = "remote")]
-impl LinearGradients for burn::backend::Remote {}
-
-/// Images as they lie: a packed tensor of them, and where it has their channels.
-fn images<B: Host>(tensor: &FloatTensor<B>) -> (FloatTensor<B>, ChannelOrder) {
-    let last = B::float_permute(tensor.clone(), &[0, 2, 3, 1]);
-    if B::floats(&last).is_some() {
-        return (last, ChannelOrder::Last);
-    }
-    (B::packed(tensor.clone()), ChannelOrder::First)
-}
-
-/// A tensor of images `[batch, channels, height, width]` from memory in an order of channels.
-fn from_images<B: Host>(
-    floats: Vec<f32>,
-    [batch, channels, height, width]: [usize; 4],
-    order: ChannelOrder,
-    like: &FloatTensor<B>,
-) -> FloatTensor<B> {
-    match order {
-        ChannelOrder::First => B::tensor(floats, Shape::new([batch, channels, height, width]), like),
-        ChannelOrder::Last => {
-            let tensor = B::tensor(floats, Shape::new([batch, height, width, channels]), like);
-            B::float_permute(tensor, &[0, 3, 1, 2])
-        }
-    }
-}
-
-/// Sizes of a block; nothing where pooling leaves nothing.
-fn block_sizes<B: Host>(
-    x: &FloatTensor<B>,
-    weight: &FloatTensor<B>,
-    x_order: ChannelOrder,
-    y_order: ChannelOrder,
-) -> Option<block::Sizes> {
-    let (x, outputs) = (x.shape(), weight.shape()[0]);
-    let sizes = block::Sizes { batch: x[0], inputs: x[1], outputs, height: x[2], width: x[3], x_order, y_order };
-    (sizes.height >= 2 && sizes.width >= 2).then_some(sizes)
-}
-
-fn parameters<B: Host>(it: &BlockTensors<B>, epsilon: f64) -> Option<block::Parameters<'_>> {
-    Some(block::Parameters {
-        weight: B::floats(&it.weight)?,
-        bias: Some(B::floats(&it.bias)?),
-        gamma: B::floats(&it.gamma)?,
-        beta: B::floats(&it.beta)?,
-        epsilon: epsilon as f32,
-    })
-}
-
-fn output_shape(sizes: block::Sizes) -> [usize; 4] {
-    [sizes.batch, sizes.outputs, sizes.height / 2, sizes.width / 2]
-}
-
-/// The given statistics of a block, packed.
-fn statistics<B: Host>([mean, variance]: [&FloatTensor<B>; 2]) -> Option<Statistics> {
-    Some(Statistics { mean: B::floats(mean)?.to_vec(), variance: B::floats(variance)?.to_vec() })
-}
-
-/// Forward of a block in training, for packed parameters, by given statistics or else by the batch's: output, mean,
-/// variance, and what backward needs.
-pub(crate) fn conv_block<B: Host>(
-    x: &FloatTensor<B>,
-    it: &BlockTensors<B>,
-    given: Option<[&FloatTensor<B>; 2]>,
-    epsilon: f64,
-    order: ChannelOrder,
-) -> Option<([FloatTensor<B>; 3], Saved)> {
-    let (floats, x_order) = images::<B>(x);
-    let sizes = block_sizes::<B>(x, &it.weight, x_order, order)?;
-    let given = match given {
-        Some(given) => Some(statistics::<B>(given)?),
-        None => None,
-    };
-    let (floats, parameters) = (B::floats(&floats)?, parameters::<B>(it, epsilon)?);
-    let (y, statistics, saved) = block::train(Level::best(), sizes, floats, parameters, given.as_ref());
-    let outputs = [
-        from_images::<B>(y, output_shape(sizes), order, x),
-        B::tensor(statistics.mean, vector(sizes.outputs), x),
-        B::tensor(statistics.variance, vector(sizes.outputs), x),
-    ];
-    Some((outputs, saved))
-}
-
-/// The gradients of x, if wanted, weight, bias, gamma and beta.
-pub(crate) fn conv_block_backward<B: Host>(
-    x: &FloatTensor<B>,
-    weight: &FloatTensor<B>,
-    saved: &Saved,
-    dy: &FloatTensor<B>,
-    wants_x: bool,
-) -> Option<Gradients<B, 4>> {
-    let ((floats, x_order), (dy, y_order)) = (images::<B>(x), images::<B>(dy));
-    let sizes = block_sizes::<B>(x, weight, x_order, y_order)?;
-    let (level, weights) = (Level::best(), B::floats(weight)?);
-    let gradients = block::backward(level, sizes, B::floats(&floats)?, weights, saved, B::floats(&dy)?, wants_x);
-    let x_shape = [sizes.batch, sizes.inputs, sizes.height, sizes.width];
-    Some((
-        gradients.x.map(|dx| from_images::<B>(dx, x_shape, x_order, x)),
-        [
-            B::tensor(gradients.weight, weight.shape(), x),
-            B::tensor(gradients.bias, vector(sizes.outputs), x),
-            B::tensor(gradients.gamma, vector(sizes.outputs), x),
-            B::tensor(gradients.beta, vector(sizes.outputs), x),
-        ],
-    ))
-}
-
-/// Forward of a block in evaluation, for packed parameters.
-pub(crate) fn conv_block_inference<B: Host>(
-    x: &FloatTensor<B>,
-    it: &BlockTensors<B>,
-    given: [&FloatTensor<B>; 2],
-    epsilon: f64,
-    order: ChannelOrder,
-) -> Option<FloatTensor<B>> {
-    let (floats, x_order) = images::<B>(x);
-    let sizes = block_sizes::<B>(x, &it.weight, x_order, order)?;
-    let statistics = statistics::<B>(given)?;
-    let parameters = parameters::<B>(it, epsilon)?;
-    let y = block::infer(Level::best(), sizes, B::floats(&floats)?, parameters, &statistics);
-    Some(from_images::<B>(y, output_shape(sizes), order, x))
-}
 
 /// The losses of packed logits, and what backward needs.
 pub(crate) fn cross_entropy<B: Host>(
@@ -244,21 +62,6 @@ pub(crate) fn select_rows<B: Host>(matrix: &FloatTensor<B>, indices: &IntTensor<
     Some(B::tensor(selected, Shape::new([indices.len(), columns]), matrix))
 }
 
-/// An SGD step, for packed tensors.
-pub(crate) fn sgd_step<B: Host>(
-    mut parameter: FloatTensor<B>,
-    gradient: &FloatTensor<B>,
-    rate: f64,
-) -> Option<FloatTensor<B>> {
-    let gradient = B::floats(gradient)?;
-    if let Some(floats) = B::floats_mut(&mut parameter) {
-        sgd_step::in_place(Level::best(), floats, gradient, rate as f32);
-        return Some(parameter);
-    }
-    let floats = sgd_step::apart(Level::best(), B::floats(&parameter)?, gradient, rate as f32);
-    Some(B::tensor(floats, parameter.shape(), &parameter))
-}
-
 /// The operations of a backend on the host: its slices where they serve, else the composition.
 macro_rules! on_host {
     ($(#[$feature:meta])* $backend:ty) => {
@@ -271,49 +74,20 @@ macro_rules! on_host {
                 x: FloatTensor<Self>,
                 weight: FloatTensor<Self>,
                 bias: FloatTensor<Self>,
-                relu: bool,
+                activation: crate::Activation,
             ) -> FloatTensor<Self> {
                 let [x, weight, bias] = [x, weight, bias].map(Self::packed);
-                let y = on_host::<Self>(&[&x, &weight, &bias]).then(|| linear::<Self>(&x, &weight, &bias, relu));
-                y.flatten().unwrap_or_else(|| crate::composed::linear::<Self>(x, weight, bias, relu))
+                let ready = on_host::<Self>(&[&x, &weight, &bias]);
+                let y = ready.then(|| linear::infer::<Self>(&x, &weight, &bias, activation)).flatten();
+                y.unwrap_or_else(|| crate::composed::linear::<Self>(x, weight, bias, activation))
             }
 
-            fn conv_block(
-                x: FloatTensor<Self>,
-                weight: FloatTensor<Self>,
-                bias: FloatTensor<Self>,
-                gamma: FloatTensor<Self>,
-                beta: FloatTensor<Self>,
-                epsilon: f64,
-                order: ChannelOrder,
-            ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-                let [weight, bias, gamma, beta] = [weight, bias, gamma, beta].map(Self::packed);
-                let ready = on_host::<Self>(&[&x, &weight, &bias, &gamma, &beta]);
-                let it = BlockTensors { weight, bias, gamma, beta };
-                match ready.then(|| conv_block::<Self>(&x, &it, None, epsilon, order)).flatten() {
-                    Some(([output, mean, variance], _)) => (output, mean, variance),
-                    None => crate::composed::conv_block::<Self>(x, it, epsilon),
-                }
-            }
-
-            fn conv_block_inference(
-                x: FloatTensor<Self>,
-                weight: FloatTensor<Self>,
-                bias: FloatTensor<Self>,
-                gamma: FloatTensor<Self>,
-                beta: FloatTensor<Self>,
-                mean: FloatTensor<Self>,
-                variance: FloatTensor<Self>,
-                epsilon: f64,
-                order: ChannelOrder,
-            ) -> FloatTensor<Self> {
-                let [weight, bias, gamma, beta, mean, variance] =
-                    [weight, bias, gamma, beta, mean, variance].map(Self::packed);
-                let ready = on_host::<Self>(&[&x, &weight, &bias, &gamma, &beta, &mean, &variance]);
-                let it = BlockTensors { weight, bias, gamma, beta };
-                let y = ready.then(|| conv_block_inference::<Self>(&x, &it, [&mean, &variance], epsilon, order));
-                y.flatten()
-                    .unwrap_or_else(|| crate::composed::conv_block_inference::<Self>(x, it, mean, variance, epsilon))
+            fn conv_layer(
+                operands: crate::conv::ConvPrimitives<Self>,
+                layer: crate::ConvLayer,
+            ) -> crate::composed::ConvOutputs<Self> {
+                conv::forward::<Self>(&operands, layer)
+                    .unwrap_or_else(|| crate::composed::conv_layer::<Self>(operands, layer))
             }
 
             fn cross_entropy(
@@ -329,21 +103,80 @@ macro_rules! on_host {
                 }
             }
 
+            fn normalize_rows(
+                x: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                beta: FloatTensor<Self>,
+                epsilon: f64,
+            ) -> FloatTensor<Self> {
+                let [x, gamma, beta] = [x, gamma, beta].map(Self::packed);
+                match normalize_rows::<Self>(&x, &gamma, &beta, epsilon) {
+                    Some((y, _)) => y,
+                    None => crate::composed::normalize_rows::<Self>(x, gamma, beta, epsilon),
+                }
+            }
+
+            fn dropout(x: FloatTensor<Self>, probability: f64) -> FloatTensor<Self> {
+                let x = Self::packed(x);
+                match dropout::<Self>(&x, probability) {
+                    Some((y, _)) => y,
+                    None => crate::composed::dropout::<Self>(x, probability),
+                }
+            }
+
             fn select_rows(matrix: FloatTensor<Self>, indices: IntTensor<Self>) -> FloatTensor<Self> {
                 let matrix = Self::packed(matrix);
                 let selected = on_host::<Self>(&[&matrix]).then(|| select_rows::<Self>(&matrix, &indices));
                 selected.flatten().unwrap_or_else(|| crate::composed::select_rows::<Self>(matrix, indices))
             }
 
-            fn sgd_step(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
-                let [parameter, gradient] = [parameter, gradient].map(Self::packed);
-                if !on_host::<Self>(&[&parameter, &gradient]) {
-                    return crate::composed::sgd_step::<Self>(parameter, gradient, rate);
-                }
-                match sgd_step::<Self>(parameter, &gradient, rate) {
-                    Some(parameter) => parameter,
-                    None => unreachable!("both are on the host"),
-                }
+            fn sgd_step(
+                parameter: FloatTensor<Self>,
+                gradient: FloatTensor<Self>,
+                rate: f64,
+                weight_decay: f64,
+            ) -> FloatTensor<Self> {
+                optimizer::sgd_step::<Self>(parameter, gradient, rate, weight_decay)
+            }
+
+            fn momentum_step(
+                parameter: FloatTensor<Self>,
+                gradient: FloatTensor<Self>,
+                velocity: FloatTensor<Self>,
+                step: crate::MomentumStep,
+            ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+                optimizer::momentum_step::<Self>(parameter, gradient, velocity, step)
+            }
+
+            fn adam_step(
+                parameter: FloatTensor<Self>,
+                gradient: FloatTensor<Self>,
+                moment_1: FloatTensor<Self>,
+                moment_2: FloatTensor<Self>,
+                step: crate::AdamStep,
+            ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+                optimizer::adam_step::<Self>(parameter, gradient, moment_1, moment_2, step)
+            }
+
+            fn muon_step(
+                parameter: FloatTensor<Self>,
+                gradient: FloatTensor<Self>,
+                velocity: FloatTensor<Self>,
+                step: crate::MuonStep,
+            ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+                optimizer::muon_step::<Self>(parameter, gradient, velocity, step)
+            }
+
+            fn moving_average(average: FloatTensor<Self>, value: FloatTensor<Self>, decay: f64) -> FloatTensor<Self> {
+                optimizer::moving_average::<Self>(average, value, decay)
+            }
+
+            fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+                optimizer::sum_of_squares::<Self>(tensor)
+            }
+
+            fn scaled(tensor: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+                optimizer::scaled::<Self>(tensor, factor)
             }
         }
     };

@@ -7,38 +7,10 @@ use burn::{
 };
 
 use crate::{
-    ChannelOrder,
-    composed::{self, BlockTensors},
+    Activation, ConvLayer, composed,
+    conv::ConvPrimitives,
+    optimizer::{self, AdamStep, MomentumStep, MuonStep},
 };
-
-/// What a convolution block learns, and its constant.
-#[derive(Clone, Debug)]
-pub struct ConvBlock {
-    /// The convolution's, `[outputs, inputs, 3, 3]`.
-    pub weight: Tensor<4>,
-    /// The convolution's, `[outputs]`.
-    pub bias: Tensor<1>,
-    /// Batch norm's scale, `[outputs]`.
-    pub gamma: Tensor<1>,
-    /// Batch norm's shift, `[outputs]`.
-    pub beta: Tensor<1>,
-    /// What batch norm adds to the variance.
-    pub epsilon: f64,
-    /// Where the output has its channels in memory. The tensor is the same; a block that follows takes it faster with the
-    /// channels last, and what flattens it with the channels first.
-    pub order: ChannelOrder,
-}
-
-/// What [`conv_block`] gives.
-#[derive(Clone, Debug)]
-pub struct ConvBlockOutput {
-    /// `[batch, outputs, height / 2, width / 2]`
-    pub output: Tensor<4>,
-    /// The batch's mean of each channel of the convolution, `[outputs]`; no gradient passes it.
-    pub mean: Tensor<1>,
-    /// The batch's variance of each channel, with the number of values as its divisor, `[outputs]`; no gradient passes it.
-    pub variance: Tensor<1>,
-}
 
 /// The operations on a backend's tensors. The bodies here compose Burn's operations, for every backend that has none of its
 /// own.
@@ -51,45 +23,22 @@ pub struct ConvBlockOutput {
     Autodiff
 )]
 pub trait KernelOps: Backend {
-    /// See [`linear`] and [`linear_relu`].
+    /// See [`linear_activated`].
     fn linear_layer(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        relu: bool,
+        activation: Activation,
     ) -> FloatTensor<Self> {
-        composed::linear::<Self>(x, weight, bias, relu)
+        composed::linear::<Self>(x, weight, bias, activation)
     }
 
-    /// See [`conv_block`].
-    fn conv_block(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        epsilon: f64,
-        order: ChannelOrder,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let _ = order; // Burn's operations have an order of their own.
-        composed::conv_block::<Self>(x, BlockTensors { weight, bias, gamma, beta }, epsilon)
-    }
-
-    /// See [`conv_block_inference`].
-    #[allow(clippy::too_many_arguments)] // They are one layer's tensors.
-    fn conv_block_inference(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        mean: FloatTensor<Self>,
-        variance: FloatTensor<Self>,
-        epsilon: f64,
-        order: ChannelOrder,
-    ) -> FloatTensor<Self> {
-        let _ = order; // As above.
-        composed::conv_block_inference::<Self>(x, BlockTensors { weight, bias, gamma, beta }, mean, variance, epsilon)
+    /// See [`conv_layer`](crate::conv_layer): the output, and mean and variance where they are the batch's.
+    fn conv_layer(
+        #[extension_type] operands: ConvPrimitives<Self>,
+        layer: ConvLayer,
+    ) -> (FloatTensor<Self>, Option<(FloatTensor<Self>, FloatTensor<Self>)>) {
+        composed::conv_layer::<Self>(operands, layer)
     }
 
     /// See [`cross_entropy`].
@@ -97,14 +46,80 @@ pub trait KernelOps: Backend {
         composed::cross_entropy::<Self>(logits, targets, smoothing)
     }
 
+    /// See [`layer_norm`].
+    fn normalize_rows(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        composed::normalize_rows::<Self>(x, gamma, beta, epsilon)
+    }
+
+    /// See [`dropout`].
+    fn dropout(x: FloatTensor<Self>, probability: f64) -> FloatTensor<Self> {
+        composed::dropout::<Self>(x, probability)
+    }
+
     /// See [`select_rows`].
     fn select_rows(matrix: FloatTensor<Self>, indices: IntTensor<Self>) -> FloatTensor<Self> {
         composed::select_rows::<Self>(matrix, indices)
     }
 
-    /// See [`sgd_step`].
-    fn sgd_step(parameter: FloatTensor<Self>, gradient: FloatTensor<Self>, rate: f64) -> FloatTensor<Self> {
-        composed::sgd_step::<Self>(parameter, gradient, rate)
+    /// See [`sgd_step`](crate::sgd_step) and [`decayed_sgd_step`](crate::decayed_sgd_step).
+    fn sgd_step(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        rate: f64,
+        weight_decay: f64,
+    ) -> FloatTensor<Self> {
+        optimizer::composed::sgd_step::<Self>(parameter, gradient, rate, weight_decay)
+    }
+
+    /// See [`momentum_step`](crate::momentum_step).
+    fn momentum_step(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        velocity: FloatTensor<Self>,
+        step: MomentumStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        optimizer::composed::momentum_step::<Self>(parameter, gradient, velocity, step)
+    }
+
+    /// See [`adam_step`](crate::adam_step).
+    fn adam_step(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        moment_1: FloatTensor<Self>,
+        moment_2: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        optimizer::composed::adam_step::<Self>(parameter, gradient, moment_1, moment_2, step)
+    }
+
+    /// See [`muon_step`](crate::muon_step).
+    fn muon_step(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        velocity: FloatTensor<Self>,
+        step: MuonStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        optimizer::composed::muon_step::<Self>(parameter, gradient, velocity, step)
+    }
+
+    /// See [`moving_average`](crate::moving_average).
+    fn moving_average(average: FloatTensor<Self>, value: FloatTensor<Self>, decay: f64) -> FloatTensor<Self> {
+        optimizer::composed::moving_average::<Self>(average, value, decay)
+    }
+
+    /// See [`sum_of_squares`](crate::sum_of_squares).
+    fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        optimizer::composed::sum_of_squares::<Self>(tensor)
+    }
+
+    /// See [`scaled`](crate::scaled).
+    fn scaled(tensor: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+        optimizer::composed::scaled::<Self>(tensor, factor)
     }
 }
 
@@ -125,81 +140,23 @@ impl KernelOps for burn::backend::Remote {}
 /// When the shapes do not fit together.
 #[must_use]
 pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
-    layer(x, weight, bias, false)
+    linear_activated(x, weight, bias, Activation::None)
 }
 
 /// A linear layer with a ReLU behind it, `max(x W + b, 0)`. Shapes and panics as for [`linear`].
 #[must_use]
 pub fn linear_relu(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
-    layer(x, weight, bias, true)
+    linear_activated(x, weight, bias, Activation::Relu)
 }
 
-fn layer(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, relu: bool) -> Tensor<2> {
+/// A linear layer with an activation of each of its outputs. Shapes and panics as for [`linear`].
+#[must_use]
+pub fn linear_activated(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, activation: Activation) -> Tensor<2> {
     let ([_, inputs], [rows, outputs]) = (x.dims(), weight.dims());
     assert_eq!(inputs, rows, "a linear layer of {rows} inputs was given {inputs}");
     assert_eq!(bias.dims(), [outputs], "a linear layer's bias has one number for each output");
-    Tensor::from_dispatch(Dispatch::linear_layer(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), relu))
-}
-
-/// A convolution block in training: 3x3 convolution with stride 1 and padding 1, batch norm by the batch's own statistics,
-/// ReLU, 2x2 max pooling.
-///
-/// # Shapes
-/// - x: `[batch, inputs, height, width]`
-/// - output: `[batch, outputs, height / 2, width / 2]`
-///
-/// # Panics
-/// When the shapes do not fit together.
-#[must_use]
-pub fn conv_block(x: Tensor<4>, block: ConvBlock) -> ConvBlockOutput {
-    block.check(&x);
-    let (output, mean, variance) = Dispatch::conv_block(
-        x.into_dispatch(),
-        block.weight.into_dispatch(),
-        block.bias.into_dispatch(),
-        block.gamma.into_dispatch(),
-        block.beta.into_dispatch(),
-        block.epsilon,
-        block.order,
-    );
-    ConvBlockOutput {
-        output: Tensor::from_dispatch(output),
-        mean: Tensor::from_dispatch(mean),
-        variance: Tensor::from_dispatch(variance),
-    }
-}
-
-/// A convolution block in evaluation: as [`conv_block`], with the statistics that training has gathered, `[outputs]` each.
-///
-/// On a device with autodiff gradients pass it, as a frozen batch norm wants it; where nothing has one, nothing is kept.
-///
-/// # Panics
-/// When the shapes do not fit together.
-#[must_use]
-pub fn conv_block_inference(x: Tensor<4>, block: ConvBlock, mean: Tensor<1>, variance: Tensor<1>) -> Tensor<4> {
-    block.check(&x);
-    assert_eq!([mean.dims(), variance.dims()], [block.bias.dims(); 2], "one mean and one variance for each output");
-    Tensor::from_dispatch(Dispatch::conv_block_inference(
-        x.into_dispatch(),
-        block.weight.into_dispatch(),
-        block.bias.into_dispatch(),
-        block.gamma.into_dispatch(),
-        block.beta.into_dispatch(),
-        mean.into_dispatch(),
-        variance.into_dispatch(),
-        block.epsilon,
-        block.order,
-    ))
-}
-
-impl ConvBlock {
-    fn check(&self, x: &Tensor<4>) {
-        let ([_, channels, ..], [outputs, inputs, height, width]) = (x.dims(), self.weight.dims());
-        assert_eq!(channels, inputs, "a convolution of {inputs} channels was given {channels}");
-        assert_eq!([height, width], [3, 3], "a convolution block's kernel is 3x3");
-        let vectors = [self.bias.dims(), self.gamma.dims(), self.beta.dims()];
-        assert_eq!(vectors, [[outputs]; 3], "bias, gamma and beta have one number for each output");
-    }
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::linear_layer(x, weight, bias, activation))
 }
 
 /// The cross entropy of each row of logits, in nats: with smoothing `s`, `1 - s` of it against the target and `s` against the
@@ -218,6 +175,40 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64)
     Tensor::from_dispatch(Dispatch::cross_entropy(logits.into_dispatch(), targets.into_dispatch(), smoothing))
 }
 
+/// Layer norm over the last dimension, `γ (x - mean) / √(variance + ε) + β` with each row's mean and variance (divisor
+/// n), as PyTorch's `layer_norm` has it.
+///
+/// # Shapes
+/// - x: `[..., features]`
+/// - gamma, beta: `[features]`
+/// - output: as x
+///
+/// # Panics
+/// When the shapes do not fit together.
+#[must_use]
+pub fn layer_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    let features = x.dims()[D - 1];
+    assert_eq!([gamma.dims(), beta.dims()], [[features]; 2], "layer norm has one gamma and one beta for each feature");
+    let (x, gamma, beta) = (x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch());
+    Tensor::from_dispatch(Dispatch::normalize_rows(x, gamma, beta, epsilon))
+}
+
+/// Dropout in training: each number is zero with a probability, and multiplied by `1 / (1 - probability)` otherwise.
+///
+/// The mask is drawn from the device's generator. Where tensors are slices, that draws one key, and the mask is a
+/// function of the key and each number's index: after the same seed it has the same bits for any number of threads.
+///
+/// # Panics
+/// When the probability is not in `[0, 1)`.
+#[must_use]
+pub fn dropout<const D: usize>(x: Tensor<D>, probability: f64) -> Tensor<D> {
+    assert!((0.0..1.0).contains(&probability), "a dropout probability is in [0, 1), found {probability}");
+    if probability == 0.0 {
+        return x;
+    }
+    Tensor::from_dispatch(Dispatch::dropout(x.into_dispatch(), probability))
+}
+
 /// The rows of a matrix at `indices`, in their order.
 ///
 /// # Shapes
@@ -230,14 +221,4 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f64)
 #[must_use]
 pub fn select_rows(matrix: Tensor<2>, indices: Tensor<1, Int>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::select_rows(matrix.into_dispatch(), indices.into_dispatch()))
-}
-
-/// A step of gradient descent, `parameter - rate * gradient`, in the parameter's own memory if it is the only reference to it.
-///
-/// # Panics
-/// When the shapes differ.
-#[must_use]
-pub fn sgd_step<const D: usize>(parameter: Tensor<D>, gradient: Tensor<D>, rate: f64) -> Tensor<D> {
-    assert_eq!(parameter.dims(), gradient.dims(), "a gradient has its parameter's shape");
-    Tensor::from_dispatch(Dispatch::sgd_step(parameter.into_dispatch(), gradient.into_dispatch(), rate))
 }

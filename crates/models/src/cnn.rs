@@ -79,7 +79,7 @@ impl CnnConfig {
         }
         let least = 1 << self.channels.len();
         if shape.height.min(shape.width) < least {
-            return Err(ModelError::TooSmall { least, height: shape.height, width: shape.width });
+            return Err(ModelError::TooSmall { network: "a cnn", least, height: shape.height, width: shape.width });
         }
         Ok(())
     }

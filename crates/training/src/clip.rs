@@ -1,8 +1,9 @@
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
-    tensor::{FloatDType, Tensor},
+    tensor::Tensor,
 };
+use kindling_kernels as kernels;
 
 /// Scales all gradients so that their norm, taken together, is at most `limit`.
 ///
@@ -27,8 +28,7 @@ struct SumOfSquares<'a> {
 impl ModuleVisitor for SumOfSquares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            // A half type has neither the range nor the digits for a sum of squares.
-            let square = gradient.cast(FloatDType::F32).square().sum();
+            let square = kernels::sum_of_squares(gradient);
             self.sum = Some(match self.sum.take() {
                 Some(sum) => sum + square,
                 None => square,
@@ -45,8 +45,7 @@ struct Scaling<'a> {
 impl ModuleVisitor for Scaling<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            let scale = self.scale.clone().cast(gradient.dtype());
-            self.gradients.register(param.id, gradient * scale.reshape([1; D]));
+            self.gradients.register(param.id, kernels::scaled(gradient, self.scale.clone()));
         }
     }
 }

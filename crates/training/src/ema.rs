@@ -3,6 +3,7 @@ use burn::{
     optim::GradientsParams,
     tensor::Tensor,
 };
+use kindling_kernels as kernels;
 
 /// An exponential moving average of the trainable parameters, which starts from the initial ones.
 pub(crate) struct Ema {
@@ -54,14 +55,15 @@ impl ModuleVisitor for Take<'_> {
         }
         let value = value.without_autodiff();
         let average = match old.filter(|_| self.decay > 0.0) {
-            Some(old) => old * self.decay + value * (1.0 - self.decay),
+            Some(old) => kernels::moving_average(old, value, self.decay),
             None => value,
         };
         self.averages.register(param.id, average);
     }
 }
 
-struct Put<'a>(&'a GradientsParams);
+/// Puts tensors in the place of the parameters that they are kept for.
+pub(crate) struct Put<'a>(pub(crate) &'a GradientsParams);
 
 impl ModuleMapper for Put<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

@@ -3,20 +3,24 @@
 // What is not inlined into a function of a level is compiled for none.
 #![allow(clippy::inline_always)]
 
-pub(crate) mod block;
+mod activation;
+pub(crate) mod conv;
 pub(crate) mod cross_entropy;
+pub(crate) mod dropout;
+pub(crate) mod layer_norm;
 mod level;
 pub(crate) mod linear;
+pub(crate) mod muon;
 mod output;
 pub(crate) mod parallel;
 mod pixels;
+mod real;
 pub(crate) mod rows;
 mod scratch;
-pub(crate) mod sgd_step;
+pub(crate) mod steps;
+mod symmetric;
 mod tile;
-mod winograd;
 
-pub use block::ChannelOrder;
 pub use level::Level;
 pub use parallel::threads;
 pub use pixels::{filled, normalize_bytes};

@@ -1,4 +1,4 @@
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, ptr, slice};
 
 use pulp::Simd;
 
@@ -31,7 +31,7 @@ pub(crate) struct Sum {
 }
 
 /// What is fetched into the cache while a product is computed: with each step of a tile two cache lines, `step` floats
-/// after those of the step before, and for the next tile from `step` times its rows further.
+/// after those of the step before.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
     pub(crate) start: *const f32,
@@ -39,8 +39,8 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Rows of a matrix, from the element `start` on, which need not be there.
-    pub(crate) fn rows(matrix: &[f32], start: usize, step: usize) -> Self {
+    /// Lines of a matrix, from the element `start` on, which need not be there.
+    pub(crate) fn of(matrix: &[f32], start: usize, step: usize) -> Self {
         Self { start: matrix.as_ptr().wrapping_add(start), step }
     }
 }
@@ -57,15 +57,17 @@ pub(crate) fn prefetch(place: *const f32) {
     let _ = place;
 }
 
-/// Vectors beside one another in a tile.
+/// Vectors beside one another in a tile, but where there are only enough columns for one.
 pub(crate) const VECTORS: usize = 2;
 
-/// Rows of the tallest tile: its sums, a step's vectors and a broadcast fill the CPU's registers.
-pub(crate) const fn tallest<S: Simd>() -> usize {
-    if S::REGISTER_COUNT >= 32 { 14 } else { 6 }
+/// Rows of the tallest tile of `V` vectors, one or two: its sums, a step's vectors and a broadcast fill the CPU's
+/// registers.
+pub(crate) const fn tallest<S: Simd, const V: usize>() -> usize {
+    let (many, few) = if V == 1 { (28, 12) } else { (14, 6) };
+    if S::REGISTER_COUNT >= 32 { many } else { few }
 }
 
-/// Floats in a row of a tile.
+/// Floats in a row of a tile of [`VECTORS`].
 pub(crate) const fn width<S: Simd>() -> usize {
     VECTORS * S::F32_LANES
 }
@@ -78,7 +80,7 @@ pub(crate) struct Destination<'a> {
     pub(crate) start: usize,
     /// From one row to the next.
     pub(crate) row: usize,
-    /// At most a tile's width.
+    /// At most the floats in a tile's row.
     pub(crate) columns: usize,
     /// Whether the sums are added to what is there.
     pub(crate) add: bool,
@@ -86,7 +88,7 @@ pub(crate) struct Destination<'a> {
     pub(crate) relu: bool,
 }
 
-/// Multiplies `rows` rows by one tile's width of columns; the sums begin with `initial`.
+/// Multiplies `rows` rows by `V` vectors of columns, one or two; the sums begin with `initial`.
 ///
 /// Each sum is taken in the order of segments and steps, whatever the tiles, so that a result does not depend on how
 /// the work is cut.
@@ -98,20 +100,65 @@ pub(crate) struct Destination<'a> {
 /// When a factor or the destination is too short for what is asked of it.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // They are the parts of one formula.
-pub(crate) unsafe fn product<S: Simd>(
+pub(crate) unsafe fn product<S: Simd, const V: usize>(
     simd: S,
     rows: usize,
     a: Rows<'_>,
     b: Columns<'_>,
     sum: Sum,
-    initial: [S::f32s; VECTORS],
+    initial: [S::f32s; V],
     ahead: Option<Ahead>,
     to: Destination<'_>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { multiply::<S, V, false>(simd, rows, a, b, sum, initial, ahead, to, &mut []) };
+}
+
+/// As [`product`], with one segment, and on the way copies the columns to `packed`, `[step, V vectors]`. Only the first tile
+/// reads them where they lie: far apart, they would compete for places of the cache.
+///
+/// # Safety
+/// As for [`product`].
+///
+/// # Panics
+/// As [`product`], or when there is no room in `packed`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // They are the parts of one formula.
+pub(crate) unsafe fn packing_product<S: Simd, const V: usize>(
+    simd: S,
+    rows: usize,
+    a: Rows<'_>,
+    b: Columns<'_>,
+    steps: usize,
+    initial: [S::f32s; V],
+    ahead: Option<Ahead>,
+    to: Destination<'_>,
+    packed: &mut [f32],
+) {
+    assert_eq!(packed.len(), steps * V * S::F32_LANES);
+    // SAFETY: the caller's promise.
+    unsafe { multiply::<S, V, true>(simd, rows, a, b, Sum { segments: 1, steps }, initial, ahead, to, packed) };
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // As above.
+unsafe fn multiply<S: Simd, const V: usize, const PACK: bool>(
+    simd: S,
+    rows: usize,
+    a: Rows<'_>,
+    mut b: Columns<'_>,
+    sum: Sum,
+    initial: [S::f32s; V],
+    ahead: Option<Ahead>,
+    to: Destination<'_>,
+    packed: &mut [f32],
 ) {
     if rows == 0 {
         return;
     }
-    let width = width::<S>();
+    let packing = packed.as_mut_ptr();
+    const { assert!(V == 1 || V == 2, "tiles have one or two vectors") };
+    let width = V * S::F32_LANES;
     if sum.segments > 0 && sum.steps > 0 {
         let last = |segment: usize, step: usize| (sum.segments - 1) * segment + (sum.steps - 1) * step;
         assert!((rows - 1) * a.row + last(a.segment, a.step) < a.data.len(), "the rows end early");
@@ -124,48 +171,57 @@ pub(crate) unsafe fn product<S: Simd>(
     let ahead = ahead.unwrap_or(Ahead { start: b.data.as_ptr(), step: 0 });
 
     // Tiles of nearly equal height: a low one at the end would keep the CPU waiting for its own sums.
-    let tiles = rows.div_ceil(tallest::<S>());
+    let tiles = rows.div_ceil(tallest::<S, V>());
     let mut first = 0;
     // Where a destination has not all columns, a tile is written here first.
-    let mut edge = [const { MaybeUninit::<[S::f32s; VECTORS]>::uninit() }; 14];
+    let mut edge = [const { MaybeUninit::<[S::f32s; V]>::uninit() }; 28];
     for index in 0..tiles {
         let height = (rows - first).div_ceil(tiles - index);
         let a = Rows { data: &a.data[first * a.row..], ..a };
-        let ahead = Ahead { start: ahead.start.wrapping_add(first * ahead.step), ..ahead };
         // SAFETY: the row is one of the destination's.
         let place = unsafe { place.add(first * to.row) };
         let (out, row) = if whole { (place, to.row) } else { (edge.as_mut_ptr().cast::<f32>(), width) };
         if !whole && to.add {
             for (index, edge) in edge.iter_mut().take(height).enumerate() {
-                let edge: &mut [f32] = pulp::bytemuck::cast_slice_mut(edge.write([simd.splat_f32s(0.0); VECTORS]));
+                let edge: &mut [S::f32s] = edge.write([simd.splat_f32s(0.0); V]);
+                let edge: &mut [f32] = pulp::bytemuck::cast_slice_mut(edge);
                 // SAFETY: these columns are the destination's, and by the caller's promise they have values.
                 edge[..to.columns]
-                    .copy_from_slice(unsafe { std::slice::from_raw_parts(place.add(index * to.row), to.columns) });
+                    .copy_from_slice(unsafe { slice::from_raw_parts(place.add(index * to.row), to.columns) });
             }
         }
         macro_rules! of_height {
             ($($height:literal)*) => {
                 match height {
-                    $($height if $height <= tallest::<S>() => {
+                    $($height if $height <= tallest::<S, V>() => {
                         // SAFETY: by the assertions above both factors hold what the last row and step ask for, which
                         // lie furthest, and `out` has room for the tile.
                         unsafe {
-                            let sums = tile::<S, $height>(simd, a, b, sum, initial, ahead);
-                            finish::<S, $height>(simd, sums, out, row, to.add, to.relu);
+                            let sums = if PACK && index == 0 {
+                                tile::<S, V, $height, true>(simd, a, b, sum, initial, ahead, packing)
+                            } else {
+                                tile::<S, V, $height, false>(simd, a, b, sum, initial, ahead, ptr::null_mut())
+                            };
+                            finish::<S, V, $height>(simd, sums, out, row, to.add, to.relu);
                         }
                     })*
                     _ => unreachable!("no tile is higher than the tallest"),
                 }
             };
         }
-        of_height!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+        of_height!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
         if !whole {
             for (index, edge) in edge.iter().take(height).enumerate() {
                 // SAFETY: the tile has just been written here.
-                let edge: &[f32] = pulp::bytemuck::cast_slice(unsafe { edge.assume_init_ref() });
+                let edge: &[S::f32s] = unsafe { edge.assume_init_ref() };
+                let edge: &[f32] = pulp::bytemuck::cast_slice(edge);
                 // SAFETY: these columns are the destination's, which nobody else uses.
                 unsafe { place.add(index * to.row).copy_from_nonoverlapping(edge.as_ptr(), to.columns) };
             }
+        }
+        if PACK {
+            // SAFETY: the first tile has written all of it, and nobody writes to it from now on.
+            b = Columns { data: unsafe { slice::from_raw_parts(packing, packed.len()) }, step: width, segment: 0 };
         }
         first += height;
     }
@@ -174,16 +230,17 @@ pub(crate) unsafe fn product<S: Simd>(
 /// The sums of a tile of `HEIGHT` rows, which stay in registers.
 ///
 /// # Safety
-/// `a` and `b` hold every element that `sum` asks for.
+/// `a` and `b` hold every element that `sum` asks for, and `packed` has room for the columns if they are packed.
 #[inline(always)]
-unsafe fn tile<S: Simd, const HEIGHT: usize>(
+unsafe fn tile<S: Simd, const V: usize, const HEIGHT: usize, const PACK: bool>(
     simd: S,
     a: Rows<'_>,
     b: Columns<'_>,
     sum: Sum,
-    initial: [S::f32s; VECTORS],
+    initial: [S::f32s; V],
     mut ahead: Ahead,
-) -> [[S::f32s; VECTORS]; HEIGHT] {
+    mut packed: *mut f32,
+) -> [[S::f32s; V]; HEIGHT] {
     let mut sums = [initial; HEIGHT];
     for segment in 0..sum.segments {
         let mut left = a.data.as_ptr().wrapping_add(segment * a.segment);
@@ -196,6 +253,13 @@ unsafe fn tile<S: Simd, const HEIGHT: usize>(
             for (v, vector) in vectors.iter_mut().enumerate() {
                 // SAFETY: the caller's promise; vectors need no alignment to be read so.
                 *vector = unsafe { right.add(v * S::F32_LANES).cast::<S::f32s>().read_unaligned() };
+            }
+            if PACK {
+                for (v, vector) in vectors.iter().enumerate() {
+                    // SAFETY: the caller's promise; vectors need no alignment to be written so.
+                    unsafe { packed.add(v * S::F32_LANES).cast::<S::f32s>().write_unaligned(*vector) };
+                }
+                packed = packed.wrapping_add(V * S::F32_LANES);
             }
             for (row, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the caller's promise.
@@ -216,9 +280,9 @@ unsafe fn tile<S: Simd, const HEIGHT: usize>(
 /// # Safety
 /// `out` has room for `HEIGHT` rows of a tile's width, `row` apart, and values in them if `add`.
 #[inline(always)]
-unsafe fn finish<S: Simd, const HEIGHT: usize>(
+unsafe fn finish<S: Simd, const V: usize, const HEIGHT: usize>(
     simd: S,
-    mut sums: [[S::f32s; VECTORS]; HEIGHT],
+    mut sums: [[S::f32s; V]; HEIGHT],
     out: *mut f32,
     row: usize,
     add: bool,
@@ -246,7 +310,7 @@ unsafe fn finish<S: Simd, const HEIGHT: usize>(
             // SAFETY: the caller's promise; vectors need no alignment to be written so.
             unsafe { place(index, v).write_unaligned(*sum) };
             // The tile beside this one is usually next.
-            prefetch(place(index, v + VECTORS).cast_const().cast());
+            prefetch(place(index, v + V).cast_const().cast());
         }
     }
 }

@@ -1,91 +1,198 @@
 use burn::{
     config::Config,
-    module::Module,
+    module::{Module, Param},
     nn::{
         PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
+    serde,
     tensor::{Device, Tensor},
 };
 
-use super::{BatchNorm, batch_norm::is_in_evaluation, linear::bias_or_zeros};
-use crate::ChannelOrder;
+use super::BatchNorm;
+use crate::{Activation, ChannelOrder, ConvLayer, ConvTensors, Epilogue, Pool};
 
 /// Config of a [`ConvBlock`].
 #[derive(Config, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is for a part of its own.
 pub struct ConvBlockConfig {
     /// Channels of the input.
     pub inputs: usize,
     /// Channels of the output.
     pub outputs: usize,
+    /// Pixels in a row of the convolution's square kernel.
+    #[config(default = 3)]
+    pub kernel: usize,
+    /// Pixels from one place of the kernel to the next.
+    #[config(default = 1)]
+    pub stride: usize,
+    /// Zeros around the images; half a kernel by default, which keeps their size if the stride is 1 and the kernel odd.
+    pub padding: Option<usize>,
+    /// Groups of channels that see only one another.
+    #[config(default = 1)]
+    pub groups: usize,
+    /// Whether the convolution has a bias.
+    #[config(default = true)]
+    pub bias: bool,
+    /// Whether batch norm follows.
+    #[config(default = true)]
+    pub norm: bool,
+    /// The activation.
+    #[config(default = "Activation::Relu")]
+    pub activation: Activation,
+    /// The pooling; none for none.
+    #[config(default = "Some(Pool::MAX_2)")]
+    pub pool: Option<Pool>,
+    /// Whether pooling comes before batch norm instead of last.
+    #[config(default = false)]
+    pub pool_first: bool,
     /// Whether the output has its channels last in memory: faster when another block follows, slower when the output is
     /// flattened. The values and their indices are the same.
     #[config(default = false)]
     pub channels_last: bool,
 }
 
-/// 3x3 convolution with padding 1, batch norm, ReLU and 2x2 max pooling; see [`crate::conv_block`].
+/// Convolution, batch norm, activation and pooling; see [`crate::conv_layer`].
 #[derive(Module, Debug)]
 pub struct ConvBlock {
-    /// The convolution, with weight `[outputs, inputs, 3, 3]`.
+    /// The convolution, with weight `[outputs, inputs / groups, kernel, kernel]`.
     pub conv: Conv2d,
     /// The batch norm over the convolution's channels.
-    pub norm: BatchNorm,
+    pub norm: Option<BatchNorm>,
+    /// See [`ConvBlockConfig::activation`].
+    #[module(skip)]
+    pub activation: Activation,
+    /// See [`ConvBlockConfig::pool`].
+    #[module(skip)]
+    pub pool: Option<Pool>,
+    /// See [`ConvBlockConfig::pool_first`].
+    pub pool_first: bool,
     /// See [`ConvBlockConfig::channels_last`].
     pub channels_last: bool,
 }
 
 impl ConvBlockConfig {
     /// Makes the block. Its weights are drawn from the device's generator when they are first used.
+    ///
+    /// # Panics
+    /// When the channels do not divide into the groups.
     #[must_use]
     pub fn init(&self, device: &Device) -> ConvBlock {
-        let conv = Conv2dConfig::new([self.inputs, self.outputs], [3, 3])
-            .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        let padding = self.padding.unwrap_or(self.kernel / 2);
+        let conv = Conv2dConfig::new([self.inputs, self.outputs], [self.kernel; 2])
+            .with_stride([self.stride; 2])
+            .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
+            .with_groups(self.groups)
+            .with_bias(self.bias)
             .init(device);
-        ConvBlock { conv, norm: BatchNorm::new(self.outputs, device), channels_last: self.channels_last }
+        ConvBlock {
+            conv,
+            norm: self.norm.then(|| BatchNorm::new(self.outputs, device)),
+            activation: self.activation,
+            pool: self.pool,
+            pool_first: self.pool_first,
+            channels_last: self.channels_last,
+        }
     }
 }
 
 impl ConvBlock {
-    /// On a device with autodiff batch norm takes the batch's statistics and updates the running ones; elsewhere, and where
-    /// its scale is frozen, it takes the running ones and leaves them as they are.
+    /// Batch norm takes the batch's statistics or the running ones as [`BatchNorm`] says.
     ///
     /// # Shapes
     /// - x: `[batch, inputs, height, width]`
-    /// - output: `[batch, outputs, height / 2, width / 2]`
+    /// - output: `[batch, outputs, height, width]`, of the size that [`ConvLayer::output`] says
     ///
     /// # Panics
-    /// When `x` has another number of channels.
+    /// When `x` has another number of channels, or nothing is left of its images.
     #[must_use]
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let order = if self.channels_last { ChannelOrder::Last } else { ChannelOrder::First };
-        conv_block(x, &self.conv, &self.norm, order)
+        let Self { activation, pool, pool_first, .. } = *self;
+        let epilogue = Epilogue { activation, pool, pool_first, order, ..Epilogue::default() };
+        conv_layer(x, Some(&self.conv), self.norm.as_ref(), None, epilogue)
     }
 }
 
-/// Convolution, batch norm, ReLU and 2x2 max pooling: `[batch, inputs, height, width]` to
-/// `[batch, outputs, height / 2, width / 2]`.
+/// Convolution, batch norm, the residual, and what `epilogue` says, each if it is there, by [`crate::conv_layer`]:
+/// `[batch, inputs, height, width]` to `[batch, outputs, height, width]`, of the size that [`ConvLayer::output`] says.
 ///
-/// On a device with autodiff batch norm takes the batch's statistics and updates the running ones; elsewhere, and where its
-/// scale is frozen, it takes the running ones and leaves them as they are. `order` is that of the output's memory. Of the convolution only the parameters count: it is taken with
-/// stride 1 and padding 1.
+/// Stride, padding and groups are the convolution's. Batch norm takes the batch's statistics or the running ones as
+/// [`BatchNorm`] says.
 ///
 /// # Panics
-/// When `x` has another number of channels, or the convolution's kernel is not 3x3.
+/// When the shapes do not fit together or nothing is left of the images, and when the convolution's kernel is not square, its
+/// strides differ, its padding is not the same on all sides, or it has a dilation.
+#[must_use]
+pub fn conv_layer(
+    x: Tensor<4>,
+    convolution: Option<&Conv2d>,
+    norm: Option<&BatchNorm>,
+    residual: Option<Tensor<4>>,
+    epilogue: Epilogue,
+) -> Tensor<4> {
+    let [stride, padding, groups] = convolution.map_or([1, 0, 1], geometry);
+    let device = x.device();
+    let tensors = ConvTensors {
+        weight: convolution.map(|convolution| convolution.weight.val()),
+        bias: convolution.and_then(|convolution| convolution.bias.as_ref()).map(Param::val),
+        norm: norm.map(BatchNorm::learned),
+        statistics: norm.filter(|norm| norm.is_in_evaluation()).map(|norm| norm.running(&device)),
+        residual,
+    };
+    let epsilon = norm.map(|norm| norm.epsilon);
+    let found = crate::conv_layer(x, tensors, ConvLayer { stride, padding, groups, epsilon, epilogue });
+    if let (Some(norm), Some(statistics)) = (norm, found.statistics) {
+        norm.remember(statistics);
+    }
+    found.output
+}
+
+/// Stride, padding and groups.
+fn geometry(convolution: &Conv2d) -> [usize; 3] {
+    let Conv2d { stride: [stride, across], dilation, padding, groups, .. } = convolution;
+    assert_eq!(stride, across, "a convolution layer has one stride for rows and columns");
+    assert_eq!(*dilation, [1, 1], "a convolution layer has no dilation");
+    let padding = match *padding {
+        PaddingConfig2d::Valid => Some(0),
+        PaddingConfig2d::Explicit(top, left, bottom, right) => {
+            [left, bottom, right].iter().all(|it| *it == top).then_some(top)
+        }
+        PaddingConfig2d::Same => None,
+    };
+    let Some(padding) = padding else {
+        panic!("a convolution layer has the same explicit padding on all sides (got {:?})", convolution.padding)
+    };
+    [*stride, padding, *groups]
+}
+
+/// Convolution, batch norm, ReLU and 2x2 max pooling by [`conv_layer`]; `order` is that of the output's memory.
+///
+/// # Panics
+/// As [`conv_layer`].
 #[must_use]
 pub fn conv_block(x: Tensor<4>, convolution: &Conv2d, norm: &BatchNorm, order: ChannelOrder) -> Tensor<4> {
-    let [batch, _, height, width] = x.dims();
-    let device = x.device();
-    let weight = convolution.weight.val();
-    let bias = bias_or_zeros(convolution.bias.as_ref(), weight.dims()[0], &device);
-    let (gamma, beta) = norm.learned();
-    let is_in_evaluation = is_in_evaluation(&gamma);
-    let block = crate::ConvBlock { weight, bias, gamma, beta, epsilon: BatchNorm::EPSILON, order };
-    if is_in_evaluation {
-        let (mean, variance) = norm.running(&device);
-        return crate::conv_block_inference(x, block, mean, variance);
+    let (activation, pool) = (Activation::Relu, Some(Pool::MAX_2));
+    conv_layer(x, Some(convolution), Some(norm), None, Epilogue { activation, pool, order, ..Epilogue::default() })
+}
+
+/// A [`Pool`] in a config's file.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(crate = "burn::serde", remote = "Pool")]
+enum Name {
+    Max { size: usize, stride: usize },
+    Average { size: usize, stride: usize },
+    Global,
+}
+
+impl serde::Serialize for Pool {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Name::serialize(self, serializer)
     }
-    let block = crate::conv_block(x, block);
-    norm.remember(block.mean, block.variance, batch * height * width);
-    block.output
+}
+
+impl<'de> serde::Deserialize<'de> for Pool {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Name::deserialize(deserializer)
+    }
 }

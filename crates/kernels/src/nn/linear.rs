@@ -2,8 +2,11 @@ use burn::{
     config::Config,
     module::{Module, Param},
     nn::{self, Initializer},
+    serde,
     tensor::{Device, Tensor},
 };
+
+use crate::Activation;
 
 /// Config of a [`Linear`] layer.
 #[derive(Config, Debug)]
@@ -12,9 +15,9 @@ pub struct LinearConfig {
     pub inputs: usize,
     /// Number of outputs.
     pub outputs: usize,
-    /// Whether a ReLU follows.
-    #[config(default = false)]
-    pub relu: bool,
+    /// What follows.
+    #[config(default = "Activation::None")]
+    pub activation: Activation,
     /// Whether there is a bias.
     #[config(default = true)]
     pub bias: bool,
@@ -23,15 +26,16 @@ pub struct LinearConfig {
     pub initializer: Initializer,
 }
 
-/// A linear layer, with a ReLU behind it if so configured; see [`crate::linear`].
+/// A linear layer with an activation; see [`crate::linear_activated`].
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[inputs, outputs]`; `[outputs, inputs]` in a PyTorch file.
     pub weight: Param<Tensor<2>>,
     /// `[outputs]`
     pub bias: Option<Param<Tensor<1>>>,
-    /// Whether a ReLU follows.
-    pub relu: bool,
+    /// What follows.
+    #[module(skip)]
+    pub activation: Activation,
 }
 
 impl LinearConfig {
@@ -42,7 +46,7 @@ impl LinearConfig {
         Linear {
             weight: self.initializer.init_with([self.inputs, self.outputs], fan_in, fan_out, device),
             bias: self.bias.then(|| self.initializer.init_with([self.outputs], fan_in, fan_out, device)),
-            relu: self.relu,
+            activation: self.activation,
         }
     }
 }
@@ -56,7 +60,7 @@ impl Linear {
     /// When `x` has another number of columns.
     #[must_use]
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        layer(x, &self.weight, self.bias.as_ref(), self.relu)
+        layer(x, &self.weight, self.bias.as_ref(), self.activation)
     }
 }
 
@@ -66,7 +70,7 @@ impl Linear {
 /// When `x` has another number of columns.
 #[must_use]
 pub fn linear(x: Tensor<2>, layer: &nn::Linear) -> Tensor<2> {
-    self::layer(x, &layer.weight, layer.bias.as_ref(), false)
+    self::layer(x, &layer.weight, layer.bias.as_ref(), Activation::None)
 }
 
 /// Burn's linear layer with a ReLU behind it, by [`crate::linear_relu`]: `[batch, inputs]` to `[batch, outputs]`.
@@ -75,16 +79,43 @@ pub fn linear(x: Tensor<2>, layer: &nn::Linear) -> Tensor<2> {
 /// When `x` has another number of columns.
 #[must_use]
 pub fn linear_relu(x: Tensor<2>, layer: &nn::Linear) -> Tensor<2> {
-    self::layer(x, &layer.weight, layer.bias.as_ref(), true)
+    self::layer(x, &layer.weight, layer.bias.as_ref(), Activation::Relu)
 }
 
-fn layer(x: Tensor<2>, weight: &Param<Tensor<2>>, bias: Option<&Param<Tensor<1>>>, relu: bool) -> Tensor<2> {
+fn layer(
+    x: Tensor<2>,
+    weight: &Param<Tensor<2>>,
+    bias: Option<&Param<Tensor<1>>>,
+    activation: Activation,
+) -> Tensor<2> {
     let weight = weight.val();
     let bias = bias_or_zeros(bias, weight.dims()[1], &x.device());
-    if relu { crate::linear_relu(x, weight, bias) } else { crate::linear(x, weight, bias) }
+    crate::linear_activated(x, weight, bias, activation)
 }
 
 /// The kernels always add a bias.
 pub(super) fn bias_or_zeros(bias: Option<&Param<Tensor<1>>>, outputs: usize, device: &Device) -> Tensor<1> {
     bias.map_or_else(|| Tensor::zeros([outputs], device), Param::val)
+}
+
+/// An [`Activation`] in a config's file.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(crate = "burn::serde", remote = "Activation")]
+enum Name {
+    None,
+    Relu,
+    Gelu,
+    Silu,
+}
+
+impl serde::Serialize for Activation {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Name::serialize(self, serializer)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Activation {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Name::deserialize(deserializer)
+    }
 }

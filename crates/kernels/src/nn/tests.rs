@@ -1,11 +1,12 @@
 use burn::{
     module::{Module, Param},
-    nn::{self as burn_nn, BatchNormConfig, PaddingConfig2d, conv::Conv2dConfig},
+    nn::{self as burn_nn, PaddingConfig2d, conv::Conv2dConfig},
     store::{BurnToPyTorchAdapter, ModuleSnapshot},
     tensor::{Device, Distribution, Tensor, Tolerance, activation::relu, module::max_pool2d, ops::MaxPoolOptions},
 };
 
 use super::*;
+use crate::{Activation, ChannelOrder, Epilogue, Pool};
 
 fn plain() -> Device {
     Device::flex()
@@ -25,7 +26,8 @@ fn assert_close<const D: usize>(found: &Tensor<D>, wanted: &Tensor<D>) {
 fn a_linear_layer_gives_what_burns_own_gives_with_and_without_bias_and_relu() {
     for device in [plain(), plain().autodiff()] {
         for (bias, with_relu) in [(true, false), (true, true), (false, false), (false, true)] {
-            let ours = LinearConfig::new(7, 5).with_bias(bias).with_relu(with_relu).init(&device);
+            let activation = if with_relu { Activation::Relu } else { Activation::None };
+            let ours = LinearConfig::new(7, 5).with_bias(bias).with_activation(activation).init(&device);
             let burns = burn_nn::Linear { weight: ours.weight.clone(), bias: ours.bias.clone() };
             assert_eq!(ours.bias.is_some(), bias);
             let x = random([3, 7], &device);
@@ -55,14 +57,15 @@ fn a_block_gives_what_burns_layers_give_one_after_the_other() {
     let device = plain().autodiff();
     for channels_last in [false, true] {
         let block = ConvBlockConfig::new(3, 4).with_channels_last(channels_last).init(&device);
-        let norm = BatchNormConfig::new(4).init(&device);
+        let norm = burn_nn::BatchNormConfig::new(4).init(&device);
         let x = random([2, 3, 9, 8], &device);
         let wanted = pooled(relu(norm.forward(block.conv.forward(x.clone()))));
         assert_close(&block.forward(x.clone()), &wanted);
         // In evaluation by the statistics that training has left.
         let trained = block.valid();
         let x = x.inner();
-        let wanted = pooled(relu(trained.norm.forward(trained.conv.forward(x.clone()))));
+        let norm = trained.norm.as_ref().unwrap();
+        let wanted = pooled(relu(norm.forward(trained.conv.forward(x.clone()))));
         assert_close(&trained.forward(x), &wanted);
     }
 }
@@ -103,9 +106,95 @@ fn the_running_statistics_of_a_block_are_those_of_the_layer_by_itself() {
         let _ = norm.forward(block.conv.forward(x.clone()));
         let _ = block.forward(x);
     }
-    let (block, norm) = (block.norm.valid(), norm.valid());
+    let (block, norm) = (block.norm.unwrap().valid(), norm.valid());
     assert_close(&block.running_mean.value(), &norm.running_mean.value());
     assert_close(&block.running_var.value(), &norm.running_var.value());
+}
+
+#[test]
+fn batch_norm_takes_its_own_momentum_and_epsilon() {
+    let device = plain().autodiff();
+    let norm = BatchNormConfig::new(1).with_momentum(0.4).with_epsilon(1.0).init(&device);
+    let x = Tensor::<4>::from_floats([[[[1.0, 5.0]]]], &device);
+    let y = norm.forward(x); // mean 3, variance 4 of the batch, 8 of the population
+    assert_close(&y.inner(), &Tensor::from_floats([[[[-2.0 / 5.0f32.sqrt(), 2.0 / 5.0f32.sqrt()]]]], &plain()));
+    let norm = norm.valid();
+    assert_close(&norm.running_mean.value(), &Tensor::from_floats([1.2], &plain()));
+    assert_close(&norm.running_var.value(), &Tensor::from_floats([0.6 + 3.2], &plain()));
+}
+
+#[test]
+fn batch_norm_whose_scale_alone_is_frozen_is_in_training() {
+    let device = plain().autodiff();
+    let mut norm = BatchNorm::new(2, &device);
+    norm.gamma = norm.gamma.set_require_grad(false);
+    let before = running(&norm);
+    let gradients = norm.forward(random::<3>([4, 2, 5], &device)).powi_scalar(2).sum().backward();
+    assert_ne!(running(&norm), before);
+    assert!(norm.gamma.val().grad(&gradients).is_none() && norm.beta.val().grad(&gradients).is_some());
+}
+
+#[test]
+fn layers_give_what_burns_layers_give_one_after_the_other() {
+    let device = plain().autodiff();
+    // The end of a residual block that halves its images.
+    let convolution = Conv2dConfig::new([6, 8], [3, 3])
+        .with_stride([2, 2])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .with_groups(2)
+        .with_bias(false)
+        .init(&device);
+    let (ours, burns) = (BatchNorm::new(8, &device), burn_nn::BatchNormConfig::new(8).init(&device));
+    let (x, residual) = (random([2, 6, 9, 8], &device), random([2, 5, 9, 8], &device));
+    let order = ChannelOrder::Last;
+    let epilogue = Epilogue { activation: Activation::Relu, residual_stride: 2, order, ..Epilogue::default() };
+    let found = conv_layer(x.clone(), Some(&convolution), Some(&ours), Some(residual.clone()), epilogue);
+    let rows = Tensor::from_ints([0, 2, 4, 6, 8], &device);
+    let strided = residual.select(2, rows.clone()).select(3, rows.slice(0..4)); // [2, 5, 5, 4]
+    let fitted = Tensor::cat(vec![strided, Tensor::zeros([2, 3, 5, 4], &device)], 1);
+    assert_close(&found, &relu(burns.forward(convolution.forward(x)) + fitted));
+    // Without a convolution, and with its activation alone.
+    let x = random([2, 8, 5, 4], &device);
+    let pool = Some(Pool::Global);
+    let found = conv_layer(x.clone(), None, None, None, Epilogue { pool, ..Epilogue::default() });
+    assert_close(&found, &x.clone().mean_dim(3).mean_dim(2));
+    let silu = Epilogue { activation: Activation::Silu, ..Epilogue::default() };
+    assert_close(&conv_layer(x.clone(), None, None, None, silu), &burn::tensor::activation::silu(x));
+}
+
+#[test]
+fn blocks_are_what_their_config_says() {
+    let device = plain();
+    let config =
+        ConvBlockConfig::new(4, 6).with_kernel(5).with_stride(2).with_groups(2).with_bias(false).with_norm(false);
+    let config = config.with_activation(Activation::Gelu).with_pool(Some(Pool::Average { size: 2, stride: 1 }));
+    let block = config.init(&device);
+    assert!(block.conv.bias.is_none() && block.norm.is_none());
+    let x = random([2, 4, 9, 8], &device);
+    let wanted = burn::tensor::activation::gelu(block.conv.forward(x.clone())); // [2, 6, 5, 4]
+    let wanted =
+        burn::tensor::module::avg_pool2d(wanted, burn::tensor::ops::AvgPoolOptions::new([2, 2]).with_stride([1, 1]));
+    assert_close(&block.forward(x), &wanted);
+    let written = config.to_string();
+    assert!(written.contains("Gelu") && written.contains("Average"), "{written}");
+}
+
+#[test]
+fn convolutions_that_are_no_layers_are_refused() {
+    for (config, part) in [
+        (Conv2dConfig::new([1, 1], [3, 3]).with_stride([1, 2]), "one stride"),
+        (Conv2dConfig::new([1, 1], [3, 3]).with_dilation([2, 2]), "no dilation"),
+        (Conv2dConfig::new([1, 1], [3, 3]).with_padding(PaddingConfig2d::Same), "the same explicit padding"),
+        (
+            Conv2dConfig::new([1, 1], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 0)),
+            "the same explicit padding",
+        ),
+    ] {
+        let convolution = config.init(&plain());
+        let layer = || conv_layer(random([1, 1, 5, 5], &plain()), Some(&convolution), None, None, Epilogue::default());
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(layer()))).unwrap_err();
+        assert!(panic.downcast_ref::<String>().unwrap().contains(part));
+    }
 }
 
 #[test]
@@ -116,8 +205,8 @@ fn every_parameter_of_the_modules_gets_a_gradient() {
     let y = layer.forward(block.forward(random([4, 1, 6, 6], &device)).flatten(1, 3));
     let gradients = y.powi_scalar(2).sum().backward();
     assert!(block.conv.weight.val().grad(&gradients).is_some());
-    assert!(block.norm.gamma.val().grad(&gradients).is_some());
-    assert!(block.norm.beta.val().grad(&gradients).is_some());
+    let norm = block.norm.unwrap();
+    assert!(norm.gamma.val().grad(&gradients).is_some() && norm.beta.val().grad(&gradients).is_some());
     assert!(layer.weight.val().grad(&gradients).is_some());
     assert!(layer.bias.unwrap().val().grad(&gradients).is_some());
 }
@@ -144,7 +233,7 @@ fn frozen_blocks_compute_as_in_evaluation_and_leave_their_statistics() {
     let device = plain().autodiff();
     // With Winograd's convolution in training, which evaluation does without: the same bits say that no backward is kept.
     let block = trained(16, 16, &device).freeze();
-    let before = running(&block.norm);
+    let before = running(block.norm.as_ref().unwrap());
     let x = random([2, 16, 8, 8], &device);
     let y = block.forward(x.clone());
     assert_eq!(bits(y.clone().inner()), bits(block.valid().forward(x.clone().inner())));
@@ -152,11 +241,12 @@ fn frozen_blocks_compute_as_in_evaluation_and_leave_their_statistics() {
     let norm = BatchNorm::new(16 * 64, &device).freeze();
     let normalised = norm.forward(x.clone());
     assert_eq!(bits(normalised.inner()), bits(norm.valid().forward(x.inner())));
-    assert_eq!(running(&block.norm), before);
+    let own = block.norm.unwrap();
+    assert_eq!(running(&own), before);
     let layer = LinearConfig::new(16 * 16, 3).init(&device);
     let gradients = layer.forward(y.flatten(1, 3)).sum().backward();
     assert!(layer.weight.val().grad(&gradients).is_some());
-    assert!(block.conv.weight.val().grad(&gradients).is_none() && block.norm.gamma.val().grad(&gradients).is_none());
+    assert!(block.conv.weight.val().grad(&gradients).is_none() && own.gamma.val().grad(&gradients).is_none());
 }
 
 #[test]
@@ -168,14 +258,14 @@ fn gradients_pass_through_frozen_layers_to_what_is_trained_before_and_inside_the
             block = block.freeze();
         } else {
             // The convolution is trained, by the statistics of before.
-            block.norm = block.norm.freeze();
+            block.norm = block.norm.map(Module::freeze);
         }
-        let head = LinearConfig::new(5 * 3 * 3, 2).with_relu(true).init(&device).freeze();
+        let head = LinearConfig::new(5 * 3 * 3, 2).with_activation(Activation::Relu).init(&device).freeze();
         let x = random([2, 3, 7, 6], &device).require_grad();
-        let (mean, variance) = block.norm.running(&device);
-        let (gamma, beta) = block.norm.learned();
+        let norm = block.norm.as_ref().unwrap();
+        let ([mean, variance], [gamma, beta]) = (norm.running(&device), norm.learned());
         let convolved = block.conv.forward(x.clone());
-        let normalised = burn::tensor::module::batch_norm(convolved, gamma, beta, mean, variance, BatchNorm::EPSILON);
+        let normalised = burn::tensor::module::batch_norm(convolved, gamma, beta, mean, variance, norm.epsilon);
         let burns = pooled(relu(normalised)).flatten::<2>(1, 3);
         let burns = burn_nn::Linear { weight: head.weight.clone(), bias: head.bias.clone() }.forward(burns);
         let wanted = relu(burns).sum().backward();
@@ -201,7 +291,7 @@ struct Small {
 fn files_have_pytorchs_names_and_layout_by_burns_adapter() {
     let small = Small {
         block: ConvBlockConfig::new(1, 2).init(&plain()),
-        fc: LinearConfig::new(18, 4).with_relu(true).init(&plain()),
+        fc: LinearConfig::new(18, 4).with_activation(Activation::Relu).init(&plain()),
     };
     let found: Vec<_> = small
         .collect(None, Some(Box::new(BurnToPyTorchAdapter)), false)
@@ -240,7 +330,7 @@ fn mixed(device: &Device) -> Mixed {
         blocks: vec![ConvBlockConfig::new(1, 2).init(device)],
         scale: burn_nn::Initializer::Ones.init([3], device),
         head: Some(LinearConfig::new(4, 5).with_bias(false).init(device)),
-        tail: BatchNormConfig::new(6).init(device),
+        tail: burn_nn::BatchNormConfig::new(6).init(device),
         choice: Choice::Own(LinearConfig::new(1, 1).init(device)),
     }
 }
@@ -294,11 +384,9 @@ fn frozen_parameters_are_not_trainable_whether_lazy_or_not_and_in_validation_too
 
 #[test]
 fn parameters_of_absurd_sizes_are_named_and_counted_without_being_made() {
-    let block = ConvBlock {
-        conv: Conv2dConfig::new([1 << 55, 1 << 10], [3, 3]).with_padding(PaddingConfig2d::Same).init(&plain()),
-        norm: BatchNorm::new(usize::MAX, &plain()),
-        channels_last: false,
-    };
+    let mut block = ConvBlockConfig::new(1, 1).init(&plain());
+    block.conv = Conv2dConfig::new([1 << 55, 1 << 10], [3, 3]).init(&plain());
+    block.norm = Some(BatchNorm::new(usize::MAX, &plain()));
     let parameters = named_parameters(&block);
     assert_eq!(parameters[0].count(), usize::MAX);
     assert_eq!(parameters[2].shape, [usize::MAX]);

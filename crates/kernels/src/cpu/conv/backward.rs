@@ -1,0 +1,532 @@
+//! A layer's way backward: first behind pooling and activation, with the sums that batch norm needs of the whole batch,
+//! then behind batch norm and the convolution.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use crate::{
+    Activation, ChannelOrder, ConvLayer, Level, Pool,
+    cpu::{
+        activation,
+        output::{Output, Target},
+        parallel,
+        scratch::Scratch,
+    },
+};
+
+use super::{
+    Gradients, Images, Parameters, Saved, Wanted,
+    forward::{Inside, activate, choose},
+    kernel::{self, Kernel},
+    layout::{Padded, put_inside, write_image},
+    plan::{Border, Plan},
+    pool,
+    winograd::{self, Bordered},
+};
+
+/// Parts of the batch that sum gradients of their own, which are then added in order: more than any machine's threads
+/// make use of at the batch sizes of training, and so many on every machine, so that the sums do not depend on it.
+const PARTS: usize = 16;
+
+/// Numbers in all parts of a weight's gradient, unless two parts alone have more.
+const MOST_PARTIAL: usize = 1_200_000;
+
+/// The gradients for `dy`, which is as the layer's output.
+///
+/// By the batch's statistics that of the convolution's bias is zero, since batch norm takes the mean away again.
+#[allow(clippy::too_many_arguments)] // What forward had, and what became of it.
+pub(crate) fn backward(
+    level: Level,
+    layer: ConvLayer,
+    x: Images<'_>,
+    it: Parameters<'_>,
+    residual: Option<Images<'_>>,
+    saved: &Saved,
+    dy: Images<'_>,
+    wanted: Wanted,
+) -> Gradients {
+    let plan = Plan::new(level, layer, x, it, residual);
+    let (batch, channels) = (plan.batch, plan.padded);
+    let shape = [dy.batch, dy.channels, dy.height, dy.width];
+    assert_eq!(shape, [batch, plan.outputs, plan.output[0], plan.output[1]], "the gradient's shape");
+
+    // The gradient behind pooling and activation, with its sums for each image, [batch, 2, channels].
+    let wants_residual = residual.is_some() && wanted.residual;
+    let length = residual.filter(|_| wants_residual).map_or(0, |residual| residual.floats.len());
+    let mut dresidual = Output::new(length);
+    // Where the residual's is the same, it is written there.
+    let is_shared =
+        wants_residual && layer.epilogue.residual_stride == 1 && residual.is_some_and(|it| it.is_padded(channels));
+    let is_kept = !is_shared && !plan.passes_through(dy);
+    let floats = plan.floats(if plan.is_block() { plan.output } else { plan.normalized });
+    let mut kept = Scratch::take(if is_kept { batch * floats } else { 0 });
+    let mut sums = vec![0.0; batch * 2 * channels];
+    let residual_to = dresidual.target();
+    let passed = if is_shared { Some(residual_to) } else { is_kept.then(|| Target::of(&mut kept)) };
+    let spread = (wants_residual && !is_shared).then_some(residual_to);
+    {
+        let sums = Target::of(&mut sums);
+        parallel::for_each(batch, |image| {
+            level.run(Pass { plan, saved, dy, residual, image, passed, spread, sums });
+        });
+    }
+    let (mut beta, mut gamma) = (vec![0.0_f64; channels], vec![0.0_f64; channels]);
+    for image in sums.chunks_exact(2 * channels) {
+        for channel in 0..channels {
+            beta[channel] += f64::from(image[channel]);
+            gamma[channel] += f64::from(image[channels + channel]);
+        }
+    }
+    let norm = &saved.norm;
+    gamma.iter_mut().zip(&norm.inverse_deviation).for_each(|(gamma, inverse)| *gamma *= f64::from(*inverse));
+    // dz = scale (dy - sum(dy) / n - (z - mean) / deviation * sum(dy (z - mean) / deviation) / n), or of given statistics
+    // scale dy alone.
+    let count = (batch * plan.normalized[0] * plan.normalized[1]) as f64;
+    let slope = |channel: usize| {
+        let inverse = f64::from(norm.inverse_deviation[channel]);
+        (-f64::from(norm.scale[channel]) * inverse * gamma[channel] / count) as f32
+    };
+    let level_of = |channel: usize| (-f64::from(norm.scale[channel]) * beta[channel] / count) as f32;
+    let (slopes, offsets): (Vec<f32>, Vec<f32>) = (0..channels).map(|it| (slope(it), level_of(it))).unzip();
+
+    let turned = match (plan.grid, it.weight) {
+        (Some(grid), Some(weight)) if wanted.x => Kernel::turned(level, plan, grid, weight),
+        _ => Vec::new(),
+    };
+    let mut dx = Output::new(if wanted.x { x.floats.len() } else { 0 });
+    let part_size = plan.grid.map_or(0, |grid| grid.points() * plan.inputs * channels);
+    let parts = batch.min(plan.parts(part_size));
+    let mut dweights = Scratch::take(parts * part_size);
+    if wanted.x || plan.grid.is_some() {
+        let dweight = Target::of(&mut dweights);
+        let dx = wanted.x.then(|| dx.target());
+        // SAFETY: the tasks above have written it, and nobody writes it now.
+        let passed = passed.map(|passed| &*unsafe { passed.slice(0, batch * floats) });
+        parallel::for_each(parts, |part| {
+            let images = part * batch / parts..(part + 1) * batch / parts;
+            let turned = &turned[..];
+            level.run(Unconvolve {
+                plan,
+                x,
+                saved,
+                dy,
+                passed,
+                slopes: &slopes,
+                offsets: &offsets,
+                turned,
+                images,
+                dx,
+                dweight,
+                part,
+            });
+        });
+    }
+    let learned = |sums: &[f64]| sums[..plan.outputs].iter().map(|sum| *sum as f32).collect();
+    let of_bias = |(sum, scale): (&f64, &f32)| if saved.given { (sum * f64::from(*scale)) as f32 } else { 0.0 };
+    Gradients {
+        // SAFETY: the tasks have written every image.
+        x: wanted.x.then(|| unsafe { dx.finish() }),
+        // SAFETY: as above.
+        residual: wants_residual.then(|| unsafe { dresidual.finish() }),
+        weight: plan.grid.map_or_else(Vec::new, |grid| kernel::sum_of_parts(level, plan, grid, &dweights)),
+        bias: it.bias.map_or_else(Vec::new, |_| beta.iter().zip(&norm.scale).take(plan.outputs).map(of_bias).collect()),
+        norm: it.norm.map(|_| [learned(&gamma), learned(&beta)]),
+    }
+}
+
+impl Plan {
+    /// Whether the gradient behind the activation is had from `dy` as it lies, by what forward kept.
+    fn passes_through(self, dy: Images<'_>) -> bool {
+        let is_cheap = matches!(self.layer.epilogue.activation, Activation::None | Activation::Relu);
+        is_cheap && self.pool_last().is_none() && !self.has_residual && dy.is_padded(self.padded)
+    }
+
+    fn parts(self, size: usize) -> usize {
+        let most = (MOST_PARTIAL / size.max(1)).clamp(2, PARTS);
+        1 << most.ilog2()
+    }
+}
+
+impl Saved {
+    /// What batch norm took of an image, or would have taken; none where nothing looks at it.
+    fn normalized(&self, plan: Plan, image: usize) -> Option<&[f32]> {
+        let all = if plan.pool_first().is_some() { &self.pooled } else { &self.convolved };
+        let floats = plan.floats(plan.normalized);
+        (!all.is_empty()).then(|| &all[image * floats..][..floats])
+    }
+}
+
+/// An image's gradient behind pooling and activation, and its sums.
+struct Pass<'a> {
+    plan: Plan,
+    saved: &'a Saved,
+    dy: Images<'a>,
+    residual: Option<Images<'a>>,
+    image: usize,
+    /// Where it is kept.
+    passed: Option<Target<'a>>,
+    /// Where the residual's gradient goes, if that is not the same.
+    spread: Option<Target<'a>>,
+    sums: Target<'a>,
+}
+
+impl WithSimd for Pass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { plan, saved, image, .. } = self;
+        let (channels, epilogue) = (plan.padded, plan.layer.epilogue);
+        let dy = Padded::image(self.dy, image, channels);
+        let residual = self.residual.map(|residual| plan.residual(residual, image));
+        let residual = residual.as_deref();
+        let mut normalized = saved.normalized(plan, image);
+        let mut da = dy;
+        if plan.is_block() {
+            let floats = plan.floats(plan.output);
+            normalized = Some(&saved.largest[image * floats..][..floats]);
+        } else if let Some(pool) = plan.pool_last() {
+            let mut activated = Scratch::take(plan.floats(plan.normalized));
+            if let (Pool::Max { .. }, Some(normalized)) = (pool, normalized) {
+                activate(simd, epilogue.activation, &saved.norm, channels, normalized, residual, &mut activated);
+            }
+            let mut unpooled = Scratch::zeroed(plan.floats(plan.normalized));
+            pool::backward(simd, pool, plan.normalized, channels, &activated, &da, &mut unpooled);
+            da = Padded::Copied(unpooled);
+        }
+        // Without it nothing depends on it.
+        let normalized = normalized.unwrap_or(&da);
+        let floats = da.len();
+        let mut kept = Scratch::take(if self.passed.is_none() && self.spread.is_some() { floats } else { 0 });
+        let passed = match self.passed {
+            // SAFETY: the image is this task's own, and is written before it is read.
+            Some(passed) => unsafe { passed.slice(image * floats, floats) },
+            None => &mut *kept,
+        };
+        // SAFETY: the image is this task's own.
+        let sums = unsafe { self.sums.slice(image * 2 * channels, 2 * channels) };
+        let zero = simd.splat_f32s(0.0);
+        let it = Behind { saved, channels, normalized, residual, da: &da };
+        match epilogue.activation {
+            Activation::None => it.run(
+                simd,
+                passed,
+                sums,
+                #[inline(always)]
+                |_, da| da,
+            ),
+            // As PyTorch: the gradient passes unless the output is zero or below.
+            Activation::Relu => it.run(
+                simd,
+                passed,
+                sums,
+                #[inline(always)]
+                |u, da| simd.select_f32s(simd.less_than_or_equal_f32s(u, zero), zero, da),
+            ),
+            Activation::Gelu | Activation::Silu => it.run(
+                simd,
+                passed,
+                sums,
+                #[inline(always)]
+                |u, da| simd.mul_f32s(activation::slope(simd, epilogue.activation, u), da),
+            ),
+        }
+        if let (Some(to), Some(residual)) = (self.spread, self.residual) {
+            // SAFETY: the image is this task's own.
+            unsafe { spread(plan, residual, passed, to, image) };
+        }
+    }
+}
+
+/// What the gradient behind an activation depends on, for one image.
+struct Behind<'a> {
+    saved: &'a Saved,
+    channels: usize,
+    normalized: &'a [f32],
+    residual: Option<&'a [f32]>,
+    da: &'a [f32],
+}
+
+impl Behind<'_> {
+    /// Writes `slope(u, da)` to `passed`, if that has room for it, and its sums, by itself and times the distance from the
+    /// mean.
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S, passed: &mut [f32], sums: &mut [f32], slope: impl Fn(S::f32s, S::f32s) -> S::f32s) {
+        let vectors = self.channels / S::F32_LANES;
+        let (normalized, da) = (S::as_simd_f32s(self.normalized).0, S::as_simd_f32s(self.da).0);
+        let residual = self.residual.map(|residual| S::as_simd_f32s(residual).0);
+        let passed = S::as_mut_simd_f32s(passed).0;
+        let (beta_sums, gamma_sums) = sums.split_at_mut(self.channels);
+        let (beta_sums, gamma_sums) = (S::as_mut_simd_f32s(beta_sums).0, S::as_mut_simd_f32s(gamma_sums).0);
+        let zero = simd.splat_f32s(0.0);
+        for v in 0..vectors {
+            let norm = self.saved.norm.at::<S>(v);
+            // Two sums of each at once, since each waits for its last addition.
+            let (mut beta, mut gamma) = ([zero; 2], [zero; 2]);
+            for (number, at) in (v..da.len()).step_by(vectors).enumerate() {
+                let value = normalized[at];
+                let mut u = norm.apply(simd, value);
+                if let Some(residual) = residual {
+                    u = simd.add_f32s(u, residual[at]);
+                }
+                let gradient = slope(u, da[at]);
+                if !passed.is_empty() {
+                    passed[at] = gradient;
+                }
+                let which = number % 2;
+                beta[which] = simd.add_f32s(beta[which], gradient);
+                gamma[which] = simd.mul_add_e_f32s(gradient, simd.sub_f32s(value, norm.mean), gamma[which]);
+            }
+            beta_sums[v] = simd.add_f32s(beta[0], beta[1]);
+            gamma_sums[v] = simd.add_f32s(gamma[0], gamma[1]);
+        }
+    }
+}
+
+/// Writes the residual's gradient: zeros where its pixels were left out.
+///
+/// # Safety
+/// Nobody else uses the image's place in `to` meanwhile.
+#[inline(always)]
+unsafe fn spread(plan: Plan, residual: Images<'_>, passed: &[f32], to: Target<'_>, image: usize) {
+    let (channels, stride) = (residual.channels, plan.layer.epilogue.residual_stride);
+    let start = image * channels * residual.pixels();
+    if stride == 1 {
+        // SAFETY: the caller's promise.
+        unsafe { write_image(to, start, residual.order, channels, passed, plan.padded) };
+        return;
+    }
+    let mut spread = Scratch::zeroed(channels * residual.pixels());
+    for (pixel, passed) in passed.chunks_exact(plan.padded).enumerate() {
+        let (y, x) = (pixel / plan.normalized[1] * stride, pixel % plan.normalized[1] * stride);
+        spread[(y * residual.width + x) * channels..][..channels].copy_from_slice(&passed[..channels]);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { write_image(to, start, residual.order, channels, &spread, channels) };
+}
+
+/// Some images' gradients behind batch norm and the convolution.
+struct Unconvolve<'a> {
+    plan: Plan,
+    x: Images<'a>,
+    saved: &'a Saved,
+    dy: Images<'a>,
+    /// The gradient behind pooling and activation, where it is kept.
+    passed: Option<&'a [f32]>,
+    slopes: &'a [f32],
+    offsets: &'a [f32],
+    /// None where the gradient of x is not wanted.
+    turned: &'a [Kernel],
+    images: Range<usize>,
+    dx: Option<Target<'a>>,
+    /// `[part, taps, channels, channels out]`
+    dweight: Target<'a>,
+    part: usize,
+}
+
+impl WithSimd for Unconvolve<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (plan, x) = (self.plan, self.x);
+        let inside = Border { size: plan.convolved, corner: [0; 2] };
+        let Some(grid) = plan.grid else {
+            let mut dz = Scratch::take(plan.floats(plan.convolved));
+            for image in self.images.clone() {
+                self.image(simd, image, inside, &mut dz);
+                self.write_x(image, &dz, plan.padded);
+            }
+            return;
+        };
+        let border = grid.turned_border();
+        // A 1x1 convolution has its image in one row, which lies as the rows do.
+        let placed = if grid.output == plan.convolved { border } else { inside };
+        // Tiles enough for products to be worth the transforms, or a few images at least.
+        let chunk = if grid.winograd { (64 / winograd::tiles(grid.output)).max(1) } else { 1 }.min(self.images.len());
+        let floats = border.pixels() * plan.padded;
+        let mut dz = Scratch::zeroed(chunk * floats);
+        let in_place = self.x.is_padded(plan.padded_inputs) && self.x.order == ChannelOrder::Last;
+        let x_floats = x.pixels() * plan.padded_inputs;
+        let mut dx = Scratch::take(if in_place || self.dx.is_none() { 0 } else { chunk * x_floats });
+        let part_size = grid.points() * plan.inputs * plan.padded;
+        for first in self.images.clone().step_by(chunk) {
+            let images = first..self.images.end.min(first + chunk);
+            for (image, dz) in images.clone().zip(dz.chunks_exact_mut(floats)) {
+                self.image(simd, image, placed, dz);
+            }
+            let dz = Bordered { floats: &dz, border, channels: plan.padded };
+            let inside = Inside::new(x, images.clone(), grid.border(), grid.size);
+            let (count, add) = (images.len(), first != self.images.start);
+            let (x, start) = (inside.bordered(grid.border()), self.part * part_size);
+            // SAFETY: the part is this task's own, and its first images write all of it.
+            unsafe { kernel::add_gradient(simd, grid, count, x, dz, self.dweight, start, add) };
+            let Some(to) = self.dx else { continue };
+            let (to, start) = if in_place { (to, first * x_floats) } else { (Target::of(&mut dx), 0) };
+            // SAFETY: the images are this task's own.
+            unsafe { kernel::convolve_back(simd, grid, count, dz, self.turned, to, start) };
+            if !in_place {
+                for (image, dx) in images.zip(dx.chunks_exact(x_floats)) {
+                    self.write_x(image, dx, plan.padded_inputs);
+                }
+            }
+        }
+    }
+}
+
+impl Unconvolve<'_> {
+    #[inline(always)]
+    fn write_x(&self, image: usize, dx: &[f32], channels: usize) {
+        let Some(to) = self.dx else { return };
+        let start = image * self.x.channels * self.x.pixels();
+        // SAFETY: the image is this task's own.
+        unsafe { write_image(to, start, self.x.order, self.x.channels, dx, channels) };
+    }
+
+    /// The gradient of the convolution's output, within a border of zeros that is there already.
+    #[inline(always)]
+    fn image<S: Simd>(&self, simd: S, image: usize, border: Border, dz: &mut [f32]) {
+        let (plan, channels) = (self.plan, self.plan.padded);
+        if plan.is_block() {
+            self.block(simd, image, border, dz);
+            return;
+        }
+        let Some(pool) = plan.pool_first() else {
+            self.unnormalized(simd, image, border, dz);
+            return;
+        };
+        let mut pooled = Scratch::take(plan.floats(plan.normalized));
+        self.unnormalized(simd, image, Border { size: plan.normalized, corner: [0; 2] }, &mut pooled);
+        let floats = plan.floats(plan.convolved);
+        let convolved = self.saved.convolved.get(image * floats..(image + 1) * floats).unwrap_or_default();
+        let mut unpooled = Scratch::zeroed(floats);
+        pool::backward(simd, pool, plan.convolved, channels, convolved, &pooled, &mut unpooled);
+        put_inside(&unpooled, plan.convolved, channels, border, dz);
+    }
+
+    /// The gradient of what batch norm took.
+    #[inline(always)]
+    fn unnormalized<S: Simd>(&self, simd: S, image: usize, border: Border, dz: &mut [f32]) {
+        let plan = self.plan;
+        let normalized = self.saved.normalized(plan, image);
+        let floats = plan.floats(plan.normalized);
+        let relu = plan.layer.epilogue.activation == Activation::Relu;
+        let (gradient, again) = match self.passed {
+            Some(passed) => (&passed[image * floats..][..floats], false),
+            None => (self.dy.image(image), relu),
+        };
+        let zero = simd.splat_f32s(0.0);
+        let it = Unnormalize { unconvolve: self, gradient, normalized: normalized.unwrap_or(gradient), border };
+        if again {
+            it.run(
+                simd,
+                dz,
+                #[inline(always)]
+                |u, dy| simd.select_f32s(simd.less_than_or_equal_f32s(u, zero), zero, dy),
+            );
+        } else {
+            it.run(
+                simd,
+                dz,
+                #[inline(always)]
+                |_, gradient| gradient,
+            );
+        }
+    }
+
+    /// The gradient of a convolution whose 2x2 pools have it at their largest.
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, image: usize, border: Border, dz: &mut [f32]) {
+        let (plan, channels) = (self.plan, self.plan.padded);
+        let [height, width] = plan.convolved;
+        let (floats, pools, stride) = (plan.floats(plan.convolved), plan.floats(plan.output), border.size[1]);
+        let vectors = channels / S::F32_LANES;
+        let (slopes, offsets) = (S::as_simd_f32s(self.slopes).0, S::as_simd_f32s(self.offsets).0);
+        let convolved = S::as_simd_f32s(&self.saved.convolved[image * floats..][..floats]).0;
+        let passed = self.passed.map_or(&[][..], |passed| &passed[image * pools..][..pools]);
+        let passed = S::as_simd_f32s(passed).0;
+        let zero = simd.splat_f32s(0.0);
+        let batch = !self.saved.given;
+        let first = (border.corner[0] * stride + border.corner[1]) * vectors;
+        let dz = &mut S::as_mut_simd_f32s(dz).0[first..];
+        let (pools_down, pools_across) = (height / 2, width / 2);
+        let scales = S::as_simd_f32s(&self.saved.norm.scale).0;
+        for pool_y in 0..pools_down {
+            for pool_x in 0..pools_across {
+                let at = (2 * pool_y * width + 2 * pool_x) * vectors;
+                let (above, below) =
+                    (&convolved[at..][..2 * vectors], &convolved[at + width * vectors..][..2 * vectors]);
+                let passed = &passed[(pool_y * pools_across + pool_x) * vectors..][..vectors];
+                let to = (2 * pool_y * stride + 2 * pool_x) * vectors;
+                let (to_above, to_below) = dz[to..].split_at_mut(stride * vectors);
+                let (to_above, to_below) = (&mut to_above[..2 * vectors], &mut to_below[..2 * vectors]);
+                for v in 0..vectors {
+                    let values = [above[v], above[v + vectors], below[v], below[v + vectors]];
+                    let norm = self.saved.norm.at::<S>(v);
+                    let index = choose(simd, values, norm).1;
+                    let gradient = simd.mul_f32s(passed[v], scales[v]);
+                    let mut gradients = values;
+                    for (i, value) in gradients.iter_mut().enumerate() {
+                        let centred = simd.sub_f32s(*value, norm.mean);
+                        let base = if batch { simd.mul_add_e_f32s(centred, slopes[v], offsets[v]) } else { zero };
+                        let here = simd.equal_u32s(index, simd.splat_u32s(i as u32));
+                        *value = simd.select_f32s(here, simd.add_f32s(base, gradient), base);
+                    }
+                    (to_above[v], to_above[v + vectors]) = (gradients[0], gradients[1]);
+                    (to_below[v], to_below[v + vectors]) = (gradients[2], gradients[3]);
+                }
+            }
+        }
+        // What no pool covers has batch norm's part alone.
+        for y in 0..height {
+            let first = if y < 2 * pools_down { 2 * pools_across } else { 0 };
+            for x in first..width {
+                let (at, to) = ((y * width + x) * vectors, (y * stride + x) * vectors);
+                for v in 0..vectors {
+                    let centred = simd.sub_f32s(convolved[at + v], self.saved.norm.at::<S>(v).mean);
+                    dz[to + v] = if batch { simd.mul_add_e_f32s(centred, slopes[v], offsets[v]) } else { zero };
+                }
+            }
+        }
+    }
+}
+
+/// What the gradient behind batch norm depends on, for one image.
+struct Unnormalize<'a> {
+    unconvolve: &'a Unconvolve<'a>,
+    gradient: &'a [f32],
+    normalized: &'a [f32],
+    border: Border,
+}
+
+impl Unnormalize<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S, dz: &mut [f32], slope: impl Fn(S::f32s, S::f32s) -> S::f32s) {
+        let Unconvolve { plan, saved, slopes, offsets, .. } = *self.unconvolve;
+        let [height, width] = plan.normalized;
+        let vectors = plan.padded / S::F32_LANES;
+        let (gradient, normalized) = (S::as_simd_f32s(self.gradient).0, S::as_simd_f32s(self.normalized).0);
+        let (slopes, offsets) = (S::as_simd_f32s(slopes).0, S::as_simd_f32s(offsets).0);
+        let scales = S::as_simd_f32s(&saved.norm.scale).0;
+        let dz = S::as_mut_simd_f32s(dz).0;
+        let [top, left] = self.border.corner;
+        for y in 0..height {
+            let from = y * width * vectors..(y + 1) * width * vectors;
+            let (gradient, normalized) = (&gradient[from.clone()], &normalized[from]);
+            let dz = &mut dz[((y + top) * self.border.size[1] + left) * vectors..][..width * vectors];
+            for v in 0..vectors {
+                let (norm, scale, step, offset) = (saved.norm.at::<S>(v), scales[v], slopes[v], offsets[v]);
+                for at in (v..width * vectors).step_by(vectors) {
+                    let gradient = simd.mul_f32s(slope(norm.apply(simd, normalized[at]), gradient[at]), scale);
+                    dz[at] = if saved.given {
+                        gradient
+                    } else {
+                        let centred = simd.sub_f32s(normalized[at], norm.mean);
+                        simd.add_f32s(gradient, simd.mul_add_e_f32s(centred, step, offset))
+                    };
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! Winograd's way to a 3x3 convolution with stride 1: F(4x4, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional
+//! Neural Networks" (2015).
+//!
+//! Each tile of 4x4 outputs is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A` for the kernel `g` and the 6x6 inputs `d` that it sees. Summed
+//! over channels, the elementwise products are 36 products of matrices, tiles by channels: 36 multiplications for each tile
+//! where the definition has 144. The transforms work on whole vectors of channels. The gradient of the kernel is
+//! `Gᵀ [Σ (Bᵀ d B) ⊙ (A dz Aᵀ)] G`, summed over tiles.
+//!
+//! The points of interpolation are 0, ±5/8, ±3/2 and infinity instead of the paper's 0, ±1, ±2 and infinity: its
+//! transforms multiply rounding errors by less. They are some ten times those of the definition, far below what training
+//! notices; a number that is not finite spreads over its tile.
+
+#![allow(clippy::needless_range_loop)] // A column lies across several arrays.
+
+use pulp::Simd;
+
+use crate::cpu::{
+    output::Target,
+    scratch::Scratch,
+    tile::{Columns, Destination, Rows, Sum},
+};
+
+use super::{
+    panels::{Product, panels},
+    plan::Border,
+};
+
+/// Points of a tile in the transformed space.
+pub(super) const POINTS: usize = 36;
+
+/// Points of interpolation, and their squares.
+const A: f32 = 0.625;
+const B: f32 = 1.5;
+const A2: f32 = A * A;
+const B2: f32 = B * B;
+
+/// What the kernel is multiplied with at 0, ±A and ±B.
+const AT_0: f32 = 1.0 / (A2 * B2);
+const AT_A: f32 = 0.5 / (A2 * (A2 - B2));
+const AT_B: f32 = 0.5 / (B2 * (B2 - A2));
+
+/// Floats between one point's numbers and the next's: a cache line, so that points do not all fall into the same places of
+/// the cache.
+const GAP: usize = 16;
+
+/// Tiles that cover an output.
+pub(super) fn tiles([height, width]: [usize; 2]) -> usize {
+    height.div_ceil(4) * width.div_ceil(4)
+}
+
+/// Rows or columns that the tiles of so many outputs see.
+pub(super) fn bordered(output: usize) -> usize {
+    output.next_multiple_of(4) + 2
+}
+
+#[inline(always)]
+fn splat<S: Simd>(simd: S, number: f32) -> S::f32s {
+    simd.splat_f32s(number)
+}
+
+/// `x y + z`
+#[inline(always)]
+fn fma<S: Simd>(simd: S, x: S::f32s, y: S::f32s, z: S::f32s) -> S::f32s {
+    simd.mul_add_e_f32s(x, y, z)
+}
+
+/// `G g` of a column, or `g Gᵀ` of a row.
+#[inline(always)]
+fn kernel<S: Simd>(simd: S, g: [S::f32s; 3]) -> [S::f32s; 6] {
+    let (zero, at_a, at_b) = (splat(simd, AT_0), splat(simd, AT_A), splat(simd, AT_B));
+    let (a, b, a2, b2) = (splat(simd, A), splat(simd, B), splat(simd, A2), splat(simd, B2));
+    let even_a = simd.mul_f32s(at_a, fma(simd, a2, g[2], g[0]));
+    let odd_a = simd.mul_f32s(simd.mul_f32s(at_a, a), g[1]);
+    let even_b = simd.mul_f32s(at_b, fma(simd, b2, g[2], g[0]));
+    let odd_b = simd.mul_f32s(simd.mul_f32s(at_b, b), g[1]);
+    [
+        simd.mul_f32s(zero, g[0]),
+        simd.add_f32s(even_a, odd_a),
+        simd.sub_f32s(even_a, odd_a),
+        simd.add_f32s(even_b, odd_b),
+        simd.sub_f32s(even_b, odd_b),
+        g[2],
+    ]
+}
+
+/// `Gᵀ u` of a column, or `u G` of a row.
+#[inline(always)]
+fn kernel_gradient<S: Simd>(simd: S, u: [S::f32s; 6]) -> [S::f32s; 3] {
+    let (zero, at_a, at_b) = (splat(simd, AT_0), splat(simd, AT_A), splat(simd, AT_B));
+    let (a, b, a2, b2) = (splat(simd, A), splat(simd, B), splat(simd, A2), splat(simd, B2));
+    let even_a = simd.mul_f32s(at_a, simd.add_f32s(u[1], u[2]));
+    let odd_a = simd.mul_f32s(at_a, simd.sub_f32s(u[1], u[2]));
+    let even_b = simd.mul_f32s(at_b, simd.add_f32s(u[3], u[4]));
+    let odd_b = simd.mul_f32s(at_b, simd.sub_f32s(u[3], u[4]));
+    [
+        fma(simd, zero, u[0], simd.add_f32s(even_a, even_b)),
+        fma(simd, a, odd_a, simd.mul_f32s(b, odd_b)),
+        fma(simd, a2, even_a, fma(simd, b2, even_b, u[5])),
+    ]
+}
+
+/// `G g Gᵀ` of kernels side by side.
+#[inline(always)]
+pub(super) fn of_kernel<S: Simd>(simd: S, taps: [S::f32s; 9]) -> [S::f32s; POINTS] {
+    let mut rows = [[taps[0]; 3]; 6];
+    for column in 0..3 {
+        for (row, value) in kernel(simd, [taps[column], taps[3 + column], taps[6 + column]]).into_iter().enumerate() {
+            rows[row][column] = value;
+        }
+    }
+    let mut points = [taps[0]; POINTS];
+    for (points, row) in points.chunks_exact_mut(6).zip(rows) {
+        points.copy_from_slice(&kernel(simd, row));
+    }
+    points
+}
+
+/// `Gᵀ u G` of kernels side by side.
+#[inline(always)]
+pub(super) fn to_kernel<S: Simd>(simd: S, points: &[S::f32s; POINTS]) -> [S::f32s; 9] {
+    let mut rows = [[points[0]; 6]; 3];
+    for column in 0..6 {
+        let mut values = [points[column]; 6];
+        for row in 1..6 {
+            values[row] = points[6 * row + column];
+        }
+        for (row, value) in kernel_gradient(simd, values).into_iter().enumerate() {
+            rows[row][column] = value;
+        }
+    }
+    let mut taps = [points[0]; 9];
+    for (taps, row) in taps.chunks_exact_mut(3).zip(rows) {
+        taps.copy_from_slice(&kernel_gradient(simd, row));
+    }
+    taps
+}
+
+/// Images as they are convolved: one after another, each within its border.
+#[derive(Clone, Copy)]
+pub(super) struct Bordered<'a> {
+    pub(super) floats: &'a [f32],
+    pub(super) border: Border,
+    /// Numbers of a pixel.
+    pub(super) channels: usize,
+}
+
+impl Bordered<'_> {
+    /// Where tile `tile` of `size` begins, whose rows and columns are `sees` pixels, `from` pixels down and right of the
+    /// border's own corner.
+    #[inline(always)]
+    fn corner(self, tile: usize, size: [usize; 2], from: [usize; 2], sees: usize) -> *const f32 {
+        let (across, tiles) = (size[1].div_ceil(4), tiles(size));
+        let (image, tile) = (tile / tiles, tile % tiles);
+        let (y, x) = (tile / across * 4 + from[0], tile % across * 4 + from[1]);
+        let pixels = self.border.pixels();
+        let place = (image * pixels + y * self.border.size[1] + x) * self.channels;
+        assert!(x + sees <= self.border.size[1] && y + sees <= self.border.size[0], "a tile within the border");
+        assert!((image + 1) * pixels * self.channels <= self.floats.len(), "as many images");
+        // SAFETY: within the image.
+        unsafe { self.floats.as_ptr().add(place) }
+    }
+}
+
+/// Convolves images to pixels of as many channels as there are biases, `apart` numbers from one image to the next.
+///
+/// The kernel is `[point, panel of channels out, channels in, channels of the panel]`.
+///
+/// # Safety
+/// Nobody else uses the images' places in `to` meanwhile.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // Images, where they go, and what with.
+pub(super) unsafe fn convolve<S: Simd>(
+    simd: S,
+    images: usize,
+    x: Bordered<'_>,
+    size: [usize; 2],
+    kernel: &[f32],
+    bias: &[f32],
+    to: Target<'_>,
+    start: usize,
+) {
+    let (channels, outputs) = (x.channels, bias.len());
+    let tiles_of_one = tiles(size);
+    let all = tiles_of_one * images;
+    // As many as the second cache holds, and whole products at least.
+    let highest = (40_000 / (POINTS * (channels + outputs))).clamp(14, 28);
+    let strips = all.div_ceil(highest);
+    let longest = all.div_ceil(strips);
+    let (mut inputs, mut sums) =
+        (Scratch::take(POINTS * (longest * channels + GAP)), Scratch::take(POINTS * (longest * outputs + GAP)));
+    let mut first = 0;
+    for strip in 0..strips {
+        let count = (all - first).div_ceil(strips - strip);
+        let (in_apart, out_apart) = (count * channels + GAP, count * outputs + GAP);
+        for tile in 0..count {
+            of_input(simd, x, x.corner(first + tile, size, [0, 0], 6), &mut inputs[tile * channels..], in_apart);
+        }
+        let target = Target::of(&mut sums);
+        for point in 0..POINTS {
+            for (panel, vectors) in panels::<S>(outputs) {
+                let width = vectors * S::F32_LANES;
+                // SAFETY: the buffer is this call's own.
+                unsafe {
+                    Product {
+                        vectors,
+                        rows: count,
+                        a: Rows { data: &inputs[point * in_apart..], row: channels, step: 1, segment: 0 },
+                        b: Columns {
+                            data: &kernel[(point * outputs + panel) * channels..][..channels * width],
+                            step: width,
+                            segment: 0,
+                        },
+                        sum: Sum { segments: 1, steps: channels },
+                        initial: None,
+                        to: Destination {
+                            target,
+                            start: point * out_apart + panel,
+                            row: outputs,
+                            columns: width,
+                            add: false,
+                            relu: false,
+                        },
+                    }
+                    .run(simd);
+                }
+            }
+        }
+        for tile in 0..count {
+            let (image, place) = ((first + tile) / tiles_of_one, (first + tile) % tiles_of_one);
+            let across = size[1].div_ceil(4);
+            let (y, x) = (place / across * 4, place % across * 4);
+            let rows = (size[0] - y).min(4);
+            let columns = (size[1] - x).min(4);
+            let begin = start + (image * size[0] * size[1] + y * size[1] + x) * outputs;
+            let length = ((rows - 1) * size[1] + columns) * outputs;
+            let place = to.place(begin, length);
+            // SAFETY: the caller's promise; every tile has pixels of its own.
+            unsafe { to_output(simd, &sums[tile * outputs..], out_apart, bias, place, size[1], [rows, columns]) };
+        }
+        first += count;
+    }
+}
+
+/// Adds images' part to the gradient of the kernel, `[point, channels, channels out]`; the pixels of `dz` begin at its
+/// border's corner.
+///
+/// # Safety
+/// Nobody else uses the gradient's place meanwhile, and it has values if they are to be added to.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // Two images, and where their product goes.
+pub(super) unsafe fn add_gradient<S: Simd>(
+    simd: S,
+    images: usize,
+    x: Bordered<'_>,
+    dz: Bordered<'_>,
+    size: [usize; 2],
+    to: Target<'_>,
+    start: usize,
+    add: bool,
+) {
+    let (channels, outputs) = (x.channels, dz.channels);
+    let count = tiles(size) * images;
+    let (in_apart, out_apart) = (count * channels + GAP, count * outputs + GAP);
+    let (mut inputs, mut gradients) = (Scratch::take(POINTS * in_apart), Scratch::take(POINTS * out_apart));
+    for tile in 0..count {
+        of_input(simd, x, x.corner(tile, size, [0, 0], 6), &mut inputs[tile * channels..], in_apart);
+        of_gradient(simd, dz, dz.corner(tile, size, dz.border.corner, 4), &mut gradients[tile * outputs..], out_apart);
+    }
+    for point in 0..POINTS {
+        for (panel, vectors) in panels::<S>(outputs) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                Product {
+                    vectors,
+                    rows: channels,
+                    a: Rows { data: &inputs[point * in_apart..], row: 1, step: channels, segment: 0 },
+                    b: Columns { data: &gradients[point * out_apart + panel..], step: outputs, segment: 0 },
+                    sum: Sum { segments: 1, steps: count },
+                    initial: None,
+                    to: Destination {
+                        target: to,
+                        start: start + point * channels * outputs + panel,
+                        row: outputs,
+                        columns: vectors * S::F32_LANES,
+                        add,
+                        relu: false,
+                    },
+                }
+                .run(simd);
+            }
+        }
+    }
+}
+
+/// `Bᵀ d` of a column, or `d B` of a row.
+#[inline(always)]
+fn input<S: Simd>(simd: S, d: [S::f32s; 6]) -> [S::f32s; 6] {
+    let (product, sum) = (splat(simd, A2 * B2), splat(simd, -(A2 + B2)));
+    let (a, b, a2, b2) = (splat(simd, A), splat(simd, B), splat(simd, -A2), splat(simd, -B2));
+    let (even_a, odd_a) = (fma(simd, b2, d[2], d[4]), simd.mul_f32s(a, fma(simd, b2, d[1], d[3])));
+    let (even_b, odd_b) = (fma(simd, a2, d[2], d[4]), simd.mul_f32s(b, fma(simd, a2, d[1], d[3])));
+    [
+        fma(simd, product, d[0], fma(simd, sum, d[2], d[4])),
+        simd.add_f32s(even_a, odd_a),
+        simd.sub_f32s(even_a, odd_a),
+        simd.add_f32s(even_b, odd_b),
+        simd.sub_f32s(even_b, odd_b),
+        fma(simd, product, d[1], fma(simd, sum, d[3], d[5])),
+    ]
+}
+
+/// `Aᵀ m` of a column, or `m A` of a row.
+#[inline(always)]
+fn output<S: Simd>(simd: S, m: [S::f32s; 6]) -> [S::f32s; 4] {
+    let (a, b, a2, b2, a3, b3) =
+        (splat(simd, A), splat(simd, B), splat(simd, A2), splat(simd, B2), splat(simd, A * A2), splat(simd, B * B2));
+    let (even_a, odd_a) = (simd.add_f32s(m[1], m[2]), simd.sub_f32s(m[1], m[2]));
+    let (even_b, odd_b) = (simd.add_f32s(m[3], m[4]), simd.sub_f32s(m[3], m[4]));
+    [
+        simd.add_f32s(m[0], simd.add_f32s(even_a, even_b)),
+        fma(simd, a, odd_a, simd.mul_f32s(b, odd_b)),
+        fma(simd, a2, even_a, simd.mul_f32s(b2, even_b)),
+        fma(simd, a3, odd_a, fma(simd, b3, odd_b, m[5])),
+    ]
+}
+
+/// `A y` of a column, or `y Aᵀ` of a row.
+#[inline(always)]
+fn gradient<S: Simd>(simd: S, y: [S::f32s; 4]) -> [S::f32s; 6] {
+    let (a, b, a2, b2, a3, b3) =
+        (splat(simd, A), splat(simd, B), splat(simd, A2), splat(simd, B2), splat(simd, A * A2), splat(simd, B * B2));
+    let (even_a, odd_a) = (fma(simd, a2, y[2], y[0]), fma(simd, a3, y[3], simd.mul_f32s(a, y[1])));
+    let (even_b, odd_b) = (fma(simd, b2, y[2], y[0]), fma(simd, b3, y[3], simd.mul_f32s(b, y[1])));
+    [
+        y[0],
+        simd.add_f32s(even_a, odd_a),
+        simd.sub_f32s(even_a, odd_a),
+        simd.add_f32s(even_b, odd_b),
+        simd.sub_f32s(even_b, odd_b),
+        y[3],
+    ]
+}
+
+/// `Bᵀ d B` of the tile that begins at `corner`; its points are `apart` from one another.
+#[inline(always)]
+fn of_input<S: Simd>(simd: S, x: Bordered<'_>, corner: *const f32, points: &mut [f32], apart: usize) {
+    let (channels, stride) = (x.channels, x.border.size[1] * x.channels);
+    assert!(points.len() >= (POINTS - 1) * apart + channels);
+    for v in 0..channels / S::F32_LANES {
+        let mut rows = [[simd.splat_f32s(0.0); 6]; 6];
+        for column in 0..6 {
+            // SAFETY: a tile sees six rows and columns of its image.
+            let column_of = unsafe { load(simd, corner.wrapping_add(column * channels + v * S::F32_LANES), stride) };
+            for (row, value) in input(simd, column_of).into_iter().enumerate() {
+                rows[row][column] = value;
+            }
+        }
+        for (row, values) in rows.into_iter().enumerate() {
+            store::<S, 6>(points, (row * 6) * apart + v * S::F32_LANES, apart, input(simd, values));
+        }
+    }
+}
+
+/// `A dz Aᵀ` of the tile that begins at `corner`; its points are `apart` from one another.
+#[inline(always)]
+fn of_gradient<S: Simd>(simd: S, dz: Bordered<'_>, corner: *const f32, points: &mut [f32], apart: usize) {
+    let (channels, stride) = (dz.channels, dz.border.size[1] * dz.channels);
+    assert!(points.len() >= (POINTS - 1) * apart + channels);
+    for v in 0..channels / S::F32_LANES {
+        let mut rows = [[simd.splat_f32s(0.0); 4]; 6];
+        for column in 0..4 {
+            // SAFETY: a tile has four rows and columns of its image or its border.
+            let column_of = unsafe { load(simd, corner.wrapping_add(column * channels + v * S::F32_LANES), stride) };
+            for (row, value) in gradient(simd, column_of).into_iter().enumerate() {
+                rows[row][column] = value;
+            }
+        }
+        for (row, values) in rows.into_iter().enumerate() {
+            store::<S, 6>(points, (row * 6) * apart + v * S::F32_LANES, apart, gradient(simd, values));
+        }
+    }
+}
+
+/// `Aᵀ m A` of a tile, plus the bias, written to its pixels from `place` on, in rows of `width` pixels.
+///
+/// # Safety
+/// Nobody else uses those places meanwhile, and there are as many as `size` asks for.
+#[inline(always)]
+unsafe fn to_output<S: Simd>(
+    simd: S,
+    points: &[f32],
+    apart: usize,
+    bias: &[f32],
+    place: *mut f32,
+    width: usize,
+    [height, across]: [usize; 2],
+) {
+    let channels = bias.len();
+    assert!(points.len() >= (POINTS - 1) * apart + channels);
+    for (v, &bias) in S::as_simd_f32s(bias).0.iter().enumerate() {
+        let mut rows = [[bias; 6]; 4];
+        for column in 0..6 {
+            let first = points.as_ptr().wrapping_add(column * apart + v * S::F32_LANES);
+            // SAFETY: by the assertion above every point is there.
+            let column_of = unsafe { load(simd, first, 6 * apart) };
+            for (row, value) in output(simd, column_of).into_iter().enumerate() {
+                rows[row][column] = value;
+            }
+        }
+        for (y, values) in rows.into_iter().enumerate().take(height) {
+            let outputs = output(simd, values);
+            for (x, value) in outputs.into_iter().enumerate() {
+                if x < across {
+                    let place = place.wrapping_add((y * width + x) * channels + v * S::F32_LANES);
+                    // SAFETY: the caller's promise.
+                    unsafe { place.cast::<S::f32s>().write_unaligned(simd.add_f32s(value, bias)) };
+                }
+            }
+        }
+    }
+}
+
+/// Loads vectors, `apart` from one another.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+unsafe fn load<S: Simd, const N: usize>(simd: S, first: *const f32, apart: usize) -> [S::f32s; N] {
+    let mut vectors = [simd.splat_f32s(0.0); N];
+    for (index, vector) in vectors.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *vector = unsafe { first.wrapping_add(index * apart).cast::<S::f32s>().read_unaligned() };
+    }
+    vectors
+}
+
+/// Stores vectors, `apart` from one another.
+#[inline(always)]
+fn store<S: Simd, const N: usize>(floats: &mut [f32], at: usize, apart: usize, vectors: [S::f32s; N]) {
+    assert!(at + (N - 1) * apart + S::F32_LANES <= floats.len());
+    for (index, vector) in vectors.into_iter().enumerate() {
+        // SAFETY: by the assertion within the slice.
+        unsafe { floats.as_mut_ptr().add(at + index * apart).cast::<S::f32s>().write_unaligned(vector) };
+    }
+}
