@@ -3,14 +3,21 @@
     pip install torch==2.9.0 numpy safetensors
     python assets/golden/make_golden.py
 
-Writes, beside this file, for a small MLP and small CNNs of two and three blocks: `<name>.start.safetensors`, the weights before training, and
-`<name>.json`, with images and targets of 20 batches, logits and gradients of the first batch in training mode, logits
-in evaluation mode before and after training, the losses of 20 SGD steps, and the running statistics at the end; and
-`variants.json`, the losses of 20 steps of the small MLP with sgd, momentum, adam, adamw and muon and with what changes the objective.
+Writes, beside this file, for small networks of each kind: `<name>.start.safetensors`, the weights before training, and
+`<name>.json`, with images and targets of 20 batches (or 5, which are repeated), logits and gradients of the first batch
+in training mode, logits in evaluation mode before and after training, the losses of 20 SGD steps, and the running
+statistics at the end; and `variants.json`, the losses of 20 steps of the small MLP with sgd, momentum, adam, adamw and
+muon and with what changes the objective.
+
+    python assets/golden/make_golden.py counts
+
+prints the numbers of trainable parameters of the presets that are not small, for images of 32x32 pixels in colour.
 """
 
 import json
 import pathlib
+import sys
+from itertools import cycle, islice
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -60,20 +67,137 @@ class CnnDeep(Cnn):
         return F.max_pool2d(F.relu(self.bn3(self.conv3(super().blocks(x)))), 2)
 
 
+def conv(inputs, outputs, kernel=3, stride=1):
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = conv(outputs, outputs), nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        # Option A of He et al.: every second pixel, and zeros behind the input's channels.
+        stride, lacking = self.conv1.stride[0], inner.shape[1] - x.shape[1]
+        return F.relu(inner + F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, lacking)))
+
+
+class Resnet(nn.Module):
+    """He et al.'s for CIFAR, https://arxiv.org/abs/1512.03385, with the names of akamaster/pytorch_resnet_cifar10."""
+
+    def __init__(self, depth, width, channels, classes=CLASSES):
+        super().__init__()
+
+        def stage(inputs, outputs, stride):
+            first = ResidualBlock(inputs, outputs, stride)
+            return nn.Sequential(first, *(ResidualBlock(outputs, outputs, 1) for _ in range((depth - 2) // 6 - 1)))
+
+        self.conv1, self.bn1 = conv(channels, width), nn.BatchNorm2d(width)
+        self.layer1 = stage(width, width, 1)
+        self.layer2 = stage(width, 2 * width, 2)
+        self.layer3 = stage(2 * width, 4 * width, 2)
+        self.linear = nn.Linear(4 * width, classes)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+class WideBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.bn0, self.conv0 = nn.BatchNorm2d(inputs), conv(inputs, outputs, stride=stride)
+        self.bn1, self.conv1 = nn.BatchNorm2d(outputs), conv(outputs, outputs)
+        self.convdim = conv(inputs, outputs, kernel=1, stride=stride) if inputs != outputs else None
+
+    def forward(self, x):
+        activated = F.relu(self.bn0(x))
+        inner = self.conv1(F.relu(self.bn1(self.conv0(activated))))
+        return inner + (x if self.convdim is None else self.convdim(activated))
+
+
+class Wrn(nn.Module):
+    """Zagoruyko and Komodakis's, https://arxiv.org/abs/1605.07146, with the names of their PyTorch code."""
+
+    def __init__(self, depth, factor, width, channels, classes=CLASSES):
+        super().__init__()
+
+        def group(inputs, outputs, stride):
+            first = WideBlock(inputs, outputs, stride)
+            return nn.Sequential(first, *(WideBlock(outputs, outputs, 1) for _ in range((depth - 4) // 6 - 1)))
+
+        widened = width * factor
+        self.conv0 = conv(channels, width)
+        self.group0 = group(width, widened, 1)
+        self.group1 = group(widened, 2 * widened, 2)
+        self.group2 = group(2 * widened, 4 * widened, 2)
+        self.bn = nn.BatchNorm2d(4 * widened)
+        self.fc = nn.Linear(4 * widened, classes)
+
+    def forward(self, x):
+        x = self.group2(self.group1(self.group0(self.conv0(x))))
+        return self.fc(F.relu(self.bn(x)).mean((2, 3)))
+
+
+class AirbenchGroup(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.conv1, self.norm1 = conv(inputs, outputs), nn.BatchNorm2d(outputs, eps=1e-12, momentum=0.4)
+        self.conv2, self.norm2 = conv(outputs, outputs), nn.BatchNorm2d(outputs, eps=1e-12, momentum=0.4)
+        for norm in (self.norm1, self.norm2):
+            norm.weight.requires_grad = False
+
+    def forward(self, x):
+        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return F.gelu(self.norm2(self.conv2(x)))
+
+
+class Airbench(nn.Module):
+    """airbench94.py of https://github.com/KellerJordan/cifar10-airbench."""
+
+    def __init__(self, widths, channels, height, width, classes=CLASSES):
+        super().__init__()
+        outputs = 2 * channels * 2**2
+        self.whiten = nn.Conv2d(channels, outputs, 2)
+        self.whiten.weight.requires_grad = False
+        self.groups = nn.Sequential(*(AirbenchGroup(*pair) for pair in zip([outputs, *widths], widths)))
+        left = [(side - 1) // 2 ** len(widths) // 3 for side in (height, width)]
+        self.head = nn.Linear(widths[-1] * left[0] * left[1], classes, bias=False)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.groups(F.gelu(self.whiten(x))), 3)
+        return self.head(x.flatten(1)) * (1 / 9)
+
+
+def counts():
+    presets = {
+        "resnet-8": Resnet(8, 16, 3, 10),
+        "resnet-20": Resnet(20, 16, 3, 10),
+        "resnet-32": Resnet(32, 16, 3, 10),
+        "wrn-16-4": Wrn(16, 4, 16, 3, 10),
+        "airbench": Airbench([64, 256, 256], 3, 32, 32, 10),
+    }
+    for name, network in presets.items():
+        print(name, sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad))
+
+
 def numbers(tensor):
     return [float(f"{value:.9g}") for value in tensor.detach().flatten().tolist()]
 
 
-def golden(name, network):
+def golden(name, network, size=(1, HEIGHT, WIDTH), batches=STEPS):
     # Batch norm's scale and shift start at 1 and 0, where errors in their use would not show.
     for parameter_name, parameter in network.named_parameters():
-        if parameter_name.startswith("bn"):
+        if any(part.startswith(("bn", "norm")) for part in parameter_name.split(".")):
             nn.init.normal_(parameter, std=0.7)
     weights = {key: value.clone() for key, value in network.state_dict().items() if "num_batches" not in key}
     save_file(weights, HERE / f"{name}.start.safetensors", metadata={"format": "pt"})
 
-    images = torch.randint(0, 256, (STEPS, BATCH, 1, HEIGHT, WIDTH))
-    targets = torch.randint(0, CLASSES, (STEPS, BATCH))
+    channels, height, width = size
+    images = torch.randint(0, 256, (batches, BATCH, *size))
+    targets = torch.randint(0, CLASSES, (batches, BATCH))
     pixels = images.float() / 255
 
     network.eval()
@@ -81,12 +205,13 @@ def golden(name, network):
     network.train()
     logits = network(pixels[0])
     F.cross_entropy(logits, targets[0]).backward()
-    gradients = {key: numbers(value.grad) for key, value in network.named_parameters()}
+    trained = {key: value for key, value in network.named_parameters() if value.requires_grad}
+    gradients = {key: numbers(value.grad) for key, value in trained.items()}
 
     network.load_state_dict(weights, strict=False)
-    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD(trained.values(), lr=LEARNING_RATE)
     losses = []
-    for batch, target in zip(pixels, targets):
+    for batch, target in islice(cycle(zip(pixels, targets)), STEPS):
         optimizer.zero_grad()
         loss = F.cross_entropy(network(batch), target)
         loss.backward()
@@ -94,9 +219,10 @@ def golden(name, network):
         losses.append(loss.item())
     network.eval()
     running = {key: numbers(value) for key, value in network.state_dict().items() if "running" in key}
+    shape = {"channels": channels, "height": height, "width": width, "classes": CLASSES}
     document = {
         "torch": torch.__version__,
-        "shape": {"height": HEIGHT, "width": WIDTH, "classes": CLASSES, "batch": BATCH, "steps": STEPS},
+        "shape": {**shape, "batch": BATCH, "steps": STEPS},
         "learning_rate": LEARNING_RATE,
         "images": images.flatten().tolist(),
         "targets": targets.flatten().tolist(),
@@ -201,10 +327,28 @@ def variants():
     (HERE / "variants.json").write_text(json.dumps({"torch": torch.__version__, "variants": results}, indent=1) + "\n")
 
 
-torch.manual_seed(1)
-torch.set_num_threads(1)
-golden("mlp", Mlp())
-golden("cnn", Cnn())
-variants()
-torch.manual_seed(2)
-golden("cnn-deep", CnnDeep())
+def main():
+    # The seeds are some with which no pooling or ReLU is so near its edge that rounding decides what it does.
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    golden("mlp", Mlp())
+    golden("cnn", Cnn())
+    variants()
+    torch.manual_seed(2)
+    golden("cnn-deep", CnnDeep())
+    torch.manual_seed(3)
+    golden("resnet", Resnet(8, 4, 1), batches=5)
+    # Two blocks in a stage, and an odd width, which is halved to more than its half.
+    torch.manual_seed(13)
+    golden("resnet-colour", Resnet(14, 3, 3), (3, 16, 15), batches=5)
+    torch.manual_seed(5)
+    golden("wrn", Wrn(10, 2, 2, 3), (3, 8, 12), batches=5)
+    # Whose first stage has the channels of the convolution before it.
+    torch.manual_seed(6)
+    golden("wrn-narrow", Wrn(16, 1, 3, 1), batches=5)
+    torch.manual_seed(9)
+    golden("airbench", Airbench([5, 6], 3, 13, 14), (3, 13, 14), batches=5)
+
+
+if __name__ == "__main__":
+    counts() if sys.argv[1:] == ["counts"] else main()

@@ -1,7 +1,12 @@
-//! Initial weights: PyTorch's distribution, drawn on the host so that every backend starts from the same numbers.
+//! Initial weights: PyTorch's distributions, drawn on the host so that every backend starts from the same numbers.
+
+use std::{
+    f64::consts::{PI, TAU},
+    iter,
+};
 
 use burn::{
-    module::{Param, ParamId},
+    module::{self, Param, ParamId},
     nn::{Linear, PaddingConfig2d, conv::Conv2d},
     tensor::{Device, Tensor, TensorData},
 };
@@ -13,7 +18,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 pub(crate) struct Initializer<'a> {
     /// The seed of the stream.
     key: [u8; 32],
-    /// Where the next parameter's numbers begin. A number takes one word.
+    /// Where the next parameter's numbers begin, in words.
     position: u128,
     device: &'a Device,
 }
@@ -31,37 +36,209 @@ impl<'a> Initializer<'a> {
         Linear { weight: self.uniform([inputs, outputs], inputs), bias: Some(self.uniform([outputs], inputs)) }
     }
 
+    /// [`Self::linear`] without the bias.
+    pub(crate) fn linear_without_bias(&mut self, inputs: usize, outputs: usize) -> Linear {
+        Linear { weight: self.uniform([inputs, outputs], inputs), bias: None }
+    }
+
+    /// [`Self::linear`] with a weight from N(0, 2 / inputs), which is `kaiming_normal_`.
+    pub(crate) fn kaiming_linear(&mut self, inputs: usize, outputs: usize) -> Linear {
+        Linear { weight: self.kaiming([inputs, outputs], inputs), bias: Some(self.uniform([outputs], inputs)) }
+    }
+
     /// A 3x3 convolution that keeps height and width, with weight `[outputs, inputs, 3, 3]` and bias `[outputs]`.
     pub(crate) fn convolution(&mut self, inputs: usize, outputs: usize) -> Conv2d {
         let fan_in = inputs.saturating_mul(9);
-        Conv2d {
-            weight: self.uniform([outputs, inputs, 3, 3], fan_in),
-            bias: Some(self.uniform([outputs], fan_in)),
-            stride: [1; 2],
-            kernel_size: [3; 2],
-            dilation: [1; 2],
-            groups: 1,
-            padding: PaddingConfig2d::Explicit(1, 1, 1, 1),
-        }
+        let weight = self.uniform([outputs, inputs, 3, 3], fan_in);
+        convolution(weight, Some(self.uniform([outputs], fan_in)), 3, 1)
+    }
+
+    /// A convolution without a bias that keeps height and width but for its stride, with weight
+    /// `[outputs, inputs, kernel, kernel]` from N(0, 2 / fan_in), which is `kaiming_normal_`.
+    pub(crate) fn kaiming_convolution(
+        &mut self,
+        [inputs, outputs]: [usize; 2],
+        kernel: usize,
+        stride: usize,
+    ) -> Conv2d {
+        let fan_in = inputs.saturating_mul(kernel * kernel);
+        convolution(self.kaiming([outputs, inputs, kernel, kernel], fan_in), None, kernel, stride)
+    }
+
+    /// A 3x3 convolution without a bias that keeps height and width, with weight `[outputs, inputs, 3, 3]`. Its first
+    /// outputs, as many as there are inputs, are the inputs themselves (`torch.nn.init.dirac_`); the others have
+    /// [`Self::convolution`]'s weights.
+    pub(crate) fn dirac_convolution(&mut self, inputs: usize, outputs: usize) -> Conv2d {
+        let bound = bound(inputs.saturating_mul(9));
+        let weight = self.parameter([outputs, inputs, 3, 3], 1, move |random, count| {
+            let mut values: Vec<f32> = iter::repeat_with(|| random.random_range(-bound..bound)).take(count).collect();
+            for (output, filter) in values.chunks_exact_mut(9 * inputs.max(1)).take(inputs).enumerate() {
+                filter.fill(0.0);
+                filter[output * 9 + 4] = 1.0;
+            }
+            values
+        });
+        convolution(weight, None, 3, 1)
+    }
+
+    /// A 2x2 convolution without padding whose weight `[2 * channels * 4, channels, 2, 2]` is frozen, with a bias of zeros.
+    ///
+    /// Its filters are an orthonormal basis of the patches, and the same once more with the other sign: products of
+    /// cosines (DCT-II) over channels, rows and columns, the lowest frequencies first. Of three channels these are the
+    /// brightness and two differences of colours. So come out the principal components of natural images' patches,
+    /// about (Olshausen and Field, "Natural image statistics and efficient coding", 1996); they are not scaled by the
+    /// variances, which only the images have.
+    pub(crate) fn whitening_convolution(&mut self, channels: usize) -> Conv2d {
+        let outputs = channels.saturating_mul(8);
+        let weight = self.parameter([outputs, channels, 2, 2], 0, move |_, _| {
+            let half = cosine_basis(channels, 2);
+            half.iter().copied().chain(half.iter().map(|value| -value)).collect()
+        });
+        let bias = module::Initializer::Zeros.init([outputs], self.device);
+        let mut it = convolution(weight.set_require_grad(false), Some(bias), 2, 1);
+        it.padding = PaddingConfig2d::Explicit(0, 0, 0, 0);
+        it
     }
 
     /// U(±1/√fan_in): what PyTorch's `kaiming_uniform_(a=√5)` comes to for weights, and what it uses for biases
     /// (`torch.nn.Linear.reset_parameters`).
     fn uniform<const D: usize>(&mut self, shape: [usize; D], fan_in: usize) -> Param<Tensor<D>> {
-        let bound = 1.0 / (fan_in as f32).sqrt();
+        let bound = bound(fan_in);
+        self.parameter(shape, 1, move |random, count| {
+            iter::repeat_with(|| random.random_range(-bound..bound)).take(count).collect()
+        })
+    }
+
+    /// N(0, 2 / fan_in), by Box and Muller's transform: He et al., "Delving deep into rectifiers",
+    /// <https://arxiv.org/abs/1502.01852>, equation 10.
+    fn kaiming<const D: usize>(&mut self, shape: [usize; D], fan_in: usize) -> Param<Tensor<D>> {
+        let std = (2.0 / fan_in as f64).sqrt();
+        self.parameter(shape, 2, move |random, count| {
+            let mut normal = || {
+                // In (0, 1], so that the logarithm is finite.
+                let radius = (-2.0 * (1.0 - f64::from(random.random::<f32>())).ln()).sqrt();
+                std * radius * (TAU * f64::from(random.random::<f32>())).cos()
+            };
+            iter::repeat_with(|| normal() as f32).take(count).collect()
+        })
+    }
+
+    /// A parameter whose numbers `draw` takes from the stream, `words` words each.
+    fn parameter<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        words: u128,
+        draw: impl Fn(&mut ChaCha8Rng, usize) -> Vec<f32> + Send + Sync + 'static,
+    ) -> Param<Tensor<D>> {
         let (key, position) = (self.key, self.position);
         let count = shape.iter().fold(1, |count: u128, &side| count.saturating_mul(side as u128));
-        self.position = self.position.saturating_add(count);
-        let draw = move |device: &Device, require_grad: bool| {
+        self.position = self.position.saturating_add(count.saturating_mul(words));
+        let make = move |device: &Device, require_grad: bool| {
             let mut random = ChaCha8Rng::from_seed(key);
             random.set_word_pos(position);
-            let values: Vec<f32> = (0..count as usize).map(|_| random.random_range(-bound..bound)).collect();
-            let data = TensorData::new(values, shape);
+            let data = TensorData::new(draw(&mut random, count as usize), shape);
             device.memory_persistent_allocations(data, |data| {
                 let tensor = Tensor::from_data(data, device);
                 if require_grad { tensor.require_grad() } else { tensor }
             })
         };
-        Param::uninitialized(ParamId::new(), draw, self.device.clone(), true, shape.into())
+        Param::uninitialized(ParamId::new(), make, self.device.clone(), true, shape.into())
+    }
+}
+
+/// 1/√fan_in.
+fn bound(fan_in: usize) -> f32 {
+    1.0 / (fan_in as f32).sqrt()
+}
+
+/// A convolution with this square kernel, padded by half of it.
+fn convolution(weight: Param<Tensor<4>>, bias: Option<Param<Tensor<1>>>, kernel: usize, stride: usize) -> Conv2d {
+    let padding = kernel / 2;
+    Conv2d {
+        weight,
+        bias,
+        stride: [stride; 2],
+        kernel_size: [kernel; 2],
+        dilation: [1; 2],
+        groups: 1,
+        padding: PaddingConfig2d::Explicit(padding, padding, padding, padding),
+    }
+}
+
+/// The orthonormal DCT-II of patches `[channels, side, side]`: one patch for each frequency, `[channels * side * side]` of
+/// them.
+fn cosine_basis(channels: usize, side: usize) -> Vec<f32> {
+    let wave = |count: usize, frequency: usize, at: usize| {
+        let scale = if frequency == 0 { 1.0 } else { 2.0 } / count as f64;
+        scale.sqrt() * (PI * (at as f64 + 0.5) * frequency as f64 / count as f64).cos()
+    };
+    let places = || (0..channels).flat_map(move |c| (0..side).flat_map(move |y| (0..side).map(move |x| (c, y, x))));
+    places()
+        .flat_map(|(c, y, x)| {
+            places().map(move |(channel, row, column)| {
+                (wave(channels, c, channel) * wave(side, y, row) * wave(side, x, column)) as f32
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of a convolution's weight `[outputs, ...]`, one row for each output.
+    fn filters(convolution: &Conv2d) -> Vec<Vec<f32>> {
+        let weight = convolution.weight.val();
+        let [outputs, inputs, height, width] = weight.dims();
+        let values: Vec<f32> = weight.reshape([outputs, inputs * height * width]).into_data().iter::<f32>().collect();
+        values.chunks(inputs * height * width).map(<[f32]>::to_vec).collect()
+    }
+
+    #[test]
+    fn residual_networks_begin_with_the_variance_that_relu_halves_and_each_layer_with_numbers_of_its_own() {
+        let device = Device::flex();
+        let mut initializer = Initializer::new(1, &device);
+        let (first, second) =
+            (initializer.kaiming_convolution([16, 64], 3, 1), initializer.kaiming_convolution([16, 64], 3, 2));
+        let (one, other) = (filters(&first).concat(), filters(&second).concat());
+        let count = one.len() as f32;
+        let mean = one.iter().sum::<f32>() / count;
+        let variance = one.iter().map(|weight| weight * weight).sum::<f32>() / count;
+        let fourth = one.iter().map(|weight| weight.powi(4)).sum::<f32>() / count;
+        // Within four standard errors of 9,216 draws; a normal distribution's fourth moment is three times its variance squared.
+        assert!(mean.abs() < 4.0 * (variance / count).sqrt(), "{mean}");
+        assert!((variance / (2.0 / 144.0) - 1.0).abs() < 4.0 * (2.0 / count).sqrt(), "{variance}");
+        assert!((fourth / (3.0 * variance * variance) - 1.0).abs() < 4.0 * (96.0 / 9.0 / count).sqrt(), "{fourth}");
+        assert!(!one.windows(8).any(|weights| *weights == other[..8]));
+        assert_eq!((first.stride, second.stride), ([1; 2], [2; 2]));
+    }
+
+    #[test]
+    fn airbench_begins_with_an_orthonormal_basis_of_the_patches_in_both_signs_and_then_passes_channels_on() {
+        let device = Device::flex().autodiff();
+        for channels in [1, 3] {
+            let whiten = Initializer::new(1, &device).whitening_convolution(channels);
+            assert!(!whiten.weight.is_require_grad() && whiten.bias.as_ref().unwrap().is_require_grad());
+            let filters = filters(&whiten);
+            let (positive, negative) = filters.split_at(4 * channels);
+            assert_eq!(negative.len(), 4 * channels);
+            let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            for (index, filter) in positive.iter().enumerate() {
+                assert!(filter.iter().zip(&negative[index]).all(|(a, b)| *a == -b));
+                for (other, second) in positive.iter().enumerate() {
+                    let expected = if index == other { 1.0 } else { 0.0 };
+                    assert!((product(filter, second) - expected).abs() < 1e-6, "{index} {other}");
+                }
+            }
+            // The first one is the mean.
+            assert!(positive[0].iter().all(|value| (value - positive[0][0]).abs() < 1e-7 && *value > 0.0));
+        }
+        for (inputs, outputs) in [(3, 5), (5, 3)] {
+            let filters = filters(&Initializer::new(1, &device).dirac_convolution(inputs, outputs));
+            for (output, filter) in filters.iter().enumerate() {
+                let expected: Vec<f32> = (0..9 * inputs).map(|at| f32::from(u8::from(at == 9 * output + 4))).collect();
+                assert_eq!(*filter == expected, output < inputs, "{filter:?}");
+            }
+        }
     }
 }

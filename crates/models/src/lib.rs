@@ -2,8 +2,8 @@
 //!
 //! A [`NetworkConfig`] makes a [`Network`], a Burn module that maps images `[batch, channels, height, width]` to logits
 //! `[batch, classes]`. [`presets`] lists the networks that have a name, and [`layers()`] reads the table of any module.
-//! [`Mlp`] and [`Cnn`] are PyTorch's equals: the same weights and batches give the same logits, gradients and running
-//! statistics (`assets/golden` has the proof).
+//! All are PyTorch's equals: the same weights and batches give the same logits, gradients and running statistics
+//! (`assets/golden` has the proof).
 //!
 //! ```
 //! use burn::{
@@ -52,18 +52,24 @@
 //!
 //! This crate knows neither data sets nor losses: softmax, targets and optimizers belong to training.
 
+mod airbench;
 mod cnn;
 mod init;
 mod layers;
 mod mlp;
 mod network;
 mod preset;
+mod resnet;
+mod wrn;
 
+pub use airbench::{Airbench, AirbenchConfig};
 pub use cnn::{Cnn, CnnConfig};
 pub use layers::{LayerSummary, layers, trainable_parameters};
 pub use mlp::{Mlp, MlpConfig};
 pub use network::{ModelError, Network, NetworkConfig};
 pub use preset::{Preset, REFERENCE, presets};
+pub use resnet::{Resnet, ResnetConfig};
+pub use wrn::{Wrn, WrnConfig};
 
 /// What the data asks of a network's first and last layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

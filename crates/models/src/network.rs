@@ -51,12 +51,26 @@ pub enum ModelError {
         /// The channels as given.
         channels: Vec<usize>,
     },
+    /// A residual network of a depth that its blocks do not come to.
+    #[error("the depth of a {network} must be 6n + {rest} with n from 1 to {most} (got {depth})")]
+    Depth {
+        /// The kind of network.
+        network: &'static str,
+        /// Layers beside the blocks.
+        rest: usize,
+        /// The largest number of blocks in a stage.
+        most: usize,
+        /// The depth as given.
+        depth: usize,
+    },
     /// Pooling would leave nothing.
     #[error(
-        "a cnn halves its images in every block: this one needs at least {least}x{least} pixels (got {height}x{width}); \
-         use an mlp"
+        "{network} pools its images: this one needs at least {least}x{least} pixels (got {height}x{width}); use an mlp \
+         or a resnet"
     )]
     TooSmall {
+        /// The kind of network, with its article.
+        network: &'static str,
         /// Pixels that both sides need.
         least: usize,
         /// Pixels in a column.

@@ -8,7 +8,7 @@ use super::{init::Initializer, *};
 
 const SMALL: ImageShape = ImageShape { channels: 1, height: 9, width: 10, classes: 3 };
 
-/// Calls `$body` with each of four small networks' configs, whose types differ.
+/// Calls `$body` with the config of each of some small networks, whose types differ.
 macro_rules! for_each_network {
     (|$config:ident| $body:expr) => {{
         for $config in [MlpConfig { hidden: vec![] }, MlpConfig { hidden: vec![5, 4] }] {
@@ -18,6 +18,13 @@ macro_rules! for_each_network {
         for $config in [vec![2, 3], vec![2, 3, 12]].map(|channels| CnnConfig { channels, hidden: 4 }) {
             $body
         }
+        let $config = ResnetConfig { depth: 8, width: 2 };
+        $body;
+        for $config in [1, 2].map(|factor| WrnConfig { depth: 10, dropout: 0.5, factor, width: 2 }) {
+            $body
+        }
+        let $config = AirbenchConfig { widths: vec![5], ..AirbenchConfig::default() };
+        $body
     }};
 }
 
@@ -36,28 +43,51 @@ fn trained(network: &impl Module) -> Vec<f32> {
     trained.0
 }
 
-fn preset_layers(preset: &Preset) -> Vec<LayerSummary> {
-    let (shape, device) = (ImageShape::MNIST, Device::flex());
+fn preset_layers(preset: &Preset, shape: ImageShape) -> Vec<LayerSummary> {
+    fn of(config: &impl NetworkConfig, shape: ImageShape) -> Vec<LayerSummary> {
+        layers(&config.init(shape, 1, &Device::flex()).unwrap())
+    }
     match preset {
-        Preset::Mlp(config) => layers(&config.init(shape, 1, &device).unwrap()),
-        Preset::Cnn(config) => layers(&config.init(shape, 1, &device).unwrap()),
+        Preset::Mlp(config) => of(config, shape),
+        Preset::Cnn(config) => of(config, shape),
+        Preset::Resnet(config) => of(config, shape),
+        Preset::Wrn(config) => of(config, shape),
+        Preset::Airbench(config) => of(config, shape),
     }
 }
 
 #[test]
-fn presets_have_the_references_parameter_counts_and_the_deep_cnn_its_own() {
-    let counts = presets().map(|(name, preset)| (name, trainable_parameters(&preset_layers(&preset))));
-    let expected =
-        [("mlp", 669_706), ("mlp-deep", 1_195_018), ("mlp-wide", 1_863_690), ("cnn", 421_834), ("cnn-deep", 241_994)];
+fn presets_have_the_references_parameter_counts_and_the_others_their_own() {
+    let count = |preset: &Preset, shape| trainable_parameters(&preset_layers(preset, shape));
+    let counts = presets().map(|(name, preset)| (name, count(&preset, ImageShape::MNIST)));
+    let expected = [
+        ("mlp", 669_706),
+        ("mlp-deep", 1_195_018),
+        ("mlp-wide", 1_863_690),
+        ("cnn", 421_834),
+        ("cnn-deep", 241_994),
+        ("resnet", 269_434),
+        ("resnet-8", 75_002),
+        ("resnet-20", 269_434),
+        ("resnet-32", 463_866),
+        ("wrn", 2_748_602),
+        ("wrn-16-4", 2_748_602),
+        ("airbench", 1_962_120),
+    ];
     assert_eq!(counts, expected);
     assert_eq!(REFERENCE, [0, 1, 2, 3].map(|index| expected[index].0));
     assert_eq!(presets()[0].1, Preset::Mlp(MlpConfig::default()));
     assert_eq!(presets()[3].1, Preset::Cnn(CnnConfig::default()));
+    // By `make_golden.py counts`.
+    let colour = ImageShape { channels: 3, height: 32, width: 32, classes: 10 };
+    let expected = [269_722, 75_290, 269_722, 464_154, 2_748_890, 2_748_890, 1_971_352];
+    let counts: Vec<_> = presets()[5..].iter().map(|(_, preset)| count(preset, colour)).collect();
+    assert_eq!(counts, expected);
 }
 
 #[test]
 fn the_table_has_pytorchs_names_and_layout() {
-    let table: Vec<_> = preset_layers(&presets()[3].1)
+    let table: Vec<_> = preset_layers(&presets()[3].1, ImageShape::MNIST)
         .into_iter()
         .map(|layer| format!("{} {} {:?} {}", layer.name, layer.kind, layer.shape, layer.parameters))
         .collect();
@@ -70,8 +100,13 @@ fn the_table_has_pytorchs_names_and_layout() {
         "fc2 Linear [10, 128] 1290",
     ];
     assert_eq!(table, expected);
-    let names: Vec<_> = preset_layers(&presets()[0].1).into_iter().map(|layer| layer.name).collect();
-    assert_eq!(names, ["layers.0", "layers.1", "layers.2"]);
+    let names = |index: usize| -> Vec<_> {
+        preset_layers(&presets()[index].1, ImageShape::MNIST).into_iter().map(|layer| layer.name).collect()
+    };
+    assert_eq!(names(0), ["layers.0", "layers.1", "layers.2"]);
+    assert_eq!(names(6)[..4], ["conv1", "bn1", "layer1.0.conv1", "layer1.0.bn1"]);
+    assert_eq!(names(10)[..5], ["conv0", "group0.0.bn0", "group0.0.conv0", "group0.0.bn1", "group0.0.conv1"]);
+    assert_eq!(names(11)[..4], ["whiten", "groups.0.conv1", "groups.0.norm1", "groups.0.conv2"]);
 }
 
 #[test]
@@ -90,6 +125,12 @@ fn widths_that_no_memory_holds_are_counted_and_those_that_no_number_counts_are_t
         assert_eq!(trainable_parameters(&layers), usize::MAX, "{cnn:?}");
         assert_eq!(layers[1].shape, cnn.channels[..1]);
     }
+    let widest = |config: Preset| trainable_parameters(&preset_layers(&config, ImageShape::MNIST));
+    let width = usize::MAX;
+    assert_eq!(widest(Preset::Resnet(ResnetConfig { depth: 8, width })), usize::MAX);
+    assert_eq!(widest(Preset::Wrn(WrnConfig { width, ..WrnConfig::default() })), usize::MAX);
+    let widths = vec![width; 3];
+    assert_eq!(widest(Preset::Airbench(AirbenchConfig { widths, ..AirbenchConfig::default() })), usize::MAX);
 }
 
 #[test]
@@ -227,6 +268,19 @@ fn initial_weights_fill_pytorchs_range_evenly() {
 }
 
 #[test]
+fn airbench_trains_the_shifts_of_its_batch_norms_alone_and_by_the_batchs_statistics() {
+    let device = Device::flex().autodiff();
+    let airbench = AirbenchConfig { widths: vec![5], ..AirbenchConfig::default() };
+    let network = airbench.init(SMALL, 1, &device).unwrap();
+    let rows: Vec<_> = layers(&network).into_iter().map(|layer| (layer.name, layer.parameters)).collect();
+    let counts = [("whiten", 8), ("groups.0.conv1", 9 * 8 * 5), ("groups.0.norm1", 5), ("groups.0.conv2", 9 * 5 * 5)];
+    assert_eq!(rows[..4], counts.map(|(name, count)| (name.to_owned(), count)));
+    let images = Tensor::random([4, 1, 9, 10], burn::tensor::Distribution::Default, &device);
+    let trained = network.forward(images.clone()).into_data();
+    assert!(trained != network.valid().forward(images.inner()).into_data());
+}
+
+#[test]
 fn configs_survive_a_round_trip_and_refuse_keys_they_do_not_have() {
     let cnn = CnnConfig { channels: vec![8, 16], hidden: 32 };
     let json = serde_json::to_value(&cnn).unwrap();
@@ -235,10 +289,16 @@ fn configs_survive_a_round_trip_and_refuse_keys_they_do_not_have() {
     let error = serde_json::from_value::<MlpConfig>(serde_json::json!({ "hidden": [], "width": 1 })).unwrap_err();
     assert!(error.to_string().contains("unknown field `width`"));
     // Each key has its line of help.
-    let keys = |value: serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    let helped = |help: &[(&str, &str)]| help.iter().map(|(key, _)| (*key).to_owned()).collect::<Vec<_>>();
-    assert_eq!(helped(MlpConfig::HELP), keys(serde_json::to_value(MlpConfig::default()).unwrap()));
-    assert_eq!(helped(CnnConfig::HELP), keys(serde_json::to_value(&cnn).unwrap()));
+    fn check_help<C: NetworkConfig + Default>() {
+        let keys = serde_json::to_value(C::default()).unwrap();
+        let helped: Vec<_> = C::HELP.iter().map(|(key, _)| (*key).to_owned()).collect();
+        assert_eq!(helped, keys.as_object().unwrap().keys().cloned().collect::<Vec<_>>());
+    }
+    check_help::<MlpConfig>();
+    check_help::<CnnConfig>();
+    check_help::<ResnetConfig>();
+    check_help::<WrnConfig>();
+    check_help::<AirbenchConfig>();
 }
 
 #[test]
@@ -260,4 +320,34 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     let pixel = ImageShape { channels: 3, height: 1, width: 1, classes: 2 };
     assert!(cnn(&[32, 64], 128, pixel).contains("at least 4x4 pixels (got 1x1)"));
     assert!(MlpConfig::default().init(pixel, 1, &device).is_ok());
+
+    let resnet = |depth, width| ResnetConfig { depth, width }.init(SMALL, 1, &device).unwrap_err().to_string();
+    assert_eq!(resnet(21, 16), "the depth of a resnet must be 6n + 2 with n from 1 to 200 (got 21)");
+    for depth in [0, 2, 7, 1208, usize::MAX] {
+        assert!(resnet(depth, 16).ends_with(&format!("(got {depth})")), "{depth}");
+    }
+    assert_eq!(resnet(8, 0), "the width must be at least 1 (got [0])");
+    assert!(ResnetConfig { depth: 8, width: 2 }.init(pixel, 1, &device).is_ok());
+    let wrn = |change: fn(&mut WrnConfig)| {
+        let mut config = WrnConfig::default();
+        change(&mut config);
+        config.init(SMALL, 1, &device).unwrap_err().to_string()
+    };
+    assert_eq!(wrn(|wrn| wrn.depth = 20), "the depth of a wrn must be 6n + 4 with n from 1 to 200 (got 20)");
+    assert_eq!(wrn(|wrn| wrn.factor = 0), "the factor must be at least 1 (got [0])");
+    assert_eq!(wrn(|wrn| wrn.width = 0), "the width must be at least 1 (got [0])");
+    assert_eq!(wrn(|wrn| wrn.dropout = 1.0), "dropout must be at least 0 and below 1 (got 1)");
+    let airbench = |widths: &[usize], momentum, shape| {
+        let config =
+            AirbenchConfig { batch_norm_momentum: momentum, widths: widths.to_vec(), ..AirbenchConfig::default() };
+        config.init(shape, 1, &device).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(airbench(&[], 0.4, SMALL).unwrap_err(), "an airbench has at least one group (got no widths)");
+    assert_eq!(airbench(&[4, 0], 0.4, SMALL).unwrap_err(), "widths must be at least 1 (got [4, 0])");
+    assert_eq!(airbench(&[4], 1.5, SMALL).unwrap_err(), "batch_norm_momentum must be from 0 to 1 (got 1.5)");
+    let small = airbench(&[4; 3], 0.4, SMALL).unwrap_err();
+    assert!(small.contains("an airbench pools its images: this one needs at least 25x25 pixels"), "{small}");
+    assert!(airbench(&[4; 99], 0.4, SMALL).is_err());
+    let least = ImageShape { height: 25, width: 25, ..SMALL };
+    assert_eq!(airbench(&[4; 3], 0.4, least), Ok(()));
 }

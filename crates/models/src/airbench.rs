@@ -1,0 +1,147 @@
+use burn::{
+    module::Module,
+    nn::{Linear, conv::Conv2d},
+    tensor::{Device, Tensor},
+};
+use kindling_kernels::{
+    Activation, ChannelOrder, Epilogue, Pool,
+    nn::{self, BatchNorm, BatchNormConfig},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{ImageShape, ModelError, Network, NetworkConfig, init::Initializer};
+
+/// The network of airbench94, which trains to 94 % of CIFAR-10 within seconds on a GPU: Jordan, "94% on CIFAR-10 in 3.29
+/// seconds on a single GPU", <https://arxiv.org/abs/2404.00498>, and `airbench94.py` in KellerJordan/cifar10-airbench.
+///
+/// A frozen 2x2 convolution with a bias that trains, GELU, groups of two 3x3 convolutions (the first with 2x2 max pooling)
+/// with batch norm and GELU each, 3x3 max pooling, and a linear layer without a bias. Batch norm trains its shift alone.
+/// The frozen filters are there to whiten the images' patches, which takes images to begin with: here they are the
+/// orthonormal cosines of the patches, each with both signs, which decorrelate natural images and leave their variances.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AirbenchConfig {
+    /// The share of a new batch in batch norm's running statistics: PyTorch's `momentum`, which is 1 minus airbench's own.
+    pub batch_norm_momentum: f64,
+    /// What the logits are multiplied by.
+    pub scaling_factor: f64,
+    /// Channels of each group.
+    pub widths: Vec<usize>,
+}
+
+/// See [`AirbenchConfig`]; `whiten.weight`, `groups.0.conv1.weight`, `groups.0.norm1.bias`, `head.weight` and so on in
+/// PyTorch's naming.
+#[derive(Module, Debug)]
+pub struct Airbench {
+    whiten: Conv2d,
+    groups: Vec<Group>,
+    head: Linear,
+    scaling_factor: f64,
+}
+
+/// Two convolutions, the first of which pools.
+#[derive(Module, Debug)]
+struct Group {
+    conv1: Conv2d,
+    norm1: BatchNorm,
+    conv2: Conv2d,
+    norm2: BatchNorm,
+}
+
+/// What batch norm adds to the variance, as in `airbench94.py`.
+const EPSILON: f64 = 1e-12;
+
+impl Default for AirbenchConfig {
+    /// The preset `airbench`.
+    fn default() -> Self {
+        Self { batch_norm_momentum: 0.4, scaling_factor: 1.0 / 9.0, widths: vec![64, 256, 256] }
+    }
+}
+
+impl NetworkConfig for AirbenchConfig {
+    type Network = Airbench;
+
+    const HELP: &'static [(&'static str, &'static str)] = &[
+        ("batch_norm_momentum", "Share of a new batch in batch norm's running statistics, from 0 to 1"),
+        ("scaling_factor", "What the logits are multiplied by"),
+        ("widths", "Channels of each group of two convolutions; every group halves its images"),
+    ];
+
+    fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Result<Airbench, ModelError> {
+        let [height, width] = self.pooled(shape)?;
+        let mut initializer = Initializer::new(seed, device);
+        let whiten = initializer.whitening_convolution(shape.channels);
+        let inputs = [shape.channels.saturating_mul(8)].into_iter().chain(self.widths.iter().copied());
+        let norm = |channels| {
+            let config = BatchNormConfig::new(channels).with_momentum(self.batch_norm_momentum).with_epsilon(EPSILON);
+            let mut norm = config.init(device);
+            norm.gamma = norm.gamma.set_require_grad(false);
+            norm
+        };
+        let group = |(inputs, &outputs): (usize, &usize)| Group {
+            conv1: initializer.dirac_convolution(inputs, outputs),
+            norm1: norm(outputs),
+            conv2: initializer.dirac_convolution(outputs, outputs),
+            norm2: norm(outputs),
+        };
+        let groups = inputs.zip(&self.widths).map(group).collect();
+        let features = self.widths.last().map_or(0, |channels| channels.saturating_mul(height * width));
+        let head = initializer.linear_without_bias(features, shape.classes);
+        Ok(Airbench { whiten, groups, head, scaling_factor: self.scaling_factor })
+    }
+}
+
+impl AirbenchConfig {
+    /// Height and width that are left for the linear layer, if the config makes a network.
+    fn pooled(&self, shape: ImageShape) -> Result<[usize; 2], ModelError> {
+        if self.widths.is_empty() {
+            return Err(ModelError::Invalid("an airbench has at least one group (got no widths)".to_owned()));
+        }
+        if self.widths.contains(&0) {
+            return Err(ModelError::EmptyLayer { key: "widths", widths: self.widths.clone() });
+        }
+        if !(0.0..=1.0).contains(&self.batch_norm_momentum) {
+            let found = self.batch_norm_momentum;
+            return Err(ModelError::Invalid(format!("batch_norm_momentum must be from 0 to 1 (got {found})")));
+        }
+        // The first convolution takes a row and a column away, every group halves, and the last pooling takes 3x3 pixels.
+        let halved = u32::try_from(self.widths.len()).map_or(usize::MAX, |groups| 2_usize.saturating_pow(groups));
+        let least = halved.saturating_mul(3).saturating_add(1);
+        let ImageShape { height, width, .. } = shape;
+        if height.min(width) < least {
+            return Err(ModelError::TooSmall { network: "an airbench", least, height, width });
+        }
+        Ok([height, width].map(|side| (side - 1) / halved / 3))
+    }
+}
+
+impl Group {
+    /// `[batch, inputs, height, width]` to `[batch, outputs, height / 2, width / 2]`, or to a third of that with the
+    /// last pooling.
+    fn forward(&self, x: Tensor<4>, pool: Option<Pool>) -> Tensor<4> {
+        let pooled = Epilogue { pool: Some(Pool::MAX_2), pool_first: true, ..GELU };
+        let x = nn::conv_layer(x, Some(&self.conv1), Some(&self.norm1), None, pooled);
+        let order = if pool.is_some() { ChannelOrder::First } else { ChannelOrder::Last };
+        nn::conv_layer(x, Some(&self.conv2), Some(&self.norm2), None, Epilogue { pool, order, ..GELU })
+    }
+}
+
+/// A GELU, with the channels inside for the next layer.
+const GELU: Epilogue = Epilogue {
+    activation: Activation::Gelu,
+    pool: None,
+    pool_first: false,
+    residual_stride: 1,
+    order: ChannelOrder::Last,
+};
+
+impl Network for Airbench {
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        // In the margin: the preset on images of 32x32 pixels in ten classes.
+        let x = nn::conv_layer(images, Some(&self.whiten), None, None, GELU); // [batch, 24, 31, 31]
+        let Some((last, groups)) = self.groups.split_last() else { return x.flatten(1, 3) };
+        let x = groups.iter().fold(x, |x, group| group.forward(x, None)); // [batch, 256, 7, 7]
+        let x = last.forward(x, Some(Pool::Max { size: 3, stride: 3 })); // [batch, 256, 1, 1]
+        nn::linear(x.flatten(1, 3), &self.head).mul_scalar(self.scaling_factor) // [batch, 10]
+    }
+}
