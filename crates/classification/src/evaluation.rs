@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use burn::tensor::{FloatDType, Tensor, activation::softmax};
+use burn::tensor::{FloatDType, Tensor, TensorData, Transaction, activation::softmax};
 use kindling_data::ImageBatch;
 use kindling_models::Network;
 use kindling_record::{Metrics, TestRecord};
@@ -107,9 +107,13 @@ fn look<N: Network>(network: &N, batches: &mut Batches<'_>, see: &mut See<'_>) -
         seen.classes = logits.dims()[1];
         let losses = cross_entropy(logits.clone(), batch.targets.clone(), 0.0).sum(); // [1]
         let predicted = logits.clone().argmax(1).squeeze_dim::<1>(1); // [batch]
-        seen.loss_sum += losses.try_into_data().map_err(TrainingError::backend)?.iter::<f64>().sum::<f64>();
-        let targets = batch.targets.try_into_data().map_err(TrainingError::backend)?;
-        let predicted = predicted.try_into_data().map_err(TrainingError::backend)?;
+        // With one wait for the device.
+        let read = Transaction::default().register(losses).register(batch.targets).register(predicted).try_execute();
+        let [losses, targets, predicted]: [TensorData; 3] = read
+            .map_err(TrainingError::backend)?
+            .try_into()
+            .map_err(|_| TrainingError::backend("expected three tensors"))?;
+        seen.loss_sum += losses.iter::<f64>().sum::<f64>();
         // What is no class at all is counted nowhere.
         let class = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
         let before = seen.pairs.len();

@@ -51,6 +51,9 @@ pub(crate) fn check_host<C: NetworkConfig>(
 ) -> Result<(), ClassificationError> {
     check_monitor(config)?;
     let device = check_devices(config, &place.devices)?;
+    if place.graph {
+        check_graph(config, place)?;
+    }
     // Lazy parameters take no memory.
     let network = network.init(image_shape(data), config.training.seed, &device.clone().autodiff())?;
     let parameters = trainable_parameters(&named_parameters(&network));
@@ -128,6 +131,21 @@ fn check_monitor(config: &Config) -> Result<(), ClassificationError> {
     }
     let wanted = known.join(" or ");
     Err(ConfigError::Invalid { key: "protocol.monitor".to_owned(), wanted, found: found.to_owned() }.into())
+}
+
+/// Whether a step of the run can be recorded and repeated, as far as the config tells.
+fn check_graph(config: &Config, place: &Place) -> Result<(), TrainingError> {
+    let training = &config.training;
+    let is_plain = matches!(&config.optimizer, Optimizer::Sgd(sgd) if sgd.weight_decay <= 0.0);
+    kindling_training::check_graph([
+        ("another optimizer, or weight decay", !is_plain),
+        ("several devices", place.devices.len() > 1),
+        ("a backend that computes in the program's own memory", place.devices.iter().any(is_on_host)),
+        ("`training.accumulate`", training.accumulate > 1),
+        ("`training.clip_norm`", training.clip_norm.is_some()),
+        ("`training.ema_decay`", training.ema_decay.is_some()),
+        ("`training.gradient_steps`", training.gradient_steps.is_some()),
+    ])
 }
 
 /// The first of the devices, where all of them can do what `config` asks for.

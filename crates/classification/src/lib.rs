@@ -31,10 +31,11 @@ mod network;
 mod optimizer;
 mod predict;
 mod predictions;
+mod reference_step;
 mod run;
 mod sanity;
-mod sgd_step;
 mod splits;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod workload;
@@ -50,6 +51,7 @@ pub use predict::probabilities;
 pub use predictions::{
     Prediction, balanced_accuracy, calibration, class_records, confused_pairs, macro_f1, mistakes, top_k, weighted_f1,
 };
+pub use reference_step::ReferenceStep;
 pub use sanity::{CheckDevice, CheckResult};
 pub use splits::{
     check_data, class_weights, dtype, image_shape, normalization, source, splits, train_order, train_source,

@@ -5,7 +5,7 @@ use kindling_config::{Config, ConfigError};
 use kindling_data::ImageData;
 use kindling_models::NetworkConfig;
 use kindling_record::number;
-use kindling_training::{batches, training_step};
+use kindling_training::{DeferredSums, Step, batches, training_step};
 use serde::Serialize;
 
 use crate::{
@@ -108,24 +108,31 @@ fn measure<C: NetworkConfig>(
     let growth = (range.end / range.start).powf(1.0 / (range.steps - 1) as f64);
     let mut points: Vec<RangePoint> = Vec::new();
     let (mut average, mut least) = (0.0, f64::INFINITY);
+    let mut deferred = DeferredSums::new(device);
+    let mut taken = 0;
     for epoch in 1.. {
-        let left = range.steps - points.len();
-        if left == 0 {
+        if taken == range.steps {
             break;
         }
-        for batch in batches(&source, batch_size, limit, order, epoch, &tracked).take(left) {
-            let step = points.len() + 1;
-            let learning_rate = range.start * growth.powi(step as i32 - 1);
-            let found = training_step(&model, batch?)?;
-            let loss = found.totals.loss();
-            average = SMOOTHING * average + (1.0 - SMOOTHING) * loss;
-            let smoothed = average / (1.0 - SMOOTHING.powi(step as i32));
-            points.push(RangePoint { step, learning_rate, loss, smoothed });
-            least = least.min(smoothed);
-            if !loss.is_finite() || (step > SETTLING && smoothed > EXPLODED * least) {
-                return Ok(points);
+        for batch in batches(&source, batch_size, limit, order, epoch, &tracked).take(range.steps - taken) {
+            let learning_rate = range.start * growth.powi(taken as i32);
+            taken += 1;
+            let Step { gradients, sums } = training_step(&model, batch?)?;
+            deferred.push((taken, learning_rate), sums);
+            if deferred.is_due() || taken == range.steps {
+                // Steps after the one where the test ends are left out.
+                for ((step, learning_rate), totals) in deferred.read()? {
+                    let loss = totals.loss();
+                    average = SMOOTHING * average + (1.0 - SMOOTHING) * loss;
+                    let smoothed = average / (1.0 - SMOOTHING.powi(step as i32));
+                    points.push(RangePoint { step, learning_rate, loss, smoothed });
+                    least = least.min(smoothed);
+                    if !loss.is_finite() || (step > SETTLING && smoothed > EXPLODED * least) {
+                        return Ok(points);
+                    }
+                }
             }
-            let gradients = clipped(config, &model, found.gradients);
+            let gradients = clipped(config, &model, gradients);
             model = optimizer.step(rates.scaled(learning_rate), model, gradients);
         }
     }

@@ -9,12 +9,12 @@ use kindling_training::{Host, Order, Place, TrainingError, batches, contained};
 use serde_json::{Map, Value};
 
 use crate::{
-    CheckDevice, CheckResult, ClassificationError, Evaluation, LearningRateRange, Prediction, RangeTest, Workload,
-    WorkloadConfig,
+    CheckDevice, CheckResult, ClassificationError, Evaluation, LearningRateRange, Prediction, RangeTest, ReferenceStep,
+    Workload, WorkloadConfig,
     evaluation::evaluate_each,
     fit, lr_range,
     predict::probabilities,
-    run, sanity,
+    reference_step, run, sanity,
     splits::{check_data, image_shape, recorded_normalization, source},
     workload,
 };
@@ -147,6 +147,18 @@ pub trait AnyNetwork: Send + Sync {
         workload: WorkloadConfig,
         device: (&Device, Option<u64>),
     ) -> Result<Box<dyn Workload>, ClassificationError>;
+
+    /// Takes one training step on a batch of `images` random images of this shape, and returns all of its numbers.
+    ///
+    /// # Errors
+    /// When the network cannot take the images, or the device fails.
+    fn reference_step(
+        &self,
+        config: &Config,
+        shape: ImageShape,
+        images: usize,
+        device: &Device,
+    ) -> Result<ReferenceStep, ClassificationError>;
 }
 
 /// Registers a network under `name`; the fields of `config` are the defaults of its keys.
@@ -311,5 +323,16 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
     ) -> Result<Box<dyn Workload>, ClassificationError> {
         let network = self.parsed(&config.network.keys)?;
         guarded(|| workload::workload(&network, config, workload, device, largest))
+    }
+
+    fn reference_step(
+        &self,
+        config: &Config,
+        shape: ImageShape,
+        images: usize,
+        device: &Device,
+    ) -> Result<ReferenceStep, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        guarded(|| reference_step::reference_step(&network, config, shape, images, device))
     }
 }

@@ -148,7 +148,7 @@ pub(crate) fn prepare<C: NetworkConfig>(
 ) -> Result<Run<C>, ClassificationError> {
     let largest = host.place.largest_tensor;
     let splits = splits(config, data)?;
-    let devices = host.place.devices.clone();
+    let (devices, has_graph) = (host.place.devices.clone(), host.place.graph);
     let normalization = normalization(config, &splits.train)?;
     let device = devices[0].clone().autodiff();
     let (model, initial_weights) = initial(network, config, data, &splits.train, weights, &device)?;
@@ -179,6 +179,9 @@ pub(crate) fn prepare<C: NetworkConfig>(
     }
     if train_order(config) == Order::File {
         trainer = trainer.in_order();
+    }
+    if has_graph {
+        trainer = trainer.graph();
     }
     let train = train_source(config, data, splits.train, &normalization, largest);
     let evaluation = |set, split| source(config, data, set, split, &normalization, largest);

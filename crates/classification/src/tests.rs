@@ -282,6 +282,15 @@ impl NetworkConfig for OwnConfig {
 
 #[test]
 fn weights_that_burn_draws_are_decided_by_the_seed() {
+    // Burn has one generator for all threads: in a process of its own no other test draws from it meanwhile.
+    const ALONE: &str = "KINDLING_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = "tests::weights_that_burn_draws_are_decided_by_the_seed";
+        let program = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(program).args([name, "--exact"]).env(ALONE, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
     let start = |seed: u64| {
         let config = config("mlp", "sgd", "constant", "validated", &[], json!({ "seed": seed }));
         let device = Device::flex().autodiff();

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use burn::{optim::ModuleOptimizer, tensor::Device};
+use burn::{
+    optim::ModuleOptimizer,
+    tensor::{Device, FloatDType},
+};
 use kindling_config::Config;
 use kindling_data::{ImageBatch, ImageSet, ImageSource, Normalization};
 use kindling_kernels::Kernels;
 use kindling_models::{ImageShape, Network, NetworkConfig};
-use kindling_training::{LearningRates, Order, batches, training_step};
+use kindling_training::{DeferredSums, LearningRates, Order, Step, Sums, Totals, batches, training_step};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use crate::{ClassificationError, Classifier, init_optimizer, learning_rates, run::fresh_for};
@@ -35,8 +38,8 @@ pub trait Workload {
     /// Images in the batch of a step.
     fn images(&self) -> usize;
 
-    /// Takes `steps` steps and waits for the device; each reads its loss, or its number of correct images, back, as
-    /// training and evaluation do.
+    /// Takes `steps` steps and waits for the device; losses, or numbers of correct images, are read back as training and
+    /// evaluation do: see [`DeferredSums`].
     ///
     /// # Errors
     /// When the device fails, an earlier run failed, or a loss is not finite.
@@ -51,6 +54,8 @@ struct Steps<N: Network> {
     optimizer: ModuleOptimizer,
     rates: LearningRates,
     source: ImageSource,
+    /// What steps measured, until it is read.
+    deferred: DeferredSums<()>,
     /// The epoch that the next run begins with, from 1.
     epoch: usize,
     /// With autodiff where a step trains.
@@ -76,6 +81,7 @@ pub(crate) fn workload<C: NetworkConfig>(
         rates: learning_rates(&config.optimizer, &model),
         model: Some(model),
         source: source.with_largest(largest),
+        deferred: DeferredSums::new(&device),
         epoch: 1,
         device,
         config: workload,
@@ -91,6 +97,8 @@ impl<N: Network> Workload for Steps<N> {
         self.config.kernels.choose();
         self.device.sync().map_err(ClassificationError::backend)?;
         let start = Instant::now();
+        // Nothing waits: it is only told that steps begin.
+        self.deferred.read()?;
         let (mut left, mut loss) = (steps, 0.0);
         while left > 0 {
             let (source, device) = (&self.source, &self.device);
@@ -99,18 +107,24 @@ impl<N: Network> Workload for Steps<N> {
             for batch in epoch.take(left) {
                 let model = self.model.take();
                 let model = model.ok_or_else(|| ClassificationError::backend("an earlier step failed"))?;
-                let (model, found) = if self.config.trains {
-                    let step = training_step(&model, batch?)?;
-                    (self.optimizer.step(self.rates.scaled(1.0), model, step.gradients), step.totals.loss())
+                let (sums, gradients) = if self.config.trains {
+                    let Step { sums, gradients } = training_step(&model, batch?)?;
+                    (sums, Some(gradients))
                 } else {
-                    infer(&model.network, batch?)?;
-                    (model, 0.0)
+                    (infer(&model.network, batch?), None)
                 };
-                self.model = Some(model);
-                loss += found;
+                self.deferred.push((), sums);
+                if self.deferred.is_due() {
+                    loss += losses(&self.deferred.read()?);
+                }
+                self.model = Some(match gradients {
+                    Some(gradients) => self.optimizer.step(self.rates.scaled(1.0), model, gradients),
+                    None => model,
+                });
                 left -= 1;
             }
         }
+        loss += losses(&self.deferred.read()?);
         self.device.sync().map_err(ClassificationError::backend)?;
         let seconds = start.elapsed();
         if f64::is_finite(loss) {
@@ -121,14 +135,20 @@ impl<N: Network> Workload for Steps<N> {
     }
 }
 
-/// Runs the network forward and waits for the number of correct images.
-fn infer<N: Network>(network: &N, batch: ImageBatch) -> Result<(), ClassificationError> {
+/// Runs the network forward, and counts the correct images.
+fn infer<N: Network>(network: &N, batch: ImageBatch) -> Sums {
+    let images = batch.targets.dims()[0];
     let logits = network.forward(batch.images); // [batch, classes]
-    let correct = logits.argmax(1).squeeze_dim::<1>(1).equal(batch.targets).int().sum(); // [1]
-    correct.try_into_data().map(|_| ()).map_err(ClassificationError::backend)
+    let correct = logits.argmax(1).squeeze_dim::<1>(1).equal(batch.targets); // [batch]
+    Sums::new(images, [correct.float().cast(FloatDType::F32).sum()])
 }
 
-fn random_images(shape: ImageShape, count: usize) -> Result<ImageSet, ClassificationError> {
+/// The sum of the mean losses of steps that were read.
+fn losses(read: &[((), Totals)]) -> f64 {
+    read.iter().map(|(_, totals)| totals.loss()).sum()
+}
+
+pub(crate) fn random_images(shape: ImageShape, count: usize) -> Result<ImageSet, ClassificationError> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let ImageShape { channels, height, width, classes } = shape;
     let mut pixels = vec![0; count * channels * height * width];

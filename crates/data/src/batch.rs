@@ -3,6 +3,7 @@ use burn::{
     tensor::{Device, Int, Tensor, TensorData},
 };
 use kindling_kernels::normalize_bytes;
+use kindling_training::FixedBatch;
 
 use crate::{ImageItem, ImageSet};
 
@@ -24,6 +25,29 @@ pub struct Mixed {
     pub targets: Tensor<1, Int>,
     /// Share of the other image in the target, from 0 to 1, `[batch]`; 0 where nothing was mixed in.
     pub share: Tensor<1>,
+}
+
+impl FixedBatch for ImageBatch {
+    fn in_own_memory(&self) -> Self {
+        let Self { images, targets, mixed } = self;
+        Self { images: images.in_own_memory(), targets: targets.in_own_memory(), mixed: mixed.in_own_memory() }
+    }
+
+    fn overwrite(&mut self, other: &Self) -> bool {
+        self.images.overwrite(&other.images)
+            && self.targets.overwrite(&other.targets)
+            && self.mixed.overwrite(&other.mixed)
+    }
+}
+
+impl FixedBatch for Mixed {
+    fn in_own_memory(&self) -> Self {
+        Self { targets: self.targets.in_own_memory(), share: self.share.in_own_memory() }
+    }
+
+    fn overwrite(&mut self, other: &Self) -> bool {
+        self.targets.overwrite(&other.targets) && self.share.overwrite(&other.share)
+    }
 }
 
 /// How bytes become the numbers a network sees: `(byte / 255 - mean) / std`.

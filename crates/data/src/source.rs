@@ -29,8 +29,8 @@ thread_local! {
 ///
 /// Images stay bytes until they are in a batch. Where a device's memory is the program's own, a batch is gathered,
 /// changed and normalised in one pass on all threads. Other devices keep the split as bytes, moved there once, and
-/// gather from it, unless it is larger than the device takes in one piece, or than 2 GiB; batches of changed images come from the host
-/// there too.
+/// gather from it by an epoch's order, which moves there once an epoch, unless the split is larger than the device takes in
+/// one piece, or than 2 GiB; batches of changed images come from the host there too.
 #[derive(Debug)]
 pub struct ImageSource {
     set: ImageSet,
@@ -218,12 +218,7 @@ impl Source for ImageSource {
         let image = |row: usize| images.as_ref().map_or(row, |images| images[row] as usize);
         let is_changed = self.augmenter.is_some() && rows.epoch() > 0;
         if let Some(split) = (!is_changed).then(|| self.split(&inner)).flatten() {
-            let (images, targets) = if images.is_some() {
-                let picked: Vec<usize> = rows.iter().map(|&row| image(row)).collect();
-                split.batch(&Rows::new(&picked, rows.epoch()))
-            } else {
-                split.batch(rows)
-            };
+            let (images, targets) = split.batch(rows, images.as_deref());
             return Ok(ImageBatch { images, targets, mixed: None }.on(device));
         }
         let mixing = self.mixes(rows);

@@ -1,15 +1,41 @@
-use burn::{module::Module, optim::GradientsParams};
+use burn::{
+    lr_scheduler::module_lr_scheduler::ModuleLearningRate,
+    module::Module,
+    optim::{GradientsParams, ModuleOptimizer},
+};
 use kindling_record::DivergenceRecord;
 
 use crate::parameters::{each_number, name};
 
-/// Finds the first layer whose weights, or else whose gradients, are not finite. Names are those inside `root`.
+/// What the steps whose losses are not read yet began with: from it they can be taken again, up to the one that diverged.
+pub(crate) struct Kept<M> {
+    pub(crate) task: M,
+    pub(crate) optimizer: ModuleOptimizer,
+    /// The first of the steps, and the index of its batch.
+    pub(crate) step: usize,
+    pub(crate) batch: usize,
+    /// The learning rates of the steps.
+    pub(crate) rates: Vec<ModuleLearningRate>,
+}
+
+impl<M: Module> Kept<M> {
+    /// Before the step `step` on the batch `batch`.
+    pub(crate) fn new(task: &M, optimizer: &ModuleOptimizer, step: usize, batch: usize) -> Self {
+        // A copy with running statistics of its own.
+        Self { task: task.valid().train(), optimizer: optimizer.clone(), step, batch, rates: Vec::new() }
+    }
+}
+
+/// Finds the first layer whose weights or running statistics, or else whose gradients, are not finite. Names are those
+/// inside `root`.
 pub(crate) fn locate<M: Module>(
     module: &M,
     root: &str,
     gradients: Option<&GradientsParams>,
     step: usize,
 ) -> DivergenceRecord {
+    // Folds the batch statistics that are still pending into the running ones.
+    let _ = module.valid();
     let first = |gradients| {
         let mut found = None;
         // What cannot be read back is no reason to say less about the rest.

@@ -61,7 +61,7 @@ impl Epoch {
         range: Range<usize>,
         device: &Device,
     ) -> Result<B, SourceError> {
-        source.batch(&Rows::new(&self.rows[range], self.number), device)
+        source.batch(&Rows::part(&self.rows, range, self.number), device)
     }
 
     /// The parts `parts` out of `of` of a batch, without those that get nothing. Neighbouring parts meet, and the first get

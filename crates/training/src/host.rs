@@ -62,7 +62,8 @@ pub enum Event<'a> {
         /// How long it took.
         seconds: f64,
     },
-    /// A batch is done. A stop that is asked for while this is handled takes effect at once.
+    /// A batch is done, and its loss is read. A stop that is asked for while this is handled takes effect at once, but for
+    /// the steps that a GPU has taken since: see [`DeferredSums`](crate::DeferredSums).
     Step {
         /// Which samples it was of.
         phase: Phase,
@@ -87,6 +88,8 @@ pub struct Place {
     pub largest_tensor: Option<u64>,
     /// Bytes of memory that the devices share with the program, where there is such a limit.
     pub memory: Option<u64>,
+    /// Whether training repeats a recorded step: who makes the trainer calls [`Trainer::graph`](crate::Trainer::graph).
+    pub graph: bool,
     /// Whether the backend compiles its kernels when it first needs them: it then does so before the first step.
     pub compiles_kernels: bool,
     /// Name of the backend.
@@ -114,6 +117,7 @@ impl Place {
             devices: vec![device],
             largest_tensor: None,
             memory: None,
+            graph: false,
             compiles_kernels: false,
             backend,
             device_name,

@@ -85,13 +85,16 @@
 
 mod checkpoint;
 mod clip;
+mod deferred;
 mod divergence;
 mod early_stopping;
 mod ema;
 mod error;
 mod feed;
+mod fixed;
 mod freeze;
 pub mod gradients;
+mod graph;
 mod guard;
 mod host;
 mod lines;
@@ -106,6 +109,7 @@ mod shell;
 mod silent;
 mod source;
 mod start;
+mod steps;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -115,8 +119,11 @@ pub mod weights;
 
 pub use checkpoint::Checkpoint;
 pub use clip::clip_by_global_norm;
+pub use deferred::DeferredSums;
 pub use error::{SourceError, TrainingError};
+pub use fixed::FixedBatch;
 pub use freeze::freeze;
+pub use graph::check_graph;
 pub use guard::contained;
 pub use host::{Event, Host, MakeRenderer, OnEvent, Phase, Place};
 pub use kindling_kernels::nn::{Parameter, named_parameters};

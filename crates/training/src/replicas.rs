@@ -80,14 +80,14 @@ impl<T: Task> Replicas<T> {
         if busy.is_empty() {
             return Ok(own);
         }
-        let (mut sum, mut totals) = (GradientsAccumulator::new(), own.totals);
+        let (mut sum, mut sums) = (GradientsAccumulator::new(), own.sums);
         sum.accumulate(task, own.gradients);
         for replica in busy {
             let step = replica.finish()?;
-            totals.add(&step.totals);
+            sums.join(step.sums);
             sum.accumulate(task, step.gradients.to_device(&self.main, task));
         }
-        Ok(Step { gradients: sum.grads(), totals })
+        Ok(Step { gradients: sum.grads(), sums })
     }
 }
 
@@ -102,14 +102,14 @@ fn sum_of_parts<T: Task>(
         return Err(TrainingError::backend("expected a part of every batch, found none"));
     };
     let Some(second) = steps.next().transpose()? else { return Ok(first) };
-    let (mut sum, mut totals) = (GradientsAccumulator::new(), first.totals);
+    let (mut sum, mut sums) = (GradientsAccumulator::new(), first.sums);
     sum.accumulate(task, first.gradients);
     for step in std::iter::once(Ok(second)).chain(steps) {
         let step = step?;
-        totals.add(&step.totals);
+        sums.join(step.sums);
         sum.accumulate(task, step.gradients);
     }
-    Ok(Step { gradients: sum.grads(), totals })
+    Ok(Step { gradients: sum.grads(), sums })
 }
 
 impl<T: Task> Replica<T> {
@@ -196,7 +196,7 @@ mod tests {
             // 84 samples: three batches of 25, and nine.
             assert_eq!(shared.len(), 4);
             for (shared, whole) in shared.iter().zip(&whole) {
-                let (found, wanted) = (&shared.totals, &whole.totals);
+                let [found, wanted] = [shared, whole].map(|step| step.sums.clone().read().unwrap());
                 assert_eq!((found.samples, found.sums[1]), (wanted.samples, wanted.sums[1]));
                 // Sums of 25 numbers in f32, in another order.
                 assert!((found.loss() / wanted.loss() - 1.0).abs() < 1e-5);

@@ -85,7 +85,7 @@ pub(crate) fn run<T: Task>(
     let plan = trainer.plan();
     let mut rates = rates(&trainer, state.batches);
     state.parameters = checkpoint::shapes(&trainer.task);
-    let Trainer { mut task, mut optimizer, settings, mut host, .. } = trainer;
+    let Trainer { mut task, mut optimizer, settings, mut host, graph, .. } = trainer;
     let mut averaged = None;
     let is_new = start.is_none();
     if let Some(newest) = start {
@@ -155,12 +155,13 @@ pub(crate) fn run<T: Task>(
         on_event: host.on_event,
         on_step: trainer.on_step,
         on_epoch: trainer.on_epoch,
-        device: tracked,
+        device: tracked.clone(),
         train,
         plan,
         valid,
         evaluated,
         replicas,
+        graph: graph.map(|make| make(&tracked)),
         optimizer,
         state,
         settings,

@@ -4,22 +4,19 @@ use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
 
 use burn::{optim::ModuleOptimizer, tensor::Device};
 use kindling_record::{EpochRecord, RunDirectory, RunStatus, StepLog, StepRecord};
-use rand::Rng;
 
 use crate::{
-    Checkpoint, Event, OnEvent, Phase, Step, Task, Totals, TrainingError, checkpoint,
-    clip::clip_by_global_norm,
-    divergence,
+    Checkpoint, DeferredSums, Event, OnEvent, Phase, Task, Totals, TrainingError, checkpoint,
+    divergence::locate,
     early_stopping::Monitor,
     ema::Ema,
-    feed::{Epoch, Feed, SharedSource},
-    gradients,
+    feed::{Epoch, SharedSource},
+    graph::StepGraph,
     metrics::Shown,
     replicas::Replicas,
     schedule::RunRates,
     shell::Reporter,
     source::Plan,
-    stream,
 };
 
 /// How a session ended.
@@ -33,7 +30,7 @@ pub(crate) enum End {
     Diverged,
 }
 
-/// Called after each step; a reason to stop interrupts the run.
+/// Called after each step, when its loss is read; a reason to stop interrupts the run.
 pub type OnStep = Box<dyn FnMut(&StepRecord) -> ControlFlow<String>>;
 /// Called after each epoch; a reason to stop ends the run as early stopping does.
 pub type OnEpoch = Box<dyn FnMut(&EpochRecord) -> ControlFlow<String>>;
@@ -58,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) ema_evaluate: bool,
     pub(crate) gradient_steps: Option<usize>,
     pub(crate) workers: usize,
+    /// In how many steps losses are read, where that is not up to the device.
+    pub(crate) read_every: Option<usize>,
     pub(crate) weights_metadata: BTreeMap<String, String>,
 }
 
@@ -81,6 +80,8 @@ pub(crate) struct Session<T: Task> {
     /// The first device, with autodiff.
     pub(crate) device: Device,
     pub(crate) replicas: Replicas<T>,
+    /// Takes whole steps, where the run is to repeat them.
+    pub(crate) graph: Option<Box<dyn StepGraph<T>>>,
     /// Called on each training event.
     pub(crate) on_event: OnEvent,
     pub(crate) on_step: Vec<OnStep>,
@@ -93,7 +94,7 @@ pub(crate) struct Session<T: Task> {
 }
 
 /// What came of one epoch's training steps.
-enum Steps {
+pub(crate) enum Steps {
     Done,
     Stopped,
     Diverged,
@@ -116,7 +117,7 @@ impl<T: Task> Session<T> {
             self.state.record.timings.evaluation_seconds += evaluation_seconds;
             self.finish_epoch(&totals, evaluation_seconds);
             if !totals.is_finite() {
-                self.state.record.diverged = Some(divergence::locate(&task, T::ROOT, None, self.state.step));
+                self.state.record.diverged = Some(locate(&task, T::ROOT, None, self.state.step));
                 return self.diverge(task);
             }
             if let Some(epoch) = self.state.record.epochs.last() {
@@ -136,68 +137,6 @@ impl<T: Task> Session<T> {
         Ok((task, End::Trained))
     }
 
-    /// Trains on what is left of the current epoch.
-    fn train_epoch(&mut self, mut task: T, reporter: &mut Reporter<'_>) -> Result<(T, Steps), TrainingError> {
-        let epoch = Epoch::new(self.plan, self.epoch(), self.train.len());
-        let samples = epoch.samples();
-        reporter.start_training(self.epoch(), samples)?;
-        let (samples_before, seconds_before) = (self.state.samples, self.state.epoch_seconds);
-        if let Some(start) = self.program_start.take() {
-            self.state.record.timings.start_up_seconds = start.elapsed().as_secs_f64();
-        }
-        let clock = Instant::now();
-        let mut outcome = Steps::Done;
-        let (first, parts) = (self.state.batch, self.replicas.parts());
-        let mut feed = Feed::new(&self.train, &epoch, first, parts, &self.device, self.settings.workers);
-        for batch in first..epoch.batches() {
-            let step = self.state.step + 1;
-            // What is random in a step, such as dropout, is a function of the seed and the step.
-            self.device.seed(stream(self.settings.seed, "step", step as u64).next_u64());
-            let Step { mut gradients, totals } = self.replicas.step(&task, &epoch, batch, feed.next()?)?;
-            let rates = self.rates.next(step);
-            let is_wanted = self.settings.gradient_steps.is_some_and(|steps| step <= steps);
-            let gradient = is_wanted.then(|| gradients::statistics(&task, T::ROOT, &gradients)).transpose()?;
-            let learning_rate = self.rates.shown;
-            let record = StepRecord { step, epoch: self.epoch(), loss: totals.loss(), learning_rate, gradient };
-            self.step_log.append(&record)?;
-            if !totals.is_finite() {
-                self.state.record.diverged = Some(divergence::locate(&task, T::ROOT, Some(&gradients), step));
-                outcome = Steps::Diverged;
-                break;
-            }
-            if let Some(limit) = self.settings.clip_norm {
-                gradients = clip_by_global_norm(&task, gradients, limit);
-            }
-            task = self.optimizer.step(rates, task, gradients);
-            if let Some(ema) = &mut self.ema {
-                ema.update(&task);
-            }
-            self.state.take(&totals, T::METRICS);
-
-            let seen = self.state.samples - samples_before;
-            let samples_per_second = seen as f64 / clock.elapsed().as_secs_f64();
-            let position = (epoch.range(batch).end, samples);
-            reporter.trained(Shown { totals, samples_per_second }, position, step, learning_rate)?;
-            (self.on_event)(Event::Step { phase: Phase::Train });
-            let mut stops = reporter.should_stop();
-            for callback in &mut self.on_step {
-                if let ControlFlow::Break(reason) = callback(&record) {
-                    log::info!("a callback stops the run: {reason}");
-                    stops = true;
-                }
-            }
-            if stops {
-                outcome = Steps::Stopped;
-                break;
-            }
-        }
-        let seconds = clock.elapsed().as_secs_f64();
-        self.state.epoch_seconds = seconds_before + seconds;
-        self.state.record.timings.training_seconds += seconds;
-        reporter.end_training(self.epoch())?;
-        Ok((task, outcome))
-    }
-
     /// Evaluates the epoch's weights, or their moving averages, unless asked to stop.
     fn evaluate_epoch(&mut self, task: &T, reporter: &mut Reporter<'_>) -> Result<Option<Totals>, TrainingError> {
         let epoch = self.evaluated.clone();
@@ -206,16 +145,20 @@ impl<T: Task> Session<T> {
             Some(ema) if self.settings.ema_evaluate => ema.module(task),
             _ => task.valid(),
         };
-        let mut sums = Totals::default();
+        let (mut sums, mut deferred) = (Totals::default(), self.deferred());
         let device = self.device.clone().inner();
-        for batch in 0..epoch.batches() {
-            let range = epoch.range(batch);
+        for index in 0..epoch.batches() {
+            let range = epoch.range(index);
             let end = range.end;
             let batch = epoch.make(&*self.valid, range, &device).map_err(TrainingError::Source)?;
-            let totals = task.evaluate(batch).read()?;
-            sums.add(&totals);
-            reporter.evaluated(Shown { totals, samples_per_second: 0.0 }, (end, epoch.samples()))?;
-            (self.on_event)(Event::Step { phase: Phase::Evaluate });
+            deferred.push(end, task.evaluate(batch));
+            if deferred.is_due() || index + 1 == epoch.batches() {
+                for (end, totals) in deferred.read()? {
+                    sums.add(&totals);
+                    reporter.evaluated(Shown { totals, samples_per_second: 0.0 }, (end, epoch.samples()))?;
+                    (self.on_event)(Event::Step { phase: Phase::Evaluate });
+                }
+            }
             if reporter.should_stop() {
                 return Ok(None);
             }
@@ -224,8 +167,13 @@ impl<T: Task> Session<T> {
         Ok(Some(sums))
     }
 
+    /// Sums that are read as often as the settings or the device say.
+    pub(crate) fn deferred<L>(&self) -> DeferredSums<L> {
+        self.settings.read_every.map_or_else(|| DeferredSums::new(&self.device), DeferredSums::every)
+    }
+
     /// The epoch that is being trained, from 1.
-    fn epoch(&self) -> usize {
+    pub(crate) fn epoch(&self) -> usize {
         self.state.record.epochs.len() + 1
     }
 

@@ -58,13 +58,32 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 pub struct Rows<'a> {
     rows: &'a [usize],
     epoch: usize,
+    /// The rows of the whole epoch, and where these begin among them.
+    whole: Option<(&'a Arc<[usize]>, usize)>,
 }
 
 impl<'a> Rows<'a> {
     /// These samples in epoch `epoch`, from 1; 0 where they are evaluated.
     #[must_use]
     pub fn new(rows: &'a [usize], epoch: usize) -> Self {
-        Self { rows, epoch }
+        Self { rows, epoch, whole: None }
+    }
+
+    /// The samples at `range` of an epoch that has the samples `rows`, in their order; numbered as for [`new`](Self::new).
+    ///
+    /// # Panics
+    /// When the epoch ends before `range` does.
+    #[must_use]
+    pub fn part(rows: &'a Arc<[usize]>, range: Range<usize>, epoch: usize) -> Self {
+        let start = range.start;
+        Self { rows: &rows[range], epoch, whole: Some((rows, start)) }
+    }
+
+    /// The samples of the whole epoch in their order, and where these begin among them; none where they are no part of one.
+    /// A source that gathers on a device may keep the order there for as long as the epoch is the same.
+    #[must_use]
+    pub fn whole(&self) -> Option<(&'a Arc<[usize]>, usize)> {
+        self.whole
     }
 
     /// The epoch that is trained, from 1; 0 in evaluations. Random changes of a sample are to be functions of it and of the sample's number.
@@ -105,11 +124,11 @@ pub fn batches<'a, S: Source + ?Sized>(
     device: &'a Device,
 ) -> impl Iterator<Item = Result<S::Batch, TrainingError>> + use<'a, S> {
     let plan = Plan { batch_size, limit, order };
-    let rows = plan.rows(epoch, source.len());
+    let rows: Arc<[usize]> = plan.rows(epoch, source.len()).into();
     let count = rows.len().div_ceil(batch_size);
     (0..count).map(move |index| {
-        let rows = &rows[plan.range(index, rows.len())];
-        source.batch(&Rows::new(rows, epoch), device).map_err(TrainingError::Source)
+        let rows = Rows::part(&rows, plan.range(index, rows.len()), epoch);
+        source.batch(&rows, device).map_err(TrainingError::Source)
     })
 }
 

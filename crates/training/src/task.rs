@@ -1,11 +1,11 @@
 use burn::{
     module::Module,
     optim::GradientsParams,
-    tensor::{FloatDType, Tensor},
+    tensor::{FloatDType, Tensor, Transaction},
 };
 use kindling_record::{MetricRecord, Metrics, TestRecord};
 
-use crate::TrainingError;
+use crate::{DeferredSums, FixedBatch, TrainingError};
 
 /// A trainable Burn module with its loss and metrics.
 ///
@@ -39,10 +39,15 @@ pub trait Task: Module + 'static {
         &self,
         batches: &mut dyn Iterator<Item = Result<Self::Batch, TrainingError>>,
     ) -> Result<TestRecord, TrainingError> {
-        let mut totals = Totals::default();
+        let device = self.devices().into_iter().next().unwrap_or_default();
+        let (mut deferred, mut totals) = (DeferredSums::new(&device), Totals::default());
         for batch in batches {
-            totals.add(&self.evaluate(batch?).read()?);
+            deferred.push((), self.evaluate(batch?));
+            if deferred.is_due() {
+                deferred.read()?.iter().for_each(|(_, read)| totals.add(read));
+            }
         }
+        deferred.read()?.iter().for_each(|(_, read)| totals.add(read));
         Ok(TestRecord { metrics: totals.metrics("test", Self::METRICS), confusion: None })
     }
 }
@@ -87,7 +92,8 @@ impl Metric {
 #[derive(Clone, Debug)]
 pub struct Sums {
     samples: usize,
-    sums: Vec<Tensor<1>>,
+    /// For each metric a tensor `[1]` for each part of the batch, on the device that computed it.
+    sums: Vec<Vec<Tensor<1>>>,
 }
 
 impl Sums {
@@ -97,22 +103,57 @@ impl Sums {
     #[must_use]
     pub fn new(samples: usize, sums: impl IntoIterator<Item = Tensor<1>>) -> Self {
         // Where a half type counts, it would stop at 2,048.
-        let sums = sums.into_iter().map(|sum| sum.without_autodiff().cast(FloatDType::F32)).collect();
+        let sums = sums.into_iter().map(|sum| vec![sum.without_autodiff().cast(FloatDType::F32)]).collect();
         Self { samples, sums }
     }
 
-    /// Waits for the device and reads them.
+    /// Adds the samples of another part of the batch, which may be on another device; nothing is read or moved.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.samples += other.samples;
+        self.sums.iter_mut().zip(other.sums).for_each(|(sums, other)| sums.extend(other));
+    }
+
+    /// The same in memory of their own.
+    pub(crate) fn in_own_memory(&self) -> Self {
+        let own = |parts: &Vec<_>| parts.iter().map(Tensor::in_own_memory).collect();
+        Self { samples: self.samples, sums: self.sums.iter().map(own).collect() }
+    }
+
+    /// Writes `sums` into the memory of these; false where that cannot be.
+    pub(crate) fn overwrite(&mut self, sums: &Self) -> bool {
+        let (to, from) = (self.sums.iter_mut().flatten(), sums.sums.iter().flatten());
+        self.samples == sums.samples && to.zip(from).all(|(to, from)| to.overwrite(from))
+    }
+
+    /// Waits for the device and reads them: see [`DeferredSums`] for those of many steps.
     ///
     /// # Errors
     /// When the device fails.
     pub fn read(self) -> Result<Totals, TrainingError> {
-        let sums = match self.sums.len() {
-            0 => return Ok(Totals { samples: self.samples, sums: Vec::new() }),
-            _ => Tensor::cat(self.sums, 0), // [metrics]
-        };
-        let sums = sums.try_into_data().map_err(TrainingError::backend)?;
-        Ok(Totals { samples: self.samples, sums: sums.iter::<f64>().collect() })
+        Ok(read_all(&[self])?.remove(0))
     }
+}
+
+/// Reads all of these with one wait for each device.
+pub(crate) fn read_all(all: &[Sums]) -> Result<Vec<Totals>, TrainingError> {
+    let tensors: Vec<&Tensor<1>> = all.iter().flat_map(|sums| sums.sums.iter().flatten()).collect();
+    let mut numbers = vec![f64::NAN; tensors.len()];
+    let mut left: Vec<usize> = (0..tensors.len()).collect();
+    while let Some(&first) = left.first() {
+        let device = tensors[first].device();
+        let (here, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|&index| tensors[index].device() == device);
+        let register = |transaction: Transaction, &index: &usize| transaction.register(tensors[index].clone());
+        let data = here.iter().fold(Transaction::default(), register).try_execute().map_err(TrainingError::backend)?;
+        for (index, data) in here.into_iter().zip(data) {
+            numbers[index] = data.iter::<f64>().next().unwrap_or(f64::NAN);
+        }
+        left = others;
+    }
+    let mut numbers = numbers.into_iter();
+    let mut sum = |parts: &Vec<Tensor<1>>| numbers.by_ref().take(parts.len()).reduce(|a, b| a + b).unwrap_or(f64::NAN);
+    let totals =
+        |Sums { samples, sums }: &Sums| Totals { samples: *samples, sums: sums.iter().map(&mut sum).collect() };
+    Ok(all.iter().map(totals).collect())
 }
 
 /// Sums of a task's metrics over samples, read back.
@@ -172,18 +213,18 @@ impl Objective {
     }
 }
 
-/// The gradients of a batch, and what it measured.
+/// The gradients of a batch, and what it measured; both on the device.
 pub struct Step {
     /// Of the mean loss over the batch.
     pub gradients: GradientsParams,
     /// Sums over its samples.
-    pub totals: Totals,
+    pub sums: Sums,
 }
 
-/// Computes the gradients of a batch on one device.
+/// Computes the gradients of a batch on one device, without waiting for it.
 ///
 /// # Errors
-/// When the device fails, or the task measures something else than it says.
+/// When the task measures something else than it says.
 pub fn training_step<T: Task>(task: &T, batch: T::Batch) -> Result<Step, TrainingError> {
     weighted_step(task, batch, |_| 1.0)
 }
@@ -206,5 +247,5 @@ pub(crate) fn weighted_step<T: Task>(
     let weight = weight(sums.samples);
     let loss = if weight < 1.0 { loss.mul_scalar(weight) } else { loss };
     let gradients = GradientsParams::from_grads(loss.backward(), task);
-    Ok(Step { gradients, totals: sums.read()? })
+    Ok(Step { gradients, sums })
 }

@@ -2,6 +2,7 @@ use std::{any::type_name, collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use burn::{
     optim::ModuleOptimizer,
+    tensor::Device,
     train::{
         Interrupter,
         metric::{Metric as BurnMetric, Numeric},
@@ -12,14 +13,18 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Host, LearningRates, Order, Place, RateSchedule, Schedule, Source, Task, TrainingError,
+    FixedBatch, Host, LearningRates, Order, Place, RateSchedule, Schedule, Source, Task, TrainingError,
     early_stopping::Monitor,
     feed::SharedSource,
+    graph::{Graph, StepGraph, check_graph},
     lines,
     session::{OnEpoch, OnStep, Settings},
     shell::{AddMetric, add_metric},
     source::Plan,
 };
+
+/// Makes what takes the steps of a task from a graph on this device.
+type MakeGraph<T> = fn(&Device) -> Box<dyn StepGraph<T>>;
 
 /// Trains a [`Task`] into a run directory.
 ///
@@ -40,6 +45,7 @@ pub struct Trainer<T: Task> {
     pub(crate) metrics: Vec<AddMetric>,
     pub(crate) on_step: Vec<OnStep>,
     pub(crate) on_epoch: Vec<OnEpoch>,
+    pub(crate) graph: Option<MakeGraph<T>>,
 }
 
 impl<T: Task> Trainer<T> {
@@ -63,6 +69,7 @@ impl<T: Task> Trainer<T> {
             ema_evaluate: false,
             gradient_steps: None,
             workers: 0,
+            read_every: None,
             weights_metadata: BTreeMap::new(),
         };
         let device = task.devices().into_iter().next().unwrap_or_default();
@@ -80,6 +87,7 @@ impl<T: Task> Trainer<T> {
             metrics: Vec::new(),
             on_step: Vec::new(),
             on_epoch: Vec::new(),
+            graph: None,
         }
     }
 
@@ -189,6 +197,29 @@ impl<T: Task> Trainer<T> {
         self
     }
 
+    /// Reads the losses from the device every so many steps; by default each step's at once where tensors are in the
+    /// program's memory, and elsewhere as many as take 100 ms, 64 at most.
+    ///
+    /// The run's log, record, weights and callbacks do not depend on it, only when they are told: a loss that is not finite
+    /// is found that late and recorded at its own step, and a stop that a callback asks for comes after the steps that
+    /// were taken meanwhile.
+    pub fn read_every(mut self, steps: impl Into<Option<usize>>) -> Self {
+        self.settings.read_every = steps.into();
+        self
+    }
+
+    /// Records a step of plain stochastic gradient descent on the device and repeats it, on backends that can (Burn's wgpu,
+    /// vulkan, metal, cuda and rocm), so that the host no longer submits its operations one by one. The run's results have
+    /// the same bits: the first two steps are taken both ways, and where they differ, as with another optimizer or with
+    /// dropout, the run ends with an error. Batches of another size than the whole ones are taken without it.
+    pub fn graph(mut self) -> Self
+    where
+        T::Batch: FixedBatch,
+    {
+        self.graph = Some(|device| Box::new(Graph::new(device)));
+        self
+    }
+
     /// Where to train.
     pub fn on(mut self, place: Place) -> Self {
         self.host.place = place;
@@ -272,7 +303,8 @@ impl<T: Task> Trainer<T> {
         self
     }
 
-    /// Calls `callback` after each step; a reason to stop interrupts the run, which can be resumed.
+    /// Calls `callback` after each step, when its loss is [read](Self::read_every); a reason to stop interrupts the run, which
+    /// can be resumed.
     pub fn on_step(mut self, callback: impl FnMut(&StepRecord) -> ControlFlow<String> + 'static) -> Self {
         self.on_step.push(Box::new(callback));
         self
@@ -321,6 +353,7 @@ impl<T: Task> Trainer<T> {
             ("limit_batches", settings.limit_batches),
             ("patience", settings.patience),
             ("accumulate", Some(settings.micro_batches)),
+            ("read_every", settings.read_every),
         ];
         if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
             return fails(name, "at least 1", "0".to_owned());
@@ -336,6 +369,18 @@ impl<T: Task> Trainer<T> {
         if settings.batch_size < devices {
             let wanted = format!("at least one sample for each of the {devices} devices");
             return fails("batch_size", &wanted, settings.batch_size.to_string());
+        }
+        if self.graph.is_some() {
+            check_graph([
+                ("several devices", devices > 1),
+                ("`accumulate`", settings.micro_batches > 1),
+                ("`clip_norm`", settings.clip_norm.is_some()),
+                ("`ema`", settings.ema_decay.is_some()),
+                ("`gradient_steps`", settings.gradient_steps.is_some()),
+                ("`workers`", settings.workers > 0),
+            ])?;
+        } else if self.host.place.graph {
+            return fails("graph", "a trainer with a graph", "one without".to_owned());
         }
         if let Some(norm) = settings.clip_norm.filter(|norm| !(norm.is_finite() && *norm > 0.0)) {
             return fails("clip_norm", "a finite number above 0", norm.to_string());

@@ -47,7 +47,8 @@ pub(crate) fn warm_up<T: Task>(
             return Ok(false);
         }
         let parts = Feed::new(train, epoch, batch, warm.replicas.parts(), warm.device, 0).next()?;
-        let Step { mut gradients, .. } = warm.replicas.step(&task, epoch, batch, parts)?;
+        let Step { mut gradients, sums } = warm.replicas.step(&task, epoch, batch, parts)?;
+        sums.read()?;
         if let Some(limit) = warm.clip_norm {
             gradients = clip_by_global_norm(&task, gradients, limit);
         }

@@ -108,7 +108,8 @@ impl<'a, C: NetworkConfig> Bench<'a, C> {
         let rates = learning_rates(&self.config.optimizer, &model);
         let mut losses = Vec::new();
         for batch in batches {
-            let Step { gradients, totals } = training_step(&model, batch?)?;
+            let Step { gradients, sums } = training_step(&model, batch?)?;
+            let totals = sums.read()?;
             losses.push(totals.loss());
             if is_enough(&totals) || !totals.loss().is_finite() {
                 break;

@@ -76,7 +76,7 @@ fn labels(data: &ImageData, problems: &[LabelProblem]) -> CheckResult {
 }
 
 fn initial_loss<C: NetworkConfig>(bench: &Bench<'_, C>) -> Result<CheckResult, ClassificationError> {
-    let totals = bench.step(&bench.model()?, bench.batch()?)?.totals;
+    let totals = bench.step(&bench.model()?, bench.batch()?)?.sums.read()?;
     let (loss, wanted) = (totals.loss(), bench.chance_loss());
     Ok(CheckResult {
         name: "loss before training",

@@ -1,6 +1,7 @@
 //! Whole runs on a small table: stopped anywhere, resumed, and compared with runs that are never stopped.
 
 mod damaged;
+mod intervals;
 mod runs;
 mod settings;
 
@@ -136,11 +137,13 @@ pub(crate) struct Table {
     pub(crate) slow: bool,
     /// A row that cannot be read.
     pub(crate) missing: Option<usize>,
+    /// An epoch, and a row that has no numbers in it.
+    pub(crate) nan: Option<(usize, usize)>,
 }
 
 impl Table {
     pub(crate) fn new(count: usize, seed: usize) -> Self {
-        Self { count, seed, slow: false, missing: None }
+        Self { count, seed, slow: false, missing: None, nan: None }
     }
 }
 
@@ -164,6 +167,9 @@ impl Source for Table {
         }
         // The epoch decides some of it, as an augmentation would.
         let number = |row: usize, column: usize| {
+            if self.nan == Some((rows.epoch(), row)) {
+                return f32::NAN;
+            }
             ((row * 31 + column * 17 + self.seed * 7 + rows.epoch() * 3) % 29) as f32 / 14.0 - 1.0
         };
         let numbers: Vec<f32> = rows.iter().flat_map(|&row| (0..3).map(move |column| number(row, column))).collect();

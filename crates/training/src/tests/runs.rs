@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{parameters::each_number, weights};
 
-fn cases() -> impl Strategy<Value = Case> {
+pub(super) fn cases() -> impl Strategy<Value = Case> {
     let shape = (0_usize..5, 0_usize..5, 2_usize..4, 3_usize..20, 3_usize..5, any::<u64>());
     let more = (
         prop::option::of(0.05..2.0_f64),

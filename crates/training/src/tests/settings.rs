@@ -16,6 +16,7 @@ fn message(change: impl FnOnce(Trainer<Net>) -> Trainer<Net>) -> String {
 fn settings_out_of_range_are_refused_before_anything_is_written() {
     assert_eq!(message(|trainer| trainer.epochs(0)), "epochs: expected at least 1, found 0");
     assert_eq!(message(|trainer| trainer.accumulate(0)), "accumulate: expected at least 1, found 0");
+    assert_eq!(message(|trainer| trainer.read_every(0)), "read_every: expected at least 1, found 0");
     assert_eq!(
         message(|trainer| trainer.batch_size(4).accumulate(5)),
         "accumulate: expected at most the 4 samples of a batch, found 5"
@@ -31,6 +32,13 @@ fn settings_out_of_range_are_refused_before_anything_is_written() {
         message(|trainer| trainer.on(two).batch_size(1)),
         "batch_size: expected at least one sample for each of the 2 devices, found 1"
     );
+    let wanted =
+        "plain gradient descent on one device, on whole batches that are not made ahead, and nothing else in a step";
+    assert_eq!(
+        message(|trainer| trainer.graph().clip_norm(1.0)),
+        format!("graph: expected {wanted}, found `clip_norm`")
+    );
+    assert!(message(|trainer| trainer.graph().workers(1)).ends_with("found `workers`"));
     assert!(message(|trainer| trainer.config(&7)).starts_with("config: expected a struct or map"));
 }
 
