@@ -6,7 +6,7 @@ set positional-arguments
 default:
     @just --list --unsorted
 
-# Train MODEL (mlp, mlp-deep, mlp-wide, cnn, cnn-deep) on BACKEND (flex, ndarray, wgpu, ...); ARGS as in `kindling train --help`
+# Train MODEL (mlp, cnn, resnet-20, ...: just models) on BACKEND (flex, ndarray, wgpu, ...); ARGS as in `kindling train --help`
 train BACKEND MODEL *ARGS:
     @backend="$1"; shift; build=$(just build-of "$backend") && scripts/kindling "$build" train --backend "$backend" "$@"
 
@@ -81,6 +81,18 @@ doctor BUILD="cpu" *ARGS:
 # Compare speeds in BUILD: just bench libtorch mlp cnn --pytorch python3
 bench BUILD *ARGS:
     @build="$1"; shift; scripts/kindling "$build" bench "$@"
+
+# Time Kindling against PyTorch on this CPU, in ten minutes, and keep the results in assets/bench: just bench-cpu python3
+bench-cpu PYTHON *ARGS:
+    scripts/bench-cpu "$@"
+
+# Write BENCHMARKS.md from the results in assets/bench
+bench-page:
+    python3 assets/bench/page.py
+
+# Check and time a built PROGRAM on this machine's GPU against PyTorch, in eight minutes: just gpu-check target/release/kindling python3
+gpu-check PROGRAM PYTHON *ARGS:
+    scripts/gpu-check "$@"
 
 # Offer a device to other programs and machines: just serve --backend wgpu
 serve *ARGS:

@@ -177,6 +177,47 @@ fn several_devices_train_the_cnn_the_same_way_twice() {
     assert!(bytes("a/runs") == bytes("b/runs"));
 }
 
+#[cfg(feature = "wgpu")]
+#[test]
+fn steps_that_a_gpu_backend_repeats_from_a_recording_have_the_same_bits() {
+    // Five whole batches and a smaller one in each epoch, and another learning rate in each step.
+    let common = ["--dataset", "synthetic", "--optimizer", "sgd", "--schedule", "cosine", "--label-smoothing", "0.1"];
+    let more = ["--epochs", "2", "--batch-size", "1000", "--dashboard", "never"];
+    let models = [&["mlp", "--hidden", "32", "--augment", "flip,mixup"][..], &["cnn", "--set", "network.channels=4,8"]];
+    for backend in ["wgpu", "vulkan"] {
+        for model in models {
+            let place = tempfile::tempdir().unwrap();
+            let trained = |name: &str, graph: &[&str]| {
+                let runs = format!("{name}/runs");
+                let rest = ["--backend", backend, "--runs-dir", &runs];
+                let arguments = [&["train"][..], model, &common, &more, &rest, graph].concat();
+                let output = command(place.path(), &arguments).output().unwrap();
+                assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+                let run = only_run(&place.path().join(name));
+                ["model.safetensors", "steps.jsonl"].map(|file| std::fs::read(run.join(file)).unwrap())
+            };
+            assert!(trained("plain", &[]) == trained("graph", &["--graph"]), "{model:?} on {backend}");
+        }
+    }
+}
+
+#[test]
+fn what_no_backend_can_repeat_from_a_recording_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let refused = |arguments: &[&str]| {
+        let output = command(place.path(), &[&SHAPES[..6], &["--graph"], arguments].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        text(&output.stderr)
+    };
+    let message = refused(&["--optimizer", "momentum"]);
+    assert!(message.contains("graph: expected plain gradient descent") && message.contains("found another optimizer"), "{message}");
+    let message = refused(&["--optimizer", "sgd", "--clip-norm", "1"]);
+    assert!(message.contains("`training.clip_norm`"), "{message}");
+    let message = refused(&["--optimizer", "sgd"]);
+    assert!(message.contains("found a backend that computes in the program's own memory"), "{message}");
+    assert!(!place.path().join("runs").exists());
+}
+
 #[test]
 fn more_devices_than_images_in_a_batch_are_refused() {
     let place = tempfile::tempdir().unwrap();

@@ -47,7 +47,8 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
         (&["train", "mlp", "--name", "a b"], "`a b` cannot name a run"),
         (
             &["train", "vgg"],
-            "invalid value 'vgg' for '[MODEL]'\n  [possible values: mlp, mlp-deep, mlp-wide, cnn, cnn-deep]",
+            "invalid value 'vgg' for '[MODEL]'\n  [possible values: mlp, mlp-deep, mlp-wide, cnn, cnn-deep, resnet, \
+             resnet-8, resnet-20, resnet-32, wrn, wrn-16-4, airbench]",
         ),
         (&["train"], "`network` is missing; the command `models` lists what there is"),
         (&["train", "mlp", "--epochs", "0"], "training.epochs: expected at least 1, found 0"),
@@ -57,6 +58,17 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
         (&["resume", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
         (&["evaluate", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
         (&["bench", "--kernels", "auto,fast"], "[possible values: auto, composed]"),
+        (&["bench", "mlp", "--tolerance", "0"], "--tolerance: expected a number above 0, found 0"),
+        (&["bench", "mlp", "--pytorch-variants", "fast"], "[possible values: eager, channels_last, compiled, "),
+        (&["bench", "mlp", "--optimizers", "adamax"], "adamax"),
+        (
+            &["train", "resnet", "--dataset", "synthetic", "--set", "depth=21"],
+            "the depth of a resnet must be 6n + 2 with n from 1 to 200 (got 21)",
+        ),
+        (
+            &["train", "airbench", "--dataset", "synthetic", "--image-size", "24"],
+            "an airbench pools its images: this one needs at least 25x25 pixels (got 24x24); use an mlp or a resnet",
+        ),
         (&["train", "cnn", "--hidden", "8,8"], "network.hidden: expected a whole number, found [8,8]"),
         (
             &["train", "mlp", "--set", "network.channels=8"],

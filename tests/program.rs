@@ -300,7 +300,8 @@ fn help_and_models_read_as_they_should() {
     insta::assert_snapshot!("help-serve", shown(&["serve", "--help"]));
     insta::assert_snapshot!("models", shown(&["models"]));
     let narrow = shown(&["models", "mlp", "--set", "hidden=16"]);
-    assert!(narrow.starts_with("mlp: 12,730 trainable parameters") && !narrow.contains("cnn:"), "{narrow}");
+    assert!(narrow.starts_with("mlp: 12,730 trainable parameters") && !narrow.contains("cnn"), "{narrow}");
+    assert!(narrow.contains("layers.0  Linear  16 x 784      12,560 "), "{narrow}");
 }
 
 #[test]
@@ -309,9 +310,11 @@ fn bench_times_every_contender_at_every_task() {
     let backends = FUSED.join(",");
     let tasks = ["bench", "mlp", "--widths", "16", "--batch-sizes", "4,8", "--backends", &backends];
     let arguments = with(&tasks, &["--kernels", "auto,composed", "--repeats", "3", "--seconds", "0.001"]);
-    let output = kindling(place.path(), &with(&arguments, &["--json"]));
+    let output = kindling(place.path(), &with(&arguments, &["--json", "--save", "kept.json"]));
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let kept: Value = serde_json::from_slice(&fs::read(place.path().join("kept.json")).unwrap()).unwrap();
+    assert_eq!(kept[0], report);
     let measurements = report["measurements"].as_array().unwrap();
     // Two networks, two batch sizes, training and inference, the backends with two kernels.
     assert_eq!(measurements.len(), 8 * FUSED.len() * 2);
@@ -325,8 +328,11 @@ fn bench_times_every_contender_at_every_task() {
         let speed = found["images_per_second"].as_f64().unwrap();
         let [low, high] = [0, 1].map(|index| found["images_per_second_range"][index].as_f64().unwrap());
         assert!(0.0 < low && low <= speed && speed <= high, "{found}");
-        assert_eq!(found["rounds"], 3);
+        assert_eq!((&found["rounds"], found["step_seconds"].as_array().unwrap().len()), (&3.into(), 3));
     }
+    let named = |index: usize| (measurements[index]["model"].as_str(), &measurements[index]["network"]["hidden"]);
+    assert_eq!(named(0), (Some("mlp"), &serde_json::json!([512, 512])));
+    assert_eq!(named(measurements.len() - 1), (Some("mlp hidden=16-16"), &serde_json::json!([16, 16])));
     assert!(report["command"].as_str().unwrap().starts_with("kindling bench mlp --widths 16"));
     let mut again = command(place.path(), &with(&arguments, &["--markdown"]));
     let markdown = text(&again.env("RAYON_NUM_THREADS", "3").output().unwrap().stdout);
@@ -336,6 +342,36 @@ fn bench_times_every_contender_at_every_task() {
     );
     assert!(markdown.contains("| flex |") && markdown.contains("| flex composed |"), "{markdown}");
     assert!(markdown.lines().last().unwrap().contains("3 threads"), "{markdown}");
+}
+
+#[test]
+fn bench_takes_any_network_image_and_optimizer_and_keeps_one_report_of_each_command() {
+    let place = tempfile::tempdir().unwrap();
+    let network = ["bench", "resnet", "--set", "network.depth=8", "--set", "network.width=2", "--image-size", "8x6"];
+    let more = ["--channels", "rgb", "--optimizers", "sgd,momentum", "--batch-sizes", "4", "--backends", "flex"];
+    let quick = ["--repeats", "2", "--seconds", "0.001", "--save", "kept.json"];
+    for modes in ["train", "infer", "infer"] {
+        let output = kindling(place.path(), &[&network[..], &more, &quick, &["--modes", modes]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    let kept: Value = serde_json::from_slice(&fs::read(place.path().join("kept.json")).unwrap()).unwrap();
+    let measurements = |index: usize| kept[index]["measurements"].as_array().unwrap();
+    assert_eq!(kept.as_array().unwrap().len(), 2);
+    let optimizers: Vec<_> = measurements(0).iter().map(|found| found["optimizer"]["name"].as_str()).collect();
+    assert_eq!(optimizers, [Some("sgd"), Some("momentum")]);
+    // Without training there is nothing to choose.
+    assert_eq!((measurements(1).len(), measurements(1)[0].get("optimizer")), (1, None));
+    let found = &measurements(0)[0];
+    assert_eq!((&found["model"], &found["image"]), (&"resnet depth=8 width=2".into(), &serde_json::json!([3, 8, 6])));
+    let wrong = kindling(place.path(), &["bench", "mlp", "--set", "network.depth=8", "--backends", "flex"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));
+}
+
+#[test]
+fn the_page_of_benchmarks_is_what_its_script_makes_of_the_results() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/bench/page.py");
+    let output = Command::new("python3").arg(script).arg("--check").output().expect("python3 is needed");
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 #[test]

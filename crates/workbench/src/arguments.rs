@@ -47,6 +47,9 @@ fn program(workbench: &Workbench, commands: impl IntoIterator<Item = Command>) -
 pub(crate) struct HostArguments {
     #[command(flatten)]
     pub(crate) place: PlaceArguments,
+    /// Record a training step on the GPU and repeat it, an experiment: for plain sgd, with the same results to the bit
+    #[arg(long)]
+    pub(crate) graph: bool,
     /// Whether to show the dashboard: auto does on a terminal with escape sequences, without --json
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dashboard: Dashboard,

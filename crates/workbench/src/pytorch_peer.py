@@ -5,93 +5,127 @@
 Kindling starts this and measures its own backends in between. Needs torch 2.6 or newer. Requests are lines of JSON on
 stdin; answers are lines of JSON on stdout, where nothing else goes. The first line says what runs here:
 
-    {"torch": "2.9.0", "threads": 2, "device": "cpu", "tf32": false, "variants": ["eager", "channels_last", "compiled"]}
+    {"torch": "2.9.0", "python": "3.12.1", "threads": 2, "device": "cpu", "tf32": false,
+     "variants": ["eager", "channels_last", "compiled"]}
 
-    {"op": "open", "id": 3, "model": "cnn", "channels": [32, 64], "hidden": [128], "batch": 64, "mode": "train",
-     "variant": "eager", "data": "gather", "images": 8192, "precision": "f32"}
+A network is described by its section of a config, `network`, whose name begins with mlp, cnn, resnet, wrn or
+airbench; by `image`, the channels, height and width; and by `classes`, `optimizer` (its section of a config) and
+`precision`: f32, bf16 or f16 of the whole network. The loss is f32. Products of f32 are TF32 with `--tf32` alone, and
+never in a `check`.
+
+    {"op": "check", "network": {"name": "cnn", "channels": [32, 64], "hidden": 128}, "image": [1, 28, 28],
+     "classes": 10, "optimizer": {"name": "sgd", "learning_rate": 0.01, "weight_decay": 0.0}, "precision": "f32",
+     "weights": "weights.safetensors", "pixels": "images.f32", "targets": [3, 7]}
+                                    {"ok": true, "parameters": 421834, "losses": [2.31, 2.3, 2.29]}
+    {"op": "open", "id": 3, "network": ..., "image": ..., "classes": ..., "optimizer": ..., "precision": ...,
+     "batch": 64, "mode": "train", "variant": "eager", "data": "gather", "images": 8192}
                                                     {"ok": true, "id": 3, "warm_up_seconds": 0.2}
     {"op": "run", "id": 3, "steps": 20}             {"ok": true, "id": 3, "seconds": 0.9, "loss": 2.3}
     {"op": "close", "id": 3}                        {"ok": true, "id": 3}
-    {"op": "matmul", "size": 1024, "repeats": 10}   {"ok": true, "gflops": 180.0}
     {"op": "quit"}                                  no answer; so does the end of stdin
 
-A failure is answered with {"ok": false, "error": "..."} and the request's id. `channels` and `hidden` make the network,
-whatever `model` says. `mode` is train or infer (answers "loss": null and "correct": a count), `data` is gather (by
-index, in an order shuffled anew each epoch) or slice (in storage order), `precision` is f32, bf16 or f16 of the whole
-network; the loss is f32.
+A failure is answered with {"ok": false, "error": "..."} and the request's id.
 
-Timed are whole steps after warm-up, between idle states of the device. Training: take a batch, forward, cross entropy,
-backward, SGD, read the loss back, as a loop that logs does. Inference: take a batch, forward, argmax, read the number
-of correct ones back. The images, random ones, lie on the device in the right type and memory format from the start.
-Batches are full: the rest of an epoch is dropped.
+`check` loads the weights, which must be exactly the network's, and answers the number of trainable parameters and three
+mean losses of a batch: in training, in evaluation with the running statistics that this left, and in training after one
+step of the optimizer.
+
+`mode` is train or infer (answers "loss": null and "correct": a count), `data` is gather (by index, in an order shuffled
+anew each epoch) or slice (in storage order). Timed are whole steps after warm-up, between idle states of the device.
+Training: take a batch, forward, cross entropy, backward, optimizer step. Inference: take a batch, forward, argmax,
+count the correct ones. Losses and counts are read back in each step on a CPU, where that costs nothing, and are summed
+on a GPU and read at the end of a run, as Kindling's own loop does. The images, random ones, lie on the device in the
+right type and memory format from the start. Batches are full: the rest of an epoch is dropped.
+
+Variants: eager; channels_last; compiled, torch.compile for fixed shapes; on CUDA compiled_graphs, the same in mode
+"reduce-overhead", and cuda_graphs, where a whole step (batch, forward, backward, optimizer) of eager mode is one graph.
 """
 
 import argparse
 import ctypes
+import functools
 import json
 import os
+import platform
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-# Compile in this process: torch.compile's pool of workers would run beside the measurements.
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+if "cuda" not in sys.argv:
+    # Compile in this process: torch.compile's pool of workers would run beside the measurements.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIDE, CLASSES, LEARNING_RATE = 28, 10, 0.01
+from pytorch_networks import NETWORKS
+
 WARM_UP_STEPS = 5  # Compiles at the first, records CUDA graphs at the second and third.
 MODES, DATA = ["train", "infer"], ["gather", "slice"]
 PRECISIONS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 VARIANTS = ["eager", "channels_last", "compiled"]
-CUDA_VARIANTS = [*VARIANTS, "compiled_graphs"]
+CUDA_VARIANTS = [*VARIANTS, "compiled_graphs", "cuda_graphs"]
 COMPILER_OPTIONS = {"compiled": {}, "compiled_graphs": {"triton.cudagraphs": True}}  # The latter: "reduce-overhead".
 
 
 @dataclass(frozen=True)
-class Spec:
+class Described:
+    """A network, and how it is trained."""
+
+    network: dict[str, Any]
+    image: list[int]
+    classes: int
+    optimizer: dict[str, Any]
+    precision: str
+
+    def init(self, device: torch.device) -> nn.Module:
+        name, (channels, height, width) = need(self.network, "name"), self.image
+        kind = name.split("-")[0]
+        if kind not in NETWORKS:
+            raise ValueError(f"PyTorch's program has the networks {', '.join(NETWORKS)} alone (got `{name}`)")
+        keys = {key: value for key, value in self.network.items() if key != "name"}
+        network = NETWORKS[kind](channels, height, width, self.classes, **keys)
+        return network.to(device, PRECISIONS[self.precision])
+
+    def init_optimizer(self, model: nn.Module, capturable: bool = False) -> torch.optim.Optimizer:
+        options = dict(self.optimizer)
+        name = options.pop("name")
+        options["lr"] = options.pop("learning_rate")
+        if name in ("adam", "adamw"):
+            options["betas"] = options.pop("beta_1"), options.pop("beta_2")
+            options.update(eps=options.pop("epsilon"), capturable=capturable)
+        sgd, adam, adamw = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+        kinds = {"sgd": sgd, "momentum": sgd, "adam": adam, "adamw": adamw}
+        if name not in kinds:
+            raise ValueError(f"PyTorch's program has the optimizers {', '.join(kinds)} alone (got `{name}`)")
+        return kinds[name]((parameter for parameter in model.parameters() if parameter.requires_grad), **options)
+
+
+@dataclass(frozen=True)
+class Spec(Described):
     """What `open` asks for."""
 
-    hidden: list[int]
-    channels: list[int]
     batch: int
     mode: str
     variant: str
     data: str
     images: int
-    precision: str
-
-    @classmethod
-    def parse(cls, request: dict[str, Any], variants: list[str]) -> "Spec":
-        spec = cls(**{field.name: need(request, field.name) for field in fields(cls)})
-        choices = {"mode": MODES, "variant": variants, "data": DATA, "precision": PRECISIONS}
-        for key, allowed in choices.items():
-            if request[key] not in allowed:
-                raise ValueError(f"{key} must be one of {', '.join(allowed)}, not {request[key]!r}")
-        if not 1 <= spec.batch <= spec.images:
-            raise ValueError(f"batch must be between 1 and the number of images, not {spec.batch}")
-        return spec
 
 
-def network(channels: list[int], hidden: list[int]) -> nn.Sequential:
-    """Kindling's MLP, or with channels its CNN."""
-    layers: list[nn.Module] = []
-    inputs, side = 1, SIDE
-    for outputs in channels:
-        convolution = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
-        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-        inputs, side = outputs, side // 2
-    layers.append(nn.Flatten())
-    inputs *= side * side
-    for outputs in hidden:
-        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
-        inputs = outputs
-    return nn.Sequential(*layers, nn.Linear(inputs, CLASSES))
+def parse(kind: type[Described], request: dict[str, Any], variants: list[str]) -> Any:
+    spec = kind(**{field.name: need(request, field.name) for field in fields(kind)})
+    choices = {"mode": MODES, "variant": variants, "data": DATA, "precision": PRECISIONS}
+    for key, allowed in choices.items():
+        if hasattr(spec, key) and getattr(spec, key) not in allowed:
+            raise ValueError(f"{key} must be one of {', '.join(allowed)}, not {getattr(spec, key)!r}")
+    if isinstance(spec, Spec) and not 1 <= spec.batch <= spec.images:
+        raise ValueError(f"batch must be between 1 and the number of images, not {spec.batch}")
+    return spec
 
 
 def mean_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -102,20 +136,31 @@ def count_correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return (model(images).argmax(dim=1) == labels).sum()
 
 
+@functools.lru_cache(maxsize=2)  # The variants of a network take the same ones.
+def random_data(
+    image: tuple[int, ...], classes: int, count: int, precision: str, is_last: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    images = torch.rand(count, *image, device=device).to(PRECISIONS[precision])
+    if is_last:
+        images = images.to(memory_format=torch.channels_last)
+    return images, torch.randint(classes, (count,), device=device)
+
+
 class Case:
     """An opened network with its data."""
 
     def __init__(self, spec: Spec, device: torch.device) -> None:
-        torch.manual_seed(0)
         self.spec, self.device = spec, device
         self.training = spec.mode == "train"
-        self.model = network(spec.channels, spec.hidden).to(device, PRECISIONS[spec.precision]).train(self.training)
-        self.images = torch.rand(spec.images, 1, SIDE, SIDE, device=device).to(PRECISIONS[spec.precision])
-        self.labels = torch.randint(CLASSES, (spec.images,), device=device)
-        if spec.variant == "channels_last":
+        is_last, is_graph = spec.variant == "channels_last", spec.variant == "cuda_graphs"
+        about = (tuple(spec.image), spec.classes, spec.images, spec.precision)
+        self.images, self.labels = random_data(*about, is_last, device)
+        torch.manual_seed(0)
+        self.model = spec.init(device).train(self.training)
+        if is_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-            self.images = self.images.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE)
+        self.optimizer = spec.init_optimizer(self.model, is_graph)
         self.forward: Callable[..., Tensor] = mean_loss if self.training else count_correct
         if spec.variant in COMPILER_OPTIONS:
             torch._dynamo.config.recompile_limit = 256  # Each opened case compiles the same function once more.
@@ -123,64 +168,149 @@ class Case:
             options = {"cpp.threads": torch.get_num_threads(), **COMPILER_OPTIONS[spec.variant]}
             # For fixed shapes, and with an error where the compiler would fall back to eager unseen (fullgraph).
             self.forward = torch.compile(self.forward, options=options, fullgraph=True, dynamic=False)
-        self.batches = self.endless_batches()
+        # The sum of what a GPU's steps found.
+        self.total = torch.zeros((), dtype=torch.float32 if self.training else torch.int64, device=device)
+        self.orders, self.graph = self.endless_orders(), None
+        if is_graph:
+            self.capture()
 
-    def endless_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def endless_orders(self) -> Iterator[Tensor | slice]:
+        """The images of one batch after the other."""
         batch, full = self.spec.batch, self.spec.images - self.spec.images % self.spec.batch
         while True:
-            if self.spec.data == "slice":
-                yield from zip(self.images[:full].split(batch), self.labels[:full].split(batch))
+            if self.spec.data == "gather":
+                yield from torch.randperm(self.spec.images, device=self.device)[:full].split(batch)
             else:
-                for chosen in torch.randperm(self.spec.images, device=self.device)[:full].split(batch):
-                    yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+                yield from (slice(first, first + batch) for first in range(0, full, batch))
 
-    def train(self, steps: int) -> dict[str, Any]:
-        for _ in range(steps):
-            images, labels = next(self.batches)
+    def step(self, chosen: Tensor | slice) -> Tensor:
+        if isinstance(chosen, slice):
+            images, labels = self.images[chosen], self.labels[chosen]
+        else:
+            images, labels = self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+        if not self.training:
+            return self.forward(self.model, images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.forward(self.model, images, labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def capture(self) -> None:
+        """Makes a graph of a step, which takes its images from `chosen`."""
+        self.chosen = torch.arange(self.spec.batch, device=self.device)
+        with torch.inference_mode(not self.training):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # What is allocated at the first steps must not be part of the graph.
+                for _ in range(3):
+                    self.total += self.step(self.chosen)
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self.forward(self.model, images, labels)
-            loss.backward()
-            self.optimizer.step()
-            value = loss.item()
-        return {"loss": value if abs(value) < float("inf") else None}  # JSON has no NaN.
+            with torch.cuda.graph(self.graph):
+                self.total += self.step(self.chosen)
 
-    @torch.inference_mode()
-    def infer(self, steps: int) -> dict[str, Any]:
-        correct = 0
-        for _ in range(steps):
-            images, labels = next(self.batches)
-            correct += int(self.forward(self.model, images, labels).item())
-        return {"loss": None, "correct": correct}
+    def steps(self, count: int) -> float:
+        """Takes so many steps, and returns the loss of the last, or their mean, or the number of correct images."""
+        if self.device.type != "cuda":
+            found = [self.step(next(self.orders)).item() for _ in range(count)]
+            return found[-1] if self.training else sum(found)
+        self.total.zero_()
+        for _ in range(count):
+            chosen = next(self.orders)
+            if self.graph is None:
+                self.total += self.step(chosen)
+            else:
+                if isinstance(chosen, slice):
+                    torch.arange(chosen.start, chosen.stop, out=self.chosen)
+                else:
+                    self.chosen.copy_(chosen)
+                self.graph.replay()
+        return self.total.item() / (count if self.training else 1)
 
     def run(self, steps: int) -> dict[str, Any]:
         if steps < 1:
             raise ValueError(f"steps must be 1 or more, not {steps}")
         synchronize(self.device)
         start = time.perf_counter()
-        figures = self.train(steps) if self.training else self.infer(steps)
+        with torch.inference_mode(not self.training):
+            found = self.steps(steps)
         synchronize(self.device)
-        return {"seconds": time.perf_counter() - start, **figures}
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, **({"loss": finite(found)} if self.training else {"loss": None, "correct": found})}
+
+
+def check(spec: Described, request: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The losses of a step from given weights."""
+    model = spec.init(device)
+    # Batch norms count batches, for an average that this one is not; Kindling does not.
+    given = read_safetensors(need(request, "weights"), device)
+    counts = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
+    model.load_state_dict({**given, **{name: torch.zeros((), dtype=torch.int64) for name in counts}}, strict=True)
+    targets = torch.tensor(need(request, "targets"), device=device)
+    with open(need(request, "pixels"), "rb") as file:
+        pixels = torch.frombuffer(bytearray(file.read()), dtype=torch.float32)
+    images = pixels.reshape(len(targets), *spec.image).to(device, PRECISIONS[spec.precision])
+    optimizer = spec.init_optimizer(model)
+    first = mean_loss(model.train(), images, targets)
+    with torch.no_grad():
+        evaluated = mean_loss(model.eval(), images, targets)
+    first.backward()
+    optimizer.step()
+    after = mean_loss(model.train(), images, targets)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return {"parameters": trainable, "losses": [finite(loss.item()) for loss in (first, evaluated, after)]}
+
+
+def read_safetensors(path: str, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a file in f32, without the package of that name."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        data = bytearray(file.read())
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, about in header.items():
+        if about["dtype"] != "F32":
+            raise ValueError(f"{name} must be F32, not {about['dtype']}")
+        begin, end = about["data_offsets"]
+        numbers = torch.frombuffer(data, dtype=torch.float32, count=(end - begin) // 4, offset=begin)
+        tensors[name] = numbers.reshape(about["shape"]).to(device)
+    return tensors
+
+
+def finite(number: float) -> float | None:
+    return number if abs(number) < float("inf") else None  # JSON has no NaN.
 
 
 class Peer:
     """Answers requests."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, tf32: bool) -> None:
+        self.device, self.tf32 = device, tf32
         self.variants = CUDA_VARIANTS if device.type == "cuda" else VARIANTS
         self.cases: dict[Any, Case] = {}
+        self.allow_tf32(tf32)
+
+    def allow_tf32(self, is_allowed: bool) -> None:
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_allowed
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         operation = need(request, "op")
-        if operation == "matmul":
-            return {"gflops": matmul_gflops(need(request, "size"), need(request, "repeats"), self.device)}
+        if operation == "check":
+            self.allow_tf32(False)
+            try:
+                return check(parse(Described, request, self.variants), request, self.device)
+            finally:
+                self.allow_tf32(self.tf32)
         if operation not in ("open", "run", "close"):
             raise ValueError(f"unknown op {operation!r}")
         identity = need(request, "id")
         if (identity in self.cases) == (operation == "open"):
             raise ValueError(f"id {identity!r} is {'already' if operation == 'open' else 'not'} open")
         if operation == "open":
-            case = Case(Spec.parse(request, self.variants), self.device)
+            case = Case(parse(Spec, request, self.variants), self.device)
             seconds = case.run(WARM_UP_STEPS)["seconds"]
             self.cases[identity] = case
             return {"id": identity, "warm_up_seconds": seconds}
@@ -190,20 +320,6 @@ class Peer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # Kindling's backends need the memory next.
         return {"id": identity}
-
-
-def matmul_gflops(size: int, repeats: int, device: torch.device) -> float:
-    """The best rate of `repeats` products of square f32 matrices."""
-    left, right = torch.rand(size, size, device=device), torch.rand(size, size, device=device)
-    product = torch.mm(left, right)
-    best = float("inf")
-    for _ in range(repeats):
-        synchronize(device)
-        start = time.perf_counter()
-        torch.mm(left, right, out=product)
-        synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e9
 
 
 def need(request: dict[str, Any], key: str) -> Any:
@@ -232,7 +348,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="PyTorch's side of `kindling bench --pytorch`.")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, help="PyTorch's default if not given")
-    parser.add_argument("--tf32", action="store_true", help="f32 matrix products may use TF32 tensor cores")
+    parser.add_argument("--tf32", action="store_true", help="what is timed may take TF32 for products of f32 on CUDA")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("this PyTorch finds no CUDA device")
@@ -241,17 +357,17 @@ def main() -> None:
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this program without a traceback.
+    warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
     keep_freed_memory()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    if arguments.tf32:
-        torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True  # Shapes are fixed, so cuDNN may search for its fastest kernels once.
 
-    peer = Peer(torch.device(arguments.device))
+    peer = Peer(torch.device(arguments.device), arguments.tf32)
     device = f"cuda: {torch.cuda.get_device_name()}" if arguments.device == "cuda" else "cpu"
-    greeting = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device}
-    print(json.dumps({**greeting, "tf32": arguments.tf32, "variants": peer.variants}), file=output, flush=True)
+    greeting = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
+    greeting |= {"device": device, "tf32": arguments.tf32, "variants": peer.variants}
+    print(json.dumps(greeting), file=output, flush=True)
     for line in sys.stdin.buffer:
         request: Any = None
         try:

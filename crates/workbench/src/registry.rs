@@ -37,6 +37,9 @@ impl Workbench {
         let add = |workbench: Self, (name, preset)| match preset {
             Preset::Mlp(config) => workbench.network(name, config),
             Preset::Cnn(config) => workbench.network(name, config),
+            Preset::Resnet(config) => workbench.network(name, config),
+            Preset::Wrn(config) => workbench.network(name, config),
+            Preset::Airbench(config) => workbench.network(name, config),
         };
         presets()
             .into_iter()

@@ -1,20 +1,23 @@
 //! What `bench` and `doctor` time: steps of networks on random images, by contenders that take turns; and products of
 //! matrices.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Error, Result};
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::ValueEnum;
 use kindling_classification::{IMAGES, WorkloadConfig};
-use kindling_config::{Config, Partial, Precision};
+use kindling_config::{Choice, Config, Partial, Precision};
 use kindling_kernels::Kernels;
 use kindling_models::{ImageShape, trainable_parameters};
 use kindling_training::{Order, contained};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{Workbench, backend::Backend};
+use crate::{Workbench, backend::Backend, data::likely_shape};
 
 /// What a timing covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,43 +46,49 @@ pub(crate) enum Batches {
     Slice,
 }
 
-/// What is timed: a network, with a batch size, in one of the modes.
+/// What is timed: a network, with a batch size and an optimizer, in one of the modes.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     /// Network, batch size, optimizer and precision.
     pub(crate) config: Config,
-    /// The network as tables call it: `mlp`, or `mlp 256-256`.
+    /// The network as tables call it: `mlp`, or `mlp hidden=256-256` where a key is not as the name has it.
     pub(crate) model: String,
+    pub(crate) shape: ImageShape,
     pub(crate) mode: Mode,
     pub(crate) batches: Batches,
 }
 
 impl Case {
-    /// The network called `name`, with hidden layers of these widths instead of its own if there are any.
+    /// The network called `name` with what `set` says of it, of its optimizer and of its images; training has a small
+    /// learning rate where nothing else is said.
     pub(crate) fn new(
         workbench: &Workbench,
         name: &str,
-        hidden: Option<&[usize]>,
+        set: Partial,
         (batch_size, precision): (usize, Precision),
         (mode, batches): (Mode, Batches),
     ) -> Result<Self> {
         let mut partial = Partial::default();
         let keys = [
             ("network.name", json!(name)),
-            ("optimizer.learning_rate", json!(0.01)),
             ("training.batch_size", json!(batch_size)),
             ("training.precision", json!(precision)),
         ];
         for (key, value) in keys {
             partial.set(key, value);
         }
-        let mut model = name.to_owned();
-        if let Some(hidden) = hidden {
-            partial.set("network.hidden", json!(hidden));
-            let widths: Vec<String> = hidden.iter().map(ToString::to_string).collect();
-            model = format!("{name} {}", widths.join("-"));
+        let mut partial = set.over(partial);
+        if !partial.has("optimizer.name") && !partial.has("optimizer.learning_rate") {
+            partial.set("optimizer.learning_rate", json!(0.01));
         }
-        Ok(Self { config: workbench.resolve(partial)?, model, mode, batches })
+        let config = workbench.resolve(partial)?;
+        let defaults = workbench.network_of(&config.network)?.section().keys;
+        let mut model = name.to_owned();
+        for (key, value) in config.network.keys.iter().filter(|(key, value)| defaults.get(*key) != Some(value)) {
+            let items = value.as_array().map(|items| items.iter().map(Value::to_string).collect::<Vec<_>>().join("-"));
+            let _ = write!(model, " {key}={}", items.unwrap_or_else(|| value.to_string()));
+        }
+        Ok(Self { shape: likely_shape(&config.data), config, model, mode, batches })
     }
 
     pub(crate) fn batch_size(&self) -> usize {
@@ -97,6 +106,8 @@ pub(crate) struct Contender {
     pub(crate) name: String,
     /// As in records; none for PyTorch.
     kernels: Option<String>,
+    /// As in configs.
+    optimizer: Value,
     /// Takes so many steps, and gives the time they took.
     work: Box<dyn FnMut(usize) -> Result<Duration>>,
     /// Steps of one timing.
@@ -109,7 +120,7 @@ impl Contender {
     /// A backend with these kernels, with everything made that the steps of `case` need.
     pub(crate) fn kindling(workbench: &Workbench, case: &Case, backend: &Backend, kernels: Kernels) -> Result<Self> {
         let workload = WorkloadConfig {
-            shape: ImageShape::MNIST,
+            shape: case.shape,
             batch_size: case.batch_size(),
             trains: case.mode == Mode::Train,
             order: match case.batches {
@@ -120,20 +131,20 @@ impl Contender {
         };
         let network = workbench.network_of(&case.config.network)?;
         let mut workload = network.workload(&case.config, workload, backend.first())?;
-        let name = match kernels {
-            Kernels::Composed if backend.has_fused_kernels() => format!("{} composed", backend.name),
-            Kernels::Auto | Kernels::Composed => backend.name.to_owned(),
-        };
-        Ok(Self::new(name, Some(backend.kernels(kernels)), move |steps| guarded(|| Ok(workload.run(steps)?))))
+        let name = kindling_name(backend, kernels);
+        let kernels = Some(backend.kernels(kernels));
+        Self::new(name, kernels, case, move |steps| guarded(|| Ok(workload.run(steps)?)))
     }
 
     /// A contender with these kernels, if it is a backend; `work` takes so many steps, and gives the time they took.
     pub(crate) fn new(
         name: String,
         kernels: Option<String>,
+        case: &Case,
         work: impl FnMut(usize) -> Result<Duration> + 'static,
-    ) -> Self {
-        Self { name, kernels, work: Box::new(work), steps: 1, seconds: Vec::new() }
+    ) -> Result<Self> {
+        let optimizer = serde_json::to_value(&case.config.optimizer)?;
+        Ok(Self { name, kernels, optimizer, work: Box::new(work), steps: 1, seconds: Vec::new() })
     }
 
     /// Warms up, and finds how many steps take `seconds`.
@@ -181,53 +192,80 @@ pub(crate) fn time(contenders: &mut Vec<Contender>, rounds: usize, seconds: f64)
     failures
 }
 
+/// Name of a backend with these kernels.
+pub(crate) fn kindling_name(backend: &Backend, kernels: Kernels) -> String {
+    match kernels {
+        Kernels::Composed if backend.has_fused_kernels() => format!("{} composed", backend.name),
+        Kernels::Auto | Kernels::Composed => backend.name.to_owned(),
+    }
+}
+
 /// The throughput of one contender at one case.
 #[derive(Serialize)]
 pub(crate) struct Measurement {
     pub(crate) model: String,
-    pub(crate) parameters: usize,
+    /// Name and all keys, as in configs.
+    network: Choice,
+    parameters: usize,
+    /// Channels, height and width of an image.
+    image: [usize; 3],
+    classes: usize,
     pub(crate) batch_size: usize,
     pub(crate) mode: &'static str,
     pub(crate) contender: String,
     /// Operations of a backend's layers: `fused, …` or `composed`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) kernels: Option<String>,
+    kernels: Option<String>,
+    /// Name and all keys, as in configs; where a step trains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) optimizer: Option<Value>,
     /// Median over the rounds.
     pub(crate) images_per_second: f64,
     /// The slowest and the fastest round.
     pub(crate) images_per_second_range: [f64; 2],
-    pub(crate) rounds: usize,
-    pub(crate) steps_per_round: usize,
-    /// Median over the rounds of this contender's throughput over that of PyTorch eager, if that was timed.
+    rounds: usize,
+    steps_per_round: usize,
+    /// What a step took in each round; the contenders of a case took turns in each.
+    step_seconds: Vec<f64>,
+    /// Median over the rounds of this contender's throughput over that of PyTorch eager with the same optimizer, if
+    /// that was timed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ratio_to_pytorch: Option<f64>,
 }
 
-/// The results of the rounds of [`time`]; `device` is any, for counting the network's parameters.
+/// The results of the rounds of [`time`], in which cases took part that differ in their optimizer alone; `device` is
+/// any, for counting the network's parameters.
 pub(crate) fn measure(
     workbench: &Workbench,
     case: &Case,
     device: &Device,
     contenders: &[Contender],
 ) -> Result<Vec<Measurement>> {
-    let peer = contenders.iter().find(|contender| contender.name == "pytorch eager");
     let network = workbench.network_of(&case.config.network)?;
-    let layers = network.layers(&case.config.network.keys, ImageShape::MNIST, device)?;
+    let parameters = trainable_parameters(&network.layers(&case.config.network.keys, case.shape, device)?);
+    let ImageShape { channels, height, width, classes } = case.shape;
     let measurement = |contender: &Contender| {
         let throughputs = || contender.seconds.iter().map(|seconds| case.batch_size() as f64 / seconds);
+        let is_peer = |peer: &&Contender| peer.name == "pytorch eager" && peer.optimizer == contender.optimizer;
         let ratio = |peer: &Contender| median(peer.seconds.iter().zip(&contender.seconds).map(|(a, b)| a / b));
         Measurement {
             model: case.model.clone(),
-            parameters: trainable_parameters(&layers),
+            network: case.config.network.clone(),
+            parameters,
+            image: [channels, height, width],
+            classes,
             batch_size: case.batch_size(),
             mode: case.mode.as_str(),
             contender: contender.name.clone(),
             kernels: contender.kernels.clone(),
+            optimizer: (case.mode == Mode::Train).then(|| contender.optimizer.clone()),
             images_per_second: median(throughputs()),
             images_per_second_range: [throughputs().fold(f64::INFINITY, f64::min), throughputs().fold(0.0, f64::max)],
             rounds: contender.seconds.len(),
             steps_per_round: contender.steps,
-            ratio_to_pytorch: peer.map(ratio),
+            // To the nanosecond.
+            step_seconds: contender.seconds.iter().map(|seconds| (seconds * 1e9).round() / 1e9).collect(),
+            ratio_to_pytorch: contenders.iter().find(is_peer).map(ratio),
         }
     };
     Ok(contenders.iter().map(measurement).collect())
@@ -286,13 +324,17 @@ mod tests {
     }
 
     #[test]
-    fn a_case_has_whole_batches_and_says_the_widths_that_are_not_the_networks_own() {
+    fn a_case_has_whole_batches_and_says_the_keys_that_are_not_the_networks_own() {
         let workbench = Workbench::new("kindling");
-        let how = (Mode::Train, Batches::Slice);
-        let case = |name: &str, hidden| Case::new(&workbench, name, hidden, (100, Precision::F32), how);
-        let wide = case("mlp", Some(&[16, 16])).unwrap();
-        assert_eq!((&*wide.model, wide.images(), wide.batch_size()), ("mlp 16-16", 32_800, 100));
-        assert_eq!(case("cnn", None).unwrap().model, "cnn");
-        assert!(case("wings", None).is_err());
+        let case = |name: &str, pairs: &[(&str, Value)]| {
+            let mut set = Partial::default();
+            pairs.iter().for_each(|(key, value)| set.set(key, value.clone()));
+            Case::new(&workbench, name, set, (100, Precision::F32), (Mode::Train, Batches::Slice))
+        };
+        let wide = case("mlp", &[("network.hidden", json!([16, 16])), ("data.image_size", json!("8x9"))]).unwrap();
+        assert_eq!((&*wide.model, wide.images(), wide.batch_size()), ("mlp hidden=16-16", 32_800, 100));
+        assert_eq!((wide.shape.channels, wide.shape.height, wide.shape.width), (1, 8, 9));
+        assert_eq!(case("cnn", &[("optimizer.name", json!("momentum"))]).unwrap().model, "cnn");
+        assert!(case("wings", &[]).is_err() && case("mlp", &[("network.depth", json!(3))]).is_err());
     }
 }

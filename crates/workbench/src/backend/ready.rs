@@ -78,6 +78,7 @@ impl Backend {
             devices: self.devices.clone(),
             largest_tensor: self.largest_tensor,
             memory: self.memory(),
+            graph: false,
             compiles_kernels: self.compiles_kernels,
             backend: self.name.to_owned(),
             device_name: self.device_name.clone(),

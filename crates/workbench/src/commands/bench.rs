@@ -1,25 +1,25 @@
-use std::{collections::BTreeMap, path::PathBuf};
+mod report;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::Args;
-use kindling_config::Precision;
+use clap::{Args, ValueHint};
+use kindling_config::{Partial, Precision};
 use kindling_kernels::Kernels;
 use kindling_models::{REFERENCE, presets};
-use kindling_record::MachineRecord;
-use kindling_report::{grouped, markdown, table};
-use kindling_training::BURN_VERSION;
-use serde::Serialize;
+use serde_json::json;
 
+use self::report::{report, save, show};
 use crate::{
     Workbench,
-    arguments::{kernels, precision},
+    arguments::{kernels, precision, with_set},
     backend::{self, Backend, Request},
     machine,
     outcome::{Misuse, Outcome},
-    output::{notice, print, told},
-    pytorch::PyTorch,
+    output::{notice, told},
+    pytorch::{Agreement, PyTorch, VARIANTS},
     relaunch, signals,
-    workload::{Batches, Case, Contender, Measurement, Mode, measure, time},
+    workload::{Batches, Case, Contender, Mode, kindling_name, measure, time},
 };
 
 /// Arguments of `bench`.
@@ -31,6 +31,18 @@ pub(crate) struct BenchArguments {
     /// Also time mlp with two hidden layers of each of these widths
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     widths: Vec<usize>,
+    /// Set a key of the networks or the optimizer, as in network.depth=14; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Size of the images in pixels: a number, or HEIGHTxWIDTH [default: 28]
+    #[arg(long, value_name = "SIZE")]
+    image_size: Option<String>,
+    /// Channels of the images [default: grey]
+    #[arg(long, value_name = "CHANNELS", value_parser = ["grey", "rgb"])]
+    channels: Option<String>,
+    /// Optimizers to train with, all taking turns
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "sgd")]
+    optimizers: Vec<String>,
     /// Backends to time, as for train [default: all of the build that find a device, without remote]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     backends: Vec<String>,
@@ -58,33 +70,32 @@ pub(crate) struct BenchArguments {
     /// How long one timing takes, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     seconds: f64,
-    /// Time PyTorch in the same run, with this Python; ratios are against it
+    /// Time PyTorch in the same run, with this Python; ratios are against it. Before anything is timed, both must have
+    /// the same parameters and the same losses on the same weights and images
     #[arg(long, value_name = "PYTHON")]
     pytorch: Option<PathBuf>,
     /// Where PyTorch computes: cpu or cuda [default: cuda where a backend runs on an NVIDIA GPU, else cpu]
     #[arg(long, value_name = "DEVICE")]
     pytorch_device: Option<String>,
-    /// How PyTorch computes: eager, channels_last, compiled
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "eager")]
+    /// How PyTorch computes
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = VARIANTS, default_value = "eager")]
     pytorch_variants: Vec<String>,
+    /// Let PyTorch take TF32 for products of f32 on CUDA, as Burn's own kernels there do
+    #[arg(long)]
+    pytorch_tf32: bool,
+    /// How far a loss may be from PyTorch's, relatively [default: 1e-4 in f32, 0.01 where that is TF32, 0.05 in bf16
+    /// and f16]
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f64>,
+    /// Add the results to this file after each case: a JSON list with an entry for each command
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    save: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long, conflicts_with = "markdown")]
     json: bool,
     /// Print the table as Markdown
     #[arg(long)]
     markdown: bool,
-}
-
-/// The measurements, with the command, the machine and the versions that they were made with.
-#[derive(Serialize)]
-struct Report {
-    command: String,
-    machine: MachineRecord,
-    versions: BTreeMap<String, String>,
-    devices: BTreeMap<String, String>,
-    precision: String,
-    batches: &'static str,
-    measurements: Vec<Measurement>,
 }
 
 /// The command `bench`.
@@ -101,24 +112,28 @@ pub(crate) fn bench(workbench: &Workbench, arguments: &BenchArguments) -> Result
     let pytorch = match &arguments.pytorch {
         Some(python) => {
             let device = arguments.pytorch_device.as_deref().unwrap_or_else(|| default_device(&backends));
-            Some(PyTorch::start(python, device, machine::describe().threads)?)
+            Some(PyTorch::start(python, device, machine::describe().threads, arguments.pytorch_tf32)?)
         }
         None => None,
     };
-    let mut measurements = Vec::new();
-    for case in &cases {
+    let mut report = report(workbench, arguments, &backends, pytorch.as_ref());
+    for rivals in &cases {
+        let case = &rivals[0];
         notice(format_args!("{}, batch {}, {} …", case.model, case.batch_size(), case.mode.as_str()));
-        let mut contenders = contenders(workbench, case, arguments, &backends, pytorch.as_ref());
+        let setting = Setting { workbench, arguments, pytorch: pytorch.as_ref(), agreements: &mut report.agreements };
+        let mut contenders = setting.contenders(rivals, &backends);
         for (name, error) in time(&mut contenders, arguments.repeats, arguments.seconds) {
             notice(format_args!("{name}: left out: {}", told(&error)));
         }
-        measurements.extend(measure(workbench, case, device, &contenders)?);
+        report.measurements.extend(measure(workbench, case, device, &contenders)?);
+        save(arguments, &report)?;
     }
-    if measurements.is_empty() {
+    if report.measurements.is_empty() {
         bail!("nothing could be timed; what stood in the way is above");
     }
-    show(arguments, &report(workbench, arguments, &backends, pytorch.as_ref(), measurements))?;
-    Ok(Outcome::Done)
+    show(arguments, &report)?;
+    let agree = report.agreements.iter().all(Agreement::is_one);
+    Ok(if agree { Outcome::Done } else { Outcome::Failed })
 }
 
 fn check(arguments: &BenchArguments) -> Result<()> {
@@ -131,10 +146,8 @@ fn check(arguments: &BenchArguments) -> Result<()> {
     if arguments.batch_sizes.contains(&0) || arguments.widths.contains(&0) {
         bail!(Misuse("--batch-sizes, --widths: expected numbers above 0, found 0".to_owned()));
     }
-    if let Some(other) =
-        arguments.pytorch_variants.iter().find(|name| !["eager", "channels_last", "compiled"].contains(&&***name))
-    {
-        bail!(Misuse(format!("--pytorch-variants: expected eager, channels_last or compiled, found {other}")));
+    if let Some(tolerance) = arguments.tolerance.filter(|&tolerance| tolerance <= 0.0 || tolerance.is_nan()) {
+        bail!(Misuse(format!("--tolerance: expected a number above 0, found {tolerance}")));
     }
     Ok(())
 }
@@ -171,8 +184,9 @@ fn default_device(backends: &[Backend]) -> &'static str {
     if backends.iter().any(is_on_nvidia) { "cuda" } else { "cpu" }
 }
 
-/// Every network with every batch size in every mode.
-fn cases(workbench: &Workbench, arguments: &BenchArguments) -> Result<Vec<Case>> {
+/// Every network with every batch size in every mode; those that take turns, which differ in their optimizer, in one
+/// list.
+fn cases(workbench: &Workbench, arguments: &BenchArguments) -> Result<Vec<Vec<Case>>> {
     let presets = presets().map(|(name, _)| name);
     let all = workbench.networks().iter().map(|network| network.name());
     let by_default = all.filter(|name| REFERENCE.contains(name) || !presets.contains(name));
@@ -183,112 +197,100 @@ fn cases(workbench: &Workbench, arguments: &BenchArguments) -> Result<Vec<Case>>
     };
     let named = named.into_iter().map(|name| (name, None));
     let widths = arguments.widths.iter().map(|&width| ("mlp", Some([width; 2])));
+    let registry = workbench.registry();
+    let mut set = with_set(Partial::default(), &arguments.set, &registry)?;
+    for (key, text) in [("data.image_size", &arguments.image_size), ("data.channels", &arguments.channels)] {
+        if let Some(text) = text {
+            set = set.with_text(key, text, &registry)?;
+        }
+    }
     let mut cases = Vec::new();
     for (name, hidden) in named.chain(widths) {
         for &batch_size in &arguments.batch_sizes {
             for &mode in &arguments.modes {
-                let hidden = hidden.as_ref().map(<[usize; 2]>::as_slice);
-                let sizes = (batch_size, arguments.precision);
-                cases.push(Case::new(workbench, name, hidden, sizes, (mode, arguments.batches))?);
+                // Without training, they would all be the same.
+                let optimizers = arguments.optimizers.iter().take(if mode == Mode::Train { usize::MAX } else { 1 });
+                let rivals = optimizers.map(|optimizer| {
+                    let mut set = set.clone();
+                    if optimizer != "sgd" {
+                        set.set("optimizer.name", json!(optimizer));
+                    }
+                    if let Some(hidden) = hidden {
+                        set.set("network.hidden", json!(hidden));
+                    }
+                    let sizes = (batch_size, arguments.precision);
+                    Case::new(workbench, name, set, sizes, (mode, arguments.batches))
+                });
+                cases.push(rivals.collect::<Result<_>>()?);
             }
         }
     }
     Ok(cases)
 }
 
-/// Sets up those that support `case`: each backend with each of the kernels to time on it, and PyTorch's variants.
-fn contenders(
-    workbench: &Workbench,
-    case: &Case,
-    arguments: &BenchArguments,
-    backends: &[Backend],
-    pytorch: Option<&PyTorch>,
-) -> Vec<Contender> {
-    let mut contenders = Vec::new();
-    for backend in backends {
-        // A backend without a choice is timed once.
-        let kernels: &[Kernels] = if backend.has_fused_kernels() { &arguments.kernels } else { &[Kernels::Auto] };
-        for &kernels in kernels {
-            match Contender::kindling(workbench, case, backend, kernels) {
-                Ok(contender) => contenders.push(contender),
-                Err(error) => notice(format_args!("{}: left out: {}", backend.name, told(&error))),
+/// What is set up for a case, and compared with PyTorch first.
+struct Setting<'a> {
+    workbench: &'a Workbench,
+    arguments: &'a BenchArguments,
+    pytorch: Option<&'a PyTorch>,
+    agreements: &'a mut Vec<Agreement>,
+}
+
+impl Setting<'_> {
+    /// Sets up those that support the cases: each backend with each of the kernels to time on it, and PyTorch's
+    /// variants.
+    fn contenders(mut self, rivals: &[Case], backends: &[Backend]) -> Vec<Contender> {
+        let (mut contenders, mut peers) = (Vec::new(), Vec::new());
+        for case in rivals {
+            let found = self.peers(case);
+            for backend in backends {
+                // A backend without a choice is timed once.
+                let all: &[_] = if backend.has_fused_kernels() { &self.arguments.kernels } else { &[Kernels::Auto] };
+                for &kernels in all {
+                    match self.kindling(case, backend, kernels, !found.is_empty()) {
+                        Ok(contender) => contenders.push(contender),
+                        Err(error) => {
+                            notice(format_args!("{}: left out: {}", kindling_name(backend, kernels), told(&error)));
+                        }
+                    }
+                }
             }
+            peers.extend(found);
         }
+        contenders.extend(peers);
+        contenders
     }
-    if let Some(pytorch) = pytorch {
-        for variant in &arguments.pytorch_variants {
+
+    fn peers(&self, case: &Case) -> Vec<Contender> {
+        let Some(pytorch) = self.pytorch else { return Vec::new() };
+        let mut peers = Vec::new();
+        for variant in &self.arguments.pytorch_variants {
             match pytorch.contender(case, variant) {
-                Ok(contender) => contenders.push(contender),
+                Ok(contender) => peers.push(contender),
                 Err(error) => notice(format_args!("pytorch {variant}: left out: {}", told(&error))),
             }
         }
+        peers
     }
-    contenders
-}
 
-fn report(
-    workbench: &Workbench,
-    arguments: &BenchArguments,
-    backends: &[Backend],
-    pytorch: Option<&PyTorch>,
-    measurements: Vec<Measurement>,
-) -> Report {
-    let mut versions = BTreeMap::from([
-        ("kindling".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("burn".to_owned(), BURN_VERSION.to_owned()),
-    ]);
-    let mut devices: BTreeMap<_, _> =
-        backends.iter().map(|backend| (backend.name.to_owned(), backend.device_name.clone())).collect();
-    if let Some(pytorch) = pytorch {
-        let about = |key: &str| pytorch.about[key].as_str().unwrap_or("?").to_owned();
-        versions.insert("torch".to_owned(), about("torch"));
-        devices.insert("pytorch".to_owned(), about("device"));
+    /// A backend with these kernels, which has PyTorch's losses where PyTorch has the network.
+    fn kindling(&mut self, case: &Case, backend: &Backend, kernels: Kernels, has_peer: bool) -> Result<Contender> {
+        if let Some(pytorch) = self.pytorch.filter(|_| has_peer) {
+            let name = kindling_name(backend, kernels);
+            // Once for all modes and batch sizes.
+            if !self.agreements.iter().any(|known| known.is_of(case, &name)) {
+                kernels.choose();
+                let tolerance = self.arguments.tolerance.unwrap_or(match self.arguments.precision {
+                    Precision::F32 if backend.name.ends_with("cuda") => 0.01,
+                    Precision::F32 => 1e-4,
+                    Precision::Bf16 | Precision::F16 => 0.05,
+                });
+                self.agreements.push(pytorch.agreement(self.workbench, case, backend.first().0, &name, tolerance)?);
+            }
+            if let Some(problem) = self.agreements.iter().find_map(|known| known.problem_of(case, &name)) {
+                bail!("{problem}");
+            }
+        }
+        Contender::kindling(self.workbench, case, backend, kernels)
     }
-    Report {
-        command: workbench.command_line(),
-        machine: machine::describe(),
-        versions,
-        devices,
-        precision: arguments.precision.to_string(),
-        batches: match arguments.batches {
-            Batches::Gather => "gathered in a shuffled order, on both sides",
-            Batches::Slice => "slices in file order, on both sides",
-        },
-        measurements,
-    }
-}
-
-fn show(arguments: &BenchArguments, report: &Report) -> Result<()> {
-    if arguments.json {
-        print(serde_json::to_string_pretty(report)?);
-        return Ok(());
-    }
-    let header = ["model", "batch", "mode", "on", "images/s", "from", "to", "ratio"];
-    let rows = report.measurements.iter().map(|found| {
-        let rounded = |throughput: f64| grouped(throughput.round() as usize);
-        let [low, high] = found.images_per_second_range;
-        vec![
-            found.model.clone(),
-            found.batch_size.to_string(),
-            found.mode.to_owned(),
-            found.contender.clone(),
-            rounded(found.images_per_second),
-            rounded(low),
-            rounded(high),
-            found.ratio_to_pytorch.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
-        ]
-    });
-    let right = [1, 4, 5, 6, 7];
-    print(if arguments.markdown { markdown(&header, &right, rows) } else { table(&header, &right, None, rows) });
-    let about = |all: &BTreeMap<String, String>, between: &str| {
-        all.iter().map(|(name, what)| format!("{name}{between}{what}")).collect::<Vec<_>>().join("; ")
-    };
-    print(format_args!(
-        "\nMedian, slowest and fastest of {} rounds in which all took turns; ratio: median over the rounds of the \
-         throughput over that of PyTorch eager. A step reads its loss back; batches are {}; {}.",
-        arguments.repeats, report.batches, report.precision
-    ));
-    print(format_args!("\n`{}`", report.command));
-    print(format_args!("\n{}; {}", about(&report.versions, " "), about(&report.devices, ": ")));
-    Ok(())
 }

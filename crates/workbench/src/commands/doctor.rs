@@ -2,7 +2,7 @@ use std::fmt::Write;
 
 use anyhow::Result;
 use clap::Args;
-use kindling_config::Precision;
+use kindling_config::{Partial, Precision};
 use kindling_data::fashion_mnist;
 use kindling_kernels::{Kernels, Level};
 use kindling_record::MachineRecord;
@@ -164,7 +164,7 @@ fn measure(workbench: &Workbench, name: &str, findings: &mut BackendFindings) ->
     findings.matmul_gflops = Some(matmul_gflops(&backend.devices[0], MATRIX, 5)?);
     let step = |network: &str| -> Result<f64> {
         let how = (Mode::Train, Batches::Gather);
-        let case = Case::new(workbench, network, None, (BATCH, Precision::F32), how)?;
+        let case = Case::new(workbench, network, Partial::default(), (BATCH, Precision::F32), how)?;
         let mut contenders = vec![Contender::kindling(workbench, &case, &backend, Kernels::Auto)?];
         if let Some((_, error)) = time(&mut contenders, ROUNDS, SECONDS).pop() {
             return Err(error.context(format!("{network} cannot be trained")));

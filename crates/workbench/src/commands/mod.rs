@@ -51,7 +51,7 @@ pub(crate) fn all(workbench: &Workbench) -> Vec<Entry> {
             "Show images of the data set with their classes, and the shapes of images and batches",
             samples::samples,
         ),
-        entry("models", "List the models with their layers, shapes and parameters", models::models),
+        entry("models", "List the models, or the layers of one, with their shapes and parameters", models::models),
         with_config(entry(
             "check",
             "Check a model and its config before a long training; it starts fresh, without --weights, --freeze and \

@@ -3,7 +3,7 @@ use clap::Args;
 use kindling_config::{Config, Partial, Precision};
 use kindling_models::{ImageShape, LayerSummary, trainable_parameters};
 use kindling_report::{grouped, table};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::{
     Workbench,
@@ -18,7 +18,7 @@ use crate::{
 /// Arguments of `models`.
 #[derive(Args)]
 pub(crate) struct ModelsArguments {
-    /// The network [default: all of them]
+    /// The network whose layers are listed [default: one line for each network]
     model: Option<String>,
     /// Set a key of the network, as in hidden=256,128; can be repeated
     #[arg(long, value_name = "KEY=VALUE", requires = "model")]
@@ -40,20 +40,22 @@ pub(crate) fn models(workbench: &Workbench, arguments: &ModelsArguments) -> Resu
     let (device, _) = backend.first();
     let config = config(workbench, arguments)?;
     let shape = likely_shape(&config.data);
-    let mut all: Vec<(&str, Vec<LayerSummary>)> = Vec::new();
+    let mut all: Vec<(&str, &Map<String, Value>, Vec<LayerSummary>)> = Vec::new();
+    let sections: Vec<_> = workbench.networks().iter().map(|network| (network, network.section().keys)).collect();
     if arguments.model.is_some() {
         let network = workbench.network_of(&config.network)?;
-        all.push((network.name(), network.layers(&config.network.keys, shape, device)?));
+        let keys = &config.network.keys;
+        all.push((network.name(), keys, network.layers(keys, shape, device)?));
     }
-    for network in workbench.networks().iter().filter(|_| arguments.model.is_none()) {
-        match network.layers(&network.section().keys, shape, device) {
-            Ok(layers) => all.push((network.name(), layers)),
+    for (network, keys) in sections.iter().filter(|_| arguments.model.is_none()) {
+        match network.layers(keys, shape, device) {
+            Ok(layers) => all.push((network.name(), keys, layers)),
             // The network may be for images of another size.
             Err(error) => notice(format_args!("left out: {}: {}", network.name(), told(&error.into()))),
         }
     }
     if arguments.json {
-        let models = all.iter().map(|(name, layers)| {
+        let models = all.iter().map(|(name, _, layers)| {
             let rows = layers.iter().map(|layer| {
                 let LayerSummary { name, kind, shape, parameters } = layer;
                 json!({ "name": name, "kind": kind, "shape": shape, "parameters": parameters })
@@ -63,21 +65,39 @@ pub(crate) fn models(workbench: &Workbench, arguments: &ModelsArguments) -> Resu
         print(serde_json::to_string_pretty(&models.collect::<Vec<_>>())?);
         return Ok(Outcome::Done);
     }
-    for (name, layers) in &all {
+    let width = terminal::width();
+    if let (Some(_), [(name, _, layers)]) = (&arguments.model, &all[..]) {
         print(format_args!("{name}: {} trainable parameters", grouped(trainable_parameters(layers))));
         let rows = layers.iter().map(|layer| {
             let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
             vec![layer.name.clone(), layer.kind.clone(), shape.join(" x "), grouped(layer.parameters)]
         });
-        print(table(&["layer", "kind", "weight", "parameters"], &[3], terminal::width(), rows) + "\n");
+        print(table(&["layer", "kind", "weight", "parameters"], &[3], width, rows) + "\n");
+    } else {
+        let rows = all
+            .iter()
+            .map(|(name, keys, layers)| vec![(*name).to_owned(), grouped(trainable_parameters(layers)), shown(keys)]);
+        print(table(&["model", "parameters", "keys"], &[1], width, rows) + "\n");
     }
     let program = workbench.program();
     let ImageShape { channels, height, width, .. } = shape;
     print(format_args!(
-        "For images of {channels} x {height} x {width} in ten classes. Other widths: {program} models mlp --set \
-         hidden=256,128; all keys: {program} config"
+        "For images of {channels} x {height} x {width} in ten classes. Layers, and other widths: {program} models mlp \
+         --set hidden=256,128; all keys: {program} config"
     ));
     Ok(Outcome::Done)
+}
+
+/// A network's keys as `--set` takes them, with fractions to four places.
+fn shown(keys: &Map<String, Value>) -> String {
+    let value = |value: &Value| match (value, value.as_array()) {
+        (Value::Number(number), _) if number.is_f64() => number
+            .as_f64()
+            .map_or_else(String::new, |it| format!("{it:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()),
+        (_, Some(values)) => values.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        _ => value.to_string(),
+    };
+    keys.iter().map(|(key, it)| format!("{key}={}", value(it))).collect::<Vec<_>>().join(" ")
 }
 
 /// The config of the network and the images that the arguments name; of any network where they name none.

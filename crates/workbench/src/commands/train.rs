@@ -7,7 +7,7 @@ use kindling_classification::ClassificationError;
 use kindling_config::Config;
 use kindling_record::{InitialWeightsRecord, RunDirectory, RunRecord, RunStatus};
 use kindling_report::{grouped, summary};
-use kindling_training::{Event, Host, MakeRenderer, OnEvent, TrainingError};
+use kindling_training::{Event, Host, MakeRenderer, OnEvent, Place, TrainingError};
 
 use crate::{
     Workbench,
@@ -47,7 +47,7 @@ pub(crate) fn train(workbench: &Workbench, arguments: &TrainArguments) -> Result
     signals::install()?;
     writable::check(&host.place.runs_dir.path)?;
     let data = data::load(workbench, &config.data, host.place.data_dir.as_deref())?;
-    network.check(&config, &data, &backend.place())?;
+    network.check(&config, &data, &Place { graph: host.graph, ..backend.place() })?;
     let directory = RunDirectory::create(&host.place.runs_dir.path, name)?;
     run_and_tell(workbench, &directory, host, &backend, shows_dashboard, |host| {
         network.train(&config, &data, &directory, host)
@@ -97,7 +97,9 @@ pub(crate) fn run_and_tell(
         Event::Epoch { record, epochs } if !shows_dashboard => lines.show_epoch(record, epochs),
         Event::Step { .. } | Event::Epoch { .. } => {}
     });
-    let outcome = training(backend.host(interrupter, renderer, on_event, workbench.start()));
+    let mut host = backend.host(interrupter, renderer, on_event, workbench.start());
+    host.place.graph = arguments.graph;
+    let outcome = training(host);
     dashboard::restore_terminal();
     let is_kept = directory.checkpoints().join("index.json").exists();
     if outcome.as_ref().is_err_and(|error| !is_lost(error)) && is_kept {
