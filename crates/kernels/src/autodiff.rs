@@ -139,7 +139,8 @@ fn tracked_layer<B: Host, C: CheckpointStrategy>(
     let OpsKind::Tracked(prepared) = Convolution.prepare::<C>(parents).compute_bound().stateful() else { return None };
     let packed = Packed::<B>::new(primitives.map(Clone::clone));
     let (output, batch, saved) = packed.train(layer)?;
-    Some(untracked_statistics::<B, C>(prepared.finish((packed, layer, saved), output), batch))
+    let x = operands.x.is_tracked().then(|| operands.x.clone());
+    Some(untracked_statistics::<B, C>(prepared.finish((packed, layer, saved, x), output), batch))
 }
 
 #[derive(Debug)]
@@ -170,15 +171,18 @@ impl<B: LinearGradients> Backward<B, 3> for Linear {
 struct Convolution;
 
 impl<B: Host> Backward<B, 6> for Convolution {
-    /// The layer's tensors, the layer, and what forward saved.
-    type State = (Packed<B>, ConvLayer, Saved);
+    /// The layer's tensors, the layer, what forward saved, and x, if it has a gradient, to which others may contribute.
+    type State = (Packed<B>, ConvLayer, Saved, Option<FloatTensor<Autodiff<B>>>);
 
     fn backward(self, ops: Ops<Self::State, 6>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let dy = gradients.consume::<B>(&ops.node);
-        let (packed, layer, saved) = ops.state;
+        let (packed, layer, saved, tracked) = ops.state;
         let [x, .., residual] = &ops.parents;
         let wanted = Wanted { x: x.is_some(), residual: residual.is_some() };
-        let Some(found) = packed.backward(layer, &saved, &dy, wanted) else {
+        // What a residual has given x already is added to in place: Burn's sum would take another pass, on one thread, and
+        // have the channels first.
+        let sum = tracked.filter(|_| wanted.x).and_then(|x| gradients.remove::<B>(&x));
+        let Some(found) = packed.backward(layer, &saved, &dy, wanted, sum) else {
             unreachable!("what was on the host forward has its gradient there")
         };
         for (node, gradient) in ops.parents.into_iter().zip(found) {

@@ -87,7 +87,7 @@ pub(crate) struct Wanted {
 
 /// The gradients of [`train`].
 pub(crate) struct Gradients {
-    /// In x's order of channels, if asked for.
+    /// In x's order of channels, if asked for and not added elsewhere.
     pub(crate) x: Option<Vec<f32>>,
     /// In the residual's, if asked for.
     pub(crate) residual: Option<Vec<f32>>,

@@ -94,18 +94,26 @@ impl<B: Host> Packed<B> {
         Some(image_tensor::<B>(y, output, layer.epilogue.order, &self.operands.x))
     }
 
-    /// The gradients of [`ConvOperands::parents`]: those that are wanted, and of the parameters all that are there.
+    /// The gradients of [`ConvOperands::parents`]: those that are wanted, and of the parameters all that are there. That of
+    /// x is added to `sum`.
     pub(crate) fn backward(
         &self,
         layer: ConvLayer,
         saved: &Saved,
         dy: &FloatTensor<B>,
         wanted: Wanted,
+        sum: Option<FloatTensor<B>>,
     ) -> Option<[Option<FloatTensor<B>>; 6]> {
+        let mut sum = sum.map(|sum| match self.x_order {
+            ChannelOrder::First => sum,
+            ChannelOrder::Last => B::float_permute(sum, &[0, 2, 3, 1]),
+        });
+        let floats = sum.as_mut().and_then(B::floats_mut);
+        let adds = floats.is_some();
         let Slices { x, parameters, residual, .. } = self.slices(layer)?;
         let (dy, dy_order) = packed_images::<B>(dy.clone());
         let dy = images::<B>(B::floats(&dy)?, &dy, dy_order);
-        let found = conv::backward(Level::best(), layer, x, parameters, residual, saved, dy, wanted);
+        let found = conv::backward(Level::best(), layer, x, parameters, residual, saved, dy, wanted, floats);
         let like = &self.operands.x;
         let image_gradient = |floats: Vec<f32>, of: Images| {
             let shape = [of.batch, of.channels, of.height, of.width];
@@ -116,7 +124,15 @@ impl<B: Host> Packed<B> {
         let bias = parameters.bias.map(|_| vector(found.bias));
         let [gamma, beta] = found.norm.map_or([None, None], |norm| norm.map(|floats| Some(vector(floats))));
         let residual = found.residual.zip(residual).map(|(floats, residual)| image_gradient(floats, residual));
-        Some([found.x.map(|floats| image_gradient(floats, x)), weight, bias, gamma, beta, residual])
+        let unpermuted = |sum: FloatTensor<B>| match self.x_order {
+            ChannelOrder::First => sum,
+            ChannelOrder::Last => B::float_permute(sum, &[0, 3, 1, 2]),
+        };
+        let dx = match (found.x.map(|floats| image_gradient(floats, x)), sum.map(unpermuted)) {
+            (Some(dx), Some(sum)) if !adds => Some(B::float_add(dx, sum)),
+            (dx, sum) => dx.or(sum),
+        };
+        Some([dx, weight, bias, gamma, beta, residual])
     }
 }
 

@@ -260,8 +260,20 @@ impl ConvCase {
         let [height, width] = self.sizes.output();
         let floats = laid_out(&self.dy, batch, outputs, orders[2]);
         let dy = Images { floats: &floats, batch, channels: outputs, height, width, order: orders[2] };
-        let found = self
-            .with_images(|x, residual| conv::backward(level, layer, x, self.parameters(), residual, saved, dy, wanted));
+        let backward = |sum: Option<&mut [f32]>| {
+            let parameters = self.parameters();
+            self.with_images(|x, residual| {
+                conv::backward(level, layer, x, parameters, residual, saved, dy, wanted, sum)
+            })
+        };
+        let found = backward(None);
+        if let Some(dx) = found.x.as_ref().filter(|dx| dx.iter().all(|dx| dx.is_finite())) {
+            // The same is added to what is there.
+            let mut sum = vec![1.0; dx.len()];
+            backward(Some(&mut sum));
+            let ones_more: Vec<f64> = dx.iter().map(|dx| f64::from(*dx) + 1.0).collect();
+            check_distance("the sum with dx", &sum, &ones_more);
+        }
         let [gamma, beta] = found.norm.map_or([None, None], |norm| norm.map(Some));
         let some = |floats: Vec<f32>| (!floats.is_empty()).then_some(floats);
         let residual = found.residual.zip(sides).map(|(floats, sides)| planes(&floats, batch, sides[0], orders[1]));

@@ -29,10 +29,10 @@ use super::{
 /// make use of at the batch sizes of training, and so many on every machine, so that the sums do not depend on it.
 const PARTS: usize = 16;
 
-/// Numbers in all parts of a weight's gradient, unless two parts alone have more.
-const MOST_PARTIAL: usize = 1_200_000;
+/// Numbers in all parts of a weight's gradient, unless a few parts alone have more: to add them takes time.
+const MOST_PARTIAL: usize = 300_000;
 
-/// The gradients for `dy`, which is as the layer's output.
+/// The gradients for `dy`, which is as the layer's output. Those of x are added to `sum`, in x's order, where there is one.
 ///
 /// By the batch's statistics that of the convolution's bias is zero, since batch norm takes the mean away again.
 #[allow(clippy::too_many_arguments)] // What forward had, and what became of it.
@@ -45,6 +45,7 @@ pub(crate) fn backward(
     saved: &Saved,
     dy: Images<'_>,
     wanted: Wanted,
+    sum: Option<&mut [f32]>,
 ) -> Gradients {
     let plan = Plan::new(level, layer, x, it, residual);
     let (batch, channels) = (plan.batch, plan.padded);
@@ -94,13 +95,16 @@ pub(crate) fn backward(
         (Some(grid), Some(weight)) if wanted.x => Kernel::turned(level, plan, grid, weight),
         _ => Vec::new(),
     };
-    let mut dx = Output::new(if wanted.x { x.floats.len() } else { 0 });
+    let adds = sum.is_some();
+    assert!(sum.as_ref().is_none_or(|sum| sum.len() == x.floats.len()), "the size of the gradient so far");
+    let mut dx = Output::new(if wanted.x && !adds { x.floats.len() } else { 0 });
     let part_size = plan.grid.map_or(0, |grid| grid.points() * plan.inputs * channels);
     let parts = batch.min(plan.parts(part_size));
     let mut dweights = Scratch::take(parts * part_size);
     if wanted.x || plan.grid.is_some() {
         let dweight = Target::of(&mut dweights);
-        let dx = wanted.x.then(|| dx.target());
+        let dx = sum.map_or_else(|| dx.target(), Target::of);
+        let dx = wanted.x.then_some(dx);
         // SAFETY: the tasks above have written it, and nobody writes it now.
         let passed = passed.map(|passed| &*unsafe { passed.slice(0, batch * floats) });
         parallel::for_each(parts, |part| {
@@ -117,6 +121,7 @@ pub(crate) fn backward(
                 turned,
                 images,
                 dx,
+                adds,
                 dweight,
                 part,
             });
@@ -126,7 +131,7 @@ pub(crate) fn backward(
     let of_bias = |(sum, scale): (&f64, &f32)| if saved.given { (sum * f64::from(*scale)) as f32 } else { 0.0 };
     Gradients {
         // SAFETY: the tasks have written every image.
-        x: wanted.x.then(|| unsafe { dx.finish() }),
+        x: (wanted.x && !adds).then(|| unsafe { dx.finish() }),
         // SAFETY: as above.
         residual: wants_residual.then(|| unsafe { dresidual.finish() }),
         weight: plan.grid.map_or_else(Vec::new, |grid| kernel::sum_of_parts(level, plan, grid, &dweights)),
@@ -143,7 +148,9 @@ impl Plan {
     }
 
     fn parts(self, size: usize) -> usize {
-        let most = (MOST_PARTIAL / size.max(1)).clamp(2, PARTS);
+        // Of the largest, memory decides.
+        let least = if size > 4_000_000 { 2 } else { 4 };
+        let most = (MOST_PARTIAL / size.max(1)).clamp(least, PARTS);
         1 << most.ilog2()
     }
 }
@@ -320,6 +327,8 @@ struct Unconvolve<'a> {
     turned: &'a [Kernel],
     images: Range<usize>,
     dx: Option<Target<'a>>,
+    /// Whether the gradient of x is added to what is there.
+    adds: bool,
     /// `[part, taps, channels, channels out]`
     dweight: Target<'a>,
     part: usize,
@@ -356,16 +365,16 @@ impl WithSimd for Unconvolve<'_> {
             for (image, dz) in images.clone().zip(dz.chunks_exact_mut(floats)) {
                 self.image(simd, image, placed, dz);
             }
-            let dz = Bordered { floats: &dz, border, channels: plan.padded };
-            let inside = Inside::new(x, images.clone(), grid.border(), grid.size);
+            let dz = Bordered { floats: &dz, border, beyond: 0, channels: plan.padded };
+            let inside = Inside::new(x, images.clone(), grid);
             let (count, add) = (images.len(), first != self.images.start);
-            let (x, start) = (inside.bordered(grid.border()), self.part * part_size);
+            let (x, start) = (inside.bordered(), self.part * part_size);
             // SAFETY: the part is this task's own, and its first images write all of it.
             unsafe { kernel::add_gradient(simd, grid, count, x, dz, self.dweight, start, add) };
             let Some(to) = self.dx else { continue };
             let (to, start) = if in_place { (to, first * x_floats) } else { (Target::of(&mut dx), 0) };
             // SAFETY: the images are this task's own.
-            unsafe { kernel::convolve_back(simd, grid, count, dz, self.turned, to, start) };
+            unsafe { kernel::convolve_back(simd, grid, count, dz, self.turned, to, start, self.adds && in_place) };
             if !in_place {
                 for (image, dx) in images.zip(dx.chunks_exact(x_floats)) {
                     self.write_x(image, dx, plan.padded_inputs);
@@ -379,9 +388,21 @@ impl Unconvolve<'_> {
     #[inline(always)]
     fn write_x(&self, image: usize, dx: &[f32], channels: usize) {
         let Some(to) = self.dx else { return };
-        let start = image * self.x.channels * self.x.pixels();
-        // SAFETY: the image is this task's own.
-        unsafe { write_image(to, start, self.x.order, self.x.channels, dx, channels) };
+        let length = self.x.channels * self.x.pixels();
+        let (start, order) = (image * length, self.x.order);
+        if !self.adds {
+            // SAFETY: the image is this task's own.
+            unsafe { write_image(to, start, order, self.x.channels, dx, channels) };
+            return;
+        }
+        let mut ordered = Scratch::take(length);
+        // SAFETY: the buffer is this call's own.
+        unsafe { write_image(Target::of(&mut ordered), 0, order, self.x.channels, dx, channels) };
+        // SAFETY: the image is this task's own, and has values.
+        let sum = unsafe { to.slice(start, length) };
+        for (sum, dx) in sum.iter_mut().zip(&*ordered) {
+            *sum += dx;
+        }
     }
 
     /// The gradient of the convolution's output, within a border of zeros that is there already.

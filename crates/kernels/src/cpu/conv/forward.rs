@@ -19,7 +19,7 @@ use super::{
     kernel::{self, Kernel},
     layout::{Padded, put_inside, write_image},
     norm::{Norm, NormAt, combine, moments},
-    plan::Plan,
+    plan::{Border, Grid, Plan},
     pool,
     winograd::Bordered,
 };
@@ -138,10 +138,9 @@ impl WithSimd for Convolve<'_> {
         };
         match (self.kernel, plan.grid) {
             (Some(kernel), Some(grid)) => {
-                let border = grid.border();
-                let x = Inside::new(self.x, self.images.clone(), border, grid.size);
+                let x = Inside::new(self.x, self.images.clone(), grid);
                 // SAFETY: the images are this task's own.
-                unsafe { kernel::convolve(simd, grid, count, x.bordered(border), kernel, target, start) };
+                unsafe { kernel::convolve(simd, grid, count, x.bordered(), kernel, target, start, false) };
             }
             _ => {
                 for (index, image) in self.images.clone().enumerate() {
@@ -179,33 +178,35 @@ impl WithSimd for Convolve<'_> {
 }
 
 /// Images as a kernel sees them: as they lie where they have their channels inside and need no border, or copies.
-pub(super) enum Inside<'a> {
-    Borrowed(&'a [f32], usize),
-    Copied(Scratch, usize),
+pub(super) struct Inside<'a> {
+    images: Padded<'a>,
+    border: Border,
+    beyond: usize,
+    channels: usize,
 }
 
 impl<'a> Inside<'a> {
-    /// `size` is an image's as the kernel sees it.
     #[inline(always)]
-    pub(super) fn new(x: Images<'a>, images: Range<usize>, border: super::plan::Border, size: [usize; 2]) -> Self {
-        let pixels = x.channels * x.pixels();
-        if border.size == size && border.corner == [0, 0] && x.is_padded(x.channels) {
-            return Self::Borrowed(&x.floats[images.start * pixels..images.end * pixels], x.channels);
+    pub(super) fn new(x: Images<'a>, images: Range<usize>, grid: Grid) -> Self {
+        let (border, channels) = (grid.border(), x.channels);
+        let needs_none = border.size == grid.size && border.corner == [0, 0];
+        if (needs_none || grid.winograd) && x.is_padded(channels) {
+            let pixels = channels * x.pixels();
+            let images = Padded::Borrowed(&x.floats[images.start * pixels..images.end * pixels]);
+            let beyond = if grid.winograd { grid.padding } else { 0 };
+            return Self { images, border: Border { size: grid.size, corner: [0; 2] }, beyond, channels };
         }
-        let floats = border.pixels() * x.channels;
+        let floats = border.pixels() * channels;
         let mut bordered = Scratch::zeroed(images.len() * floats);
         for (image, bordered) in images.zip(bordered.chunks_exact_mut(floats)) {
-            put_inside(&Padded::image(x, image, x.channels), size, x.channels, border, bordered);
+            put_inside(&Padded::image(x, image, channels), grid.size, channels, border, bordered);
         }
-        Self::Copied(bordered, x.channels)
+        Self { images: Padded::Copied(bordered), border, beyond: 0, channels }
     }
 
     #[inline(always)]
-    pub(super) fn bordered(&self, border: super::plan::Border) -> Bordered<'_> {
-        match self {
-            Self::Borrowed(floats, channels) => Bordered { floats, border, channels: *channels },
-            Self::Copied(floats, channels) => Bordered { floats, border, channels: *channels },
-        }
+    pub(super) fn bordered(&self) -> Bordered<'_> {
+        Bordered { floats: &self.images, border: self.border, beyond: self.beyond, channels: self.channels }
     }
 }
 

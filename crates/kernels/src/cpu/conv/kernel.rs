@@ -219,11 +219,13 @@ impl WithSimd for SumOfParts<'_> {
     }
 }
 
-/// Convolves `images` images to pixels of the padded outputs, one image after another from `start` on.
+/// Convolves `images` images to pixels of the padded outputs, one image after another from `start` on; to be added to what
+/// is there, without the bias, or written.
 ///
 /// # Safety
-/// Nobody else uses the images' places in `to` meanwhile.
+/// Nobody else uses the images' places in `to` meanwhile, and they have values if they are to be added to.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)] // Images, where they go, and what with.
 pub(super) unsafe fn convolve<S: Simd>(
     simd: S,
     grid: Grid,
@@ -232,10 +234,11 @@ pub(super) unsafe fn convolve<S: Simd>(
     kernel: &Kernel,
     to: Target<'_>,
     start: usize,
+    add: bool,
 ) {
     if grid.winograd {
         // SAFETY: the caller's promise.
-        unsafe { winograd::convolve(simd, images, x, grid.output, &kernel.weight, &kernel.bias, to, start) };
+        unsafe { winograd::convolve(simd, images, x, grid.output, &kernel.weight, &kernel.bias, to, start, add) };
         return;
     }
     let outputs = kernel.bias.len();
@@ -245,15 +248,17 @@ pub(super) unsafe fn convolve<S: Simd>(
         let place = start + image * grid.output[0] * grid.output[1] * outputs;
         let from = &x.floats[image * x.border.pixels() * x.channels..];
         // SAFETY: the caller's promise.
-        unsafe { product_of(simd, classes, (from, x), (kernel, grid.stride), to, place, [grid.output[1], 1]) };
+        unsafe { product_of(simd, classes, (from, x), (kernel, grid.stride), to, place, [grid.output[1], 1], add) };
     }
 }
 
-/// The gradient of an image from that of the convolution's output, `[height, width, padded inputs]`.
+/// The gradients of images from those of the convolution's output, `[height, width, padded inputs]`; to be added to what is
+/// there, or written.
 ///
 /// # Safety
-/// Nobody else uses the image's place in `to` meanwhile.
+/// Nobody else uses the images' places in `to` meanwhile, and they have values if they are to be added to.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)] // Images, where they go, and what with.
 pub(super) unsafe fn convolve_back<S: Simd>(
     simd: S,
     grid: Grid,
@@ -262,10 +267,11 @@ pub(super) unsafe fn convolve_back<S: Simd>(
     kernels: &[Kernel],
     to: Target<'_>,
     start: usize,
+    add: bool,
 ) {
     if grid.winograd {
         // SAFETY: the caller's promise.
-        unsafe { convolve(simd, grid.turned(), images, dz, &kernels[0], to, start) };
+        unsafe { convolve(simd, grid.turned(), images, dz, &kernels[0], to, start, add) };
         return;
     }
     let inputs = kernels[0].bias.len();
@@ -281,7 +287,7 @@ pub(super) unsafe fn convolve_back<S: Simd>(
                     start + (image * grid.size[0] * grid.size[1] + rows.first * grid.size[1] + columns.first) * inputs;
                 let steps = [grid.size[1] * grid.stride, grid.stride];
                 // SAFETY: the caller's promise.
-                unsafe { product_of(simd, [rows, columns], (&from[first..], dz), (kernel, 1), to, place, steps) };
+                unsafe { product_of(simd, [rows, columns], (&from[first..], dz), (kernel, 1), to, place, steps, add) };
             }
         }
     }
@@ -291,8 +297,9 @@ pub(super) unsafe fn convolve_back<S: Simd>(
 /// next, and from one pixel to the next.
 ///
 /// # Safety
-/// Nobody else uses these pixels' places in `to` meanwhile.
+/// Nobody else uses these pixels' places in `to` meanwhile, and they have values if they are to be added to.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)] // Images, where they go, and what with.
 unsafe fn product_of<S: Simd>(
     simd: S,
     [rows, columns]: [Class; 2],
@@ -301,6 +308,7 @@ unsafe fn product_of<S: Simd>(
     to: Target<'_>,
     start: usize,
     steps: [usize; 2],
+    add: bool,
 ) {
     let (channels, outputs) = (x.channels, kernel.bias.len());
     let row = x.border.size[1] * channels;
@@ -317,13 +325,13 @@ unsafe fn product_of<S: Simd>(
                     a: Rows { data: &from[y * stride * row..], row: stride * channels, step: 1, segment: row },
                     b: Columns { data: weight, step: width, segment: columns.taps * channels * width },
                     sum: Sum { segments: rows.taps, steps: columns.taps * channels },
-                    initial: Some(&kernel.bias[panel..]),
+                    initial: (!add).then(|| &kernel.bias[panel..]),
                     to: Destination {
                         target: to,
                         start: start + y * steps[0] * outputs + panel,
                         row: steps[1] * outputs,
                         columns: width,
-                        add: false,
+                        add,
                         relu: false,
                     },
                 }

@@ -135,38 +135,61 @@ pub(super) fn to_kernel<S: Simd>(simd: S, points: &[S::f32s; POINTS]) -> [S::f32
     taps
 }
 
-/// Images as they are convolved: one after another, each within its border.
+/// Images as they are convolved, one after another. What lies beyond them is zero.
 #[derive(Clone, Copy)]
 pub(super) struct Bordered<'a> {
     pub(super) floats: &'a [f32],
+    /// With the border that they are stored in, and where the image begins in it.
     pub(super) border: Border,
+    /// Rows and columns of zeros before the border, which are not stored.
+    pub(super) beyond: usize,
     /// Numbers of a pixel.
     pub(super) channels: usize,
 }
 
+/// A tile as it is read: its first pixel, and numbers from one row to the next.
+#[derive(Clone, Copy)]
+struct View {
+    corner: *const f32,
+    row: usize,
+}
+
 impl Bordered<'_> {
-    /// Where tile `tile` of `size` begins, whose rows and columns are `sees` pixels, `from` pixels down and right of the
-    /// border's own corner.
+    /// Tile `tile` of `size`, whose rows and columns are `sees` pixels, `from` pixels down and right of the border's own
+    /// corner. Where not all of it is stored, `patch` is given a copy.
     #[inline(always)]
-    fn corner(self, tile: usize, size: [usize; 2], from: [usize; 2], sees: usize) -> *const f32 {
-        let (across, tiles) = (size[1].div_ceil(4), tiles(size));
+    fn view(self, tile: usize, size: [usize; 2], from: [usize; 2], sees: usize, patch: &mut [f32]) -> View {
+        let (across, tiles, channels) = (size[1].div_ceil(4), tiles(size), self.channels);
         let (image, tile) = (tile / tiles, tile % tiles);
-        let (y, x) = (tile / across * 4 + from[0], tile % across * 4 + from[1]);
-        let pixels = self.border.pixels();
-        let place = (image * pixels + y * self.border.size[1] + x) * self.channels;
-        assert!(x + sees <= self.border.size[1] && y + sees <= self.border.size[0], "a tile within the border");
-        assert!((image + 1) * pixels * self.channels <= self.floats.len(), "as many images");
-        // SAFETY: within the image.
-        unsafe { self.floats.as_ptr().add(place) }
+        let [rows, columns] = self.border.size;
+        let image = &self.floats[image * rows * columns * channels..][..rows * columns * channels];
+        let (top, left) = (tile / across * 4 + from[0], tile % across * 4 + from[1]);
+        // The first row and column that are stored, and behind the last, as the tile counts them.
+        let before = self.beyond;
+        let first = |start: usize| before.saturating_sub(start);
+        let end = |start: usize, stored: usize| (stored + before).saturating_sub(start).min(sees);
+        let ((y, y_end), (x, x_end)) = ((first(top), end(top, rows)), (first(left), end(left, columns)));
+        let place = |y: usize, x: usize| ((top + y - before) * columns + left + x - before) * channels;
+        if (y, x, y_end, x_end) == (0, 0, sees, sees) {
+            return View { corner: image[place(0, 0)..].as_ptr(), row: columns * channels };
+        }
+        let patch = &mut patch[..sees * sees * channels];
+        patch.fill(0.0);
+        let width = x_end.saturating_sub(x) * channels;
+        for y in y..y_end {
+            patch[(y * sees + x) * channels..][..width].copy_from_slice(&image[place(y, x)..][..width]);
+        }
+        View { corner: patch.as_ptr(), row: sees * channels }
     }
 }
 
-/// Convolves images to pixels of as many channels as there are biases, `apart` numbers from one image to the next.
+/// Convolves images to pixels of as many channels as there are biases, one image after another; to be added to what is
+/// there, or written.
 ///
 /// The kernel is `[point, panel of channels out, channels in, channels of the panel]`.
 ///
 /// # Safety
-/// Nobody else uses the images' places in `to` meanwhile.
+/// Nobody else uses the images' places in `to` meanwhile, and they have values if they are to be added to.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // Images, where they go, and what with.
 pub(super) unsafe fn convolve<S: Simd>(
@@ -178,22 +201,25 @@ pub(super) unsafe fn convolve<S: Simd>(
     bias: &[f32],
     to: Target<'_>,
     start: usize,
+    add: bool,
 ) {
     let (channels, outputs) = (x.channels, bias.len());
     let tiles_of_one = tiles(size);
     let all = tiles_of_one * images;
     // As many as the second cache holds, and whole products at least.
-    let highest = (40_000 / (POINTS * (channels + outputs))).clamp(14, 28);
+    let highest = (70_000 / (POINTS * (channels + outputs))).clamp(14, 56);
     let strips = all.div_ceil(highest);
     let longest = all.div_ceil(strips);
     let (mut inputs, mut sums) =
         (Scratch::take(POINTS * (longest * channels + GAP)), Scratch::take(POINTS * (longest * outputs + GAP)));
+    let mut patch = Scratch::take(POINTS * channels);
     let mut first = 0;
     for strip in 0..strips {
         let count = (all - first).div_ceil(strips - strip);
         let (in_apart, out_apart) = (count * channels + GAP, count * outputs + GAP);
         for tile in 0..count {
-            of_input(simd, x, x.corner(first + tile, size, [0, 0], 6), &mut inputs[tile * channels..], in_apart);
+            let view = x.view(first + tile, size, [0, 0], 6, &mut patch);
+            of_input(simd, channels, view, &mut inputs[tile * channels..], in_apart);
         }
         let target = Target::of(&mut sums);
         for point in 0..POINTS {
@@ -235,7 +261,7 @@ pub(super) unsafe fn convolve<S: Simd>(
             let length = ((rows - 1) * size[1] + columns) * outputs;
             let place = to.place(begin, length);
             // SAFETY: the caller's promise; every tile has pixels of its own.
-            unsafe { to_output(simd, &sums[tile * outputs..], out_apart, bias, place, size[1], [rows, columns]) };
+            unsafe { to_output(simd, &sums[tile * outputs..], out_apart, bias, place, size[1], [rows, columns], add) };
         }
         first += count;
     }
@@ -262,9 +288,12 @@ pub(super) unsafe fn add_gradient<S: Simd>(
     let count = tiles(size) * images;
     let (in_apart, out_apart) = (count * channels + GAP, count * outputs + GAP);
     let (mut inputs, mut gradients) = (Scratch::take(POINTS * in_apart), Scratch::take(POINTS * out_apart));
+    let mut patch = Scratch::take(POINTS * channels.max(outputs));
     for tile in 0..count {
-        of_input(simd, x, x.corner(tile, size, [0, 0], 6), &mut inputs[tile * channels..], in_apart);
-        of_gradient(simd, dz, dz.corner(tile, size, dz.border.corner, 4), &mut gradients[tile * outputs..], out_apart);
+        let view = x.view(tile, size, [0, 0], 6, &mut patch);
+        of_input(simd, channels, view, &mut inputs[tile * channels..], in_apart);
+        let view = dz.view(tile, size, dz.border.corner, 4, &mut patch);
+        of_gradient(simd, outputs, view, &mut gradients[tile * outputs..], out_apart);
     }
     for point in 0..POINTS {
         for (panel, vectors) in panels::<S>(outputs) {
@@ -341,16 +370,16 @@ fn gradient<S: Simd>(simd: S, y: [S::f32s; 4]) -> [S::f32s; 6] {
     ]
 }
 
-/// `Bᵀ d B` of the tile that begins at `corner`; its points are `apart` from one another.
+/// `Bᵀ d B` of a tile; its points are `apart` from one another.
 #[inline(always)]
-fn of_input<S: Simd>(simd: S, x: Bordered<'_>, corner: *const f32, points: &mut [f32], apart: usize) {
-    let (channels, stride) = (x.channels, x.border.size[1] * x.channels);
+fn of_input<S: Simd>(simd: S, channels: usize, view: View, points: &mut [f32], apart: usize) {
     assert!(points.len() >= (POINTS - 1) * apart + channels);
     for v in 0..channels / S::F32_LANES {
         let mut rows = [[simd.splat_f32s(0.0); 6]; 6];
         for column in 0..6 {
-            // SAFETY: a tile sees six rows and columns of its image.
-            let column_of = unsafe { load(simd, corner.wrapping_add(column * channels + v * S::F32_LANES), stride) };
+            let first = view.corner.wrapping_add(column * channels + v * S::F32_LANES);
+            // SAFETY: a tile sees six rows and columns.
+            let column_of = unsafe { load(simd, first, view.row) };
             for (row, value) in input(simd, column_of).into_iter().enumerate() {
                 rows[row][column] = value;
             }
@@ -361,16 +390,16 @@ fn of_input<S: Simd>(simd: S, x: Bordered<'_>, corner: *const f32, points: &mut 
     }
 }
 
-/// `A dz Aᵀ` of the tile that begins at `corner`; its points are `apart` from one another.
+/// `A dz Aᵀ` of a tile; its points are `apart` from one another.
 #[inline(always)]
-fn of_gradient<S: Simd>(simd: S, dz: Bordered<'_>, corner: *const f32, points: &mut [f32], apart: usize) {
-    let (channels, stride) = (dz.channels, dz.border.size[1] * dz.channels);
+fn of_gradient<S: Simd>(simd: S, channels: usize, view: View, points: &mut [f32], apart: usize) {
     assert!(points.len() >= (POINTS - 1) * apart + channels);
     for v in 0..channels / S::F32_LANES {
         let mut rows = [[simd.splat_f32s(0.0); 4]; 6];
         for column in 0..4 {
-            // SAFETY: a tile has four rows and columns of its image or its border.
-            let column_of = unsafe { load(simd, corner.wrapping_add(column * channels + v * S::F32_LANES), stride) };
+            let first = view.corner.wrapping_add(column * channels + v * S::F32_LANES);
+            // SAFETY: a tile has four rows and columns.
+            let column_of = unsafe { load(simd, first, view.row) };
             for (row, value) in gradient(simd, column_of).into_iter().enumerate() {
                 rows[row][column] = value;
             }
@@ -384,8 +413,10 @@ fn of_gradient<S: Simd>(simd: S, dz: Bordered<'_>, corner: *const f32, points: &
 /// `Aᵀ m A` of a tile, plus the bias, written to its pixels from `place` on, in rows of `width` pixels.
 ///
 /// # Safety
-/// Nobody else uses those places meanwhile, and there are as many as `size` asks for.
+/// Nobody else uses those places meanwhile, there are as many as the size asks for, and they have values if they are to be
+/// added to.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)] // A tile, and where it goes.
 unsafe fn to_output<S: Simd>(
     simd: S,
     points: &[f32],
@@ -394,6 +425,7 @@ unsafe fn to_output<S: Simd>(
     place: *mut f32,
     width: usize,
     [height, across]: [usize; 2],
+    add: bool,
 ) {
     let channels = bias.len();
     assert!(points.len() >= (POINTS - 1) * apart + channels);
@@ -412,8 +444,11 @@ unsafe fn to_output<S: Simd>(
             for (x, value) in outputs.into_iter().enumerate() {
                 if x < across {
                     let place = place.wrapping_add((y * width + x) * channels + v * S::F32_LANES);
+                    let place = place.cast::<S::f32s>();
                     // SAFETY: the caller's promise.
-                    unsafe { place.cast::<S::f32s>().write_unaligned(simd.add_f32s(value, bias)) };
+                    let before = if add { unsafe { place.read_unaligned() } } else { bias };
+                    // SAFETY: as above.
+                    unsafe { place.write_unaligned(simd.add_f32s(value, before)) };
                 }
             }
         }
