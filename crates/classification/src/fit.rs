@@ -140,11 +140,11 @@ fn check_graph(config: &Config, place: &Place) -> Result<(), TrainingError> {
     kindling_training::check_graph([
         ("another optimizer, or weight decay", !is_plain),
         ("several devices", place.devices.len() > 1),
-        ("a backend that computes in the program's own memory", place.devices.iter().any(is_on_host)),
         ("`training.accumulate`", training.accumulate > 1),
         ("`training.clip_norm`", training.clip_norm.is_some()),
         ("`training.ema_decay`", training.ema_decay.is_some()),
         ("`training.gradient_steps`", training.gradient_steps.is_some()),
+        ("a backend that computes in the program's own memory", place.devices.iter().any(is_on_host)),
     ])
 }
 

@@ -128,7 +128,7 @@ impl<T: Task<Batch: FixedBatch>> Recorded<T> {
         let mut memory = Memory::new(task, batch, device)?;
         memory.set_rate(rate, device)?;
         let dispatch = device.as_dispatch();
-        let mut record = || {
+        let record = || {
             Dispatch::graph_prepare(dispatch).map_err(TrainingError::backend)?;
             for _ in 0..WARM_UPS {
                 memory.step()?;
@@ -138,7 +138,7 @@ impl<T: Task<Batch: FixedBatch>> Recorded<T> {
             memory.step()
         };
         // Burn panics where a backend fails, and a device that still records would fail in all that follows.
-        let outcome = catch_unwind(AssertUnwindSafe(&mut record))
+        let outcome = catch_unwind(AssertUnwindSafe(record))
             .unwrap_or_else(|panic| Err(TrainingError::Backend(message(&*panic).to_owned())));
         let graph = Dispatch::graph_stop_capture(dispatch).map_err(TrainingError::backend);
         let graph = outcome.and(graph).map_err(|error| {
@@ -246,7 +246,7 @@ impl<T: Task<Batch: FixedBatch>> Memory<T> {
 pub fn check_graph(properties: impl IntoIterator<Item = (&'static str, bool)>) -> Result<(), TrainingError> {
     match properties.into_iter().find(|(_, is_true)| *is_true) {
         Some((name, _)) => Err(refused(
-            "plain gradient descent on one device, on whole batches that are not made ahead, and nothing else in a step",
+            "plain gradient descent on one GPU, on whole batches that are not made ahead, and nothing else in a step",
             name.to_owned(),
         )),
         None => Ok(()),
@@ -258,13 +258,11 @@ fn refused(wanted: &str, found: String) -> TrainingError {
 }
 
 fn written(is_possible: bool) -> Result<(), TrainingError> {
-    match is_possible {
-        true => Ok(()),
-        false => Err(refused(
-            "a step whose tensors stay where they are",
-            "memory that cannot be written in place; train without a graph".to_owned(),
-        )),
+    if is_possible {
+        return Ok(());
     }
+    let found = "memory that cannot be written in place; train without a graph".to_owned();
+    Err(refused("a step whose tensors stay where they are", found))
 }
 
 /// The parameters and running statistics of a module without autodiff, each in memory of its own.

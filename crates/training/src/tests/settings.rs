@@ -33,7 +33,7 @@ fn settings_out_of_range_are_refused_before_anything_is_written() {
         "batch_size: expected at least one sample for each of the 2 devices, found 1"
     );
     let wanted =
-        "plain gradient descent on one device, on whole batches that are not made ahead, and nothing else in a step";
+        "plain gradient descent on one GPU, on whole batches that are not made ahead, and nothing else in a step";
     assert_eq!(
         message(|trainer| trainer.graph().clip_norm(1.0)),
         format!("graph: expected {wanted}, found `clip_norm`")
