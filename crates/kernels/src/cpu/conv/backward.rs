@@ -353,7 +353,7 @@ impl WithSimd for Unconvolve<'_> {
         // A 1x1 convolution has its image in one row, which lies as the rows do.
         let placed = if grid.output == plan.convolved { border } else { inside };
         // Tiles enough for products to be worth the transforms, or a few images at least.
-        let chunk = if grid.winograd { (64 / winograd::tiles(grid.output)).max(1) } else { 1 }.min(self.images.len());
+        let chunk = if grid.winograd { (32 / winograd::tiles(grid.output)).max(1) } else { 1 }.min(self.images.len());
         let floats = border.pixels() * plan.padded;
         let mut dz = Scratch::zeroed(chunk * floats);
         let in_place = self.x.is_padded(plan.padded_inputs) && self.x.order == ChannelOrder::Last;

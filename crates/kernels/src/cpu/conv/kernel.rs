@@ -326,6 +326,7 @@ unsafe fn product_of<S: Simd>(
                     b: Columns { data: weight, step: width, segment: columns.taps * channels * width },
                     sum: Sum { segments: rows.taps, steps: columns.taps * channels },
                     initial: (!add).then(|| &kernel.bias[panel..]),
+                    ahead: None,
                     to: Destination {
                         target: to,
                         start: start + y * steps[0] * outputs + panel,
@@ -386,6 +387,7 @@ pub(super) unsafe fn add_gradient<S: Simd>(
                         b: Columns { data: &dz_floats[panel..], step: dz.channels, segment: dz_row * dz.channels },
                         sum: Sum { segments: grid.output[0], steps: grid.output[1] },
                         initial: None,
+                        ahead: None,
                         to: Destination {
                             target: to,
                             start: start + tap * reach * dz.channels + panel,

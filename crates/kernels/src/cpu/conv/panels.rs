@@ -2,7 +2,7 @@
 
 use pulp::{NullaryFnOnce, Simd};
 
-use crate::cpu::tile::{self, Columns, Destination, Rows, Sum};
+use crate::cpu::tile::{self, Ahead, Columns, Destination, Rows, Sum};
 
 /// The first channel of each panel of so many channels, and its number of vectors.
 #[inline(always)]
@@ -25,6 +25,8 @@ pub(super) struct Product<'a> {
     pub(super) sum: Sum,
     /// What the sums begin with; zero for none.
     pub(super) initial: Option<&'a [f32]>,
+    /// What is fetched meanwhile, as in [`tile::product`].
+    pub(super) ahead: Option<Ahead>,
     pub(super) to: Destination<'a>,
 }
 
@@ -59,16 +61,16 @@ impl<S: Simd> NullaryFnOnce for Compute<'_, S> {
 
     #[inline(always)]
     fn call(self) {
-        let Self { simd, product: &Product { vectors, rows, a, b, sum, initial, to } } = self;
+        let Self { simd, product: &Product { vectors, rows, a, b, sum, initial, ahead, to } } = self;
         let zero = simd.splat_f32s(0.0);
         let initial = initial.map(|initial| S::as_simd_f32s(initial).0);
         let at = |v: usize| initial.map_or(zero, |initial| initial[v]);
         // SAFETY: the promise of who made this.
         unsafe {
             if vectors == 2 {
-                tile::product::<S, 2>(simd, rows, a, b, sum, [at(0), at(1)], None, to);
+                tile::product::<S, 2>(simd, rows, a, b, sum, [at(0), at(1)], ahead, to);
             } else {
-                tile::product::<S, 1>(simd, rows, a, b, sum, [at(0)], None, to);
+                tile::product::<S, 1>(simd, rows, a, b, sum, [at(0)], ahead, to);
             }
         }
     }

@@ -17,7 +17,7 @@ use pulp::Simd;
 use crate::cpu::{
     output::Target,
     scratch::Scratch,
-    tile::{Columns, Destination, Rows, Sum},
+    tile::{Ahead, Columns, Destination, Rows, Sum},
 };
 
 use super::{
@@ -238,6 +238,8 @@ pub(super) unsafe fn convolve<S: Simd>(
                         },
                         sum: Sum { segments: 1, steps: channels },
                         initial: None,
+                        // What the next point multiplies.
+                        ahead: Some(Ahead::of(&inputs, (point + 1) * in_apart, 32)),
                         to: Destination {
                             target,
                             start: point * out_apart + panel,
@@ -306,6 +308,7 @@ pub(super) unsafe fn add_gradient<S: Simd>(
                     b: Columns { data: &gradients[point * out_apart + panel..], step: outputs, segment: 0 },
                     sum: Sum { segments: 1, steps: count },
                     initial: None,
+                    ahead: None,
                     to: Destination {
                         target: to,
                         start: start + point * channels * outputs + panel,
