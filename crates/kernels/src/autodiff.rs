@@ -1,16 +1,20 @@
 //! The operations' gradients: those of the slices where the tensors have them, else those of the composition.
 
-use burn::backend::{
-    Autodiff, Backend, TensorMetadata,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
-    },
-    tensor::{FloatTensor, IntTensor},
-};
+use std::cell::RefCell;
 
-use burn::tensor::Shape;
+use burn::{
+    backend::{
+        Autodiff, Backend, TensorMetadata,
+        autodiff::{
+            NodeId,
+            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+            grads::Gradients,
+            ops::{Backward, Ops, OpsKind},
+        },
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::Shape,
+};
 
 use crate::{
     Activation, ConvLayer,
@@ -139,8 +143,7 @@ fn tracked_layer<B: Host, C: CheckpointStrategy>(
     let OpsKind::Tracked(prepared) = Convolution.prepare::<C>(parents).compute_bound().stateful() else { return None };
     let packed = Packed::<B>::new(primitives.map(Clone::clone));
     let (output, batch, saved) = packed.train(layer)?;
-    let x = operands.x.is_tracked().then(|| operands.x.clone());
-    Some(untracked_statistics::<B, C>(prepared.finish((packed, layer, saved, x), output), batch))
+    Some(untracked_statistics::<B, C>(prepared.finish((packed, layer, saved), output), batch))
 }
 
 #[derive(Debug)]
@@ -167,27 +170,58 @@ impl<B: LinearGradients> Backward<B, 3> for Linear {
     }
 }
 
+thread_local! {
+    /// The nodes, but for leaves, that convolution layers of this thread have given a gradient, the newest last. A layer must
+    /// not keep x to find out: Burn would never free a graph that is not differentiated.
+    static GIVEN: RefCell<Vec<NodeId>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many of them are kept: a residual block is a few layers long.
+const MOST_GIVEN: usize = 64;
+
+fn give(node: NodeId) {
+    GIVEN.with_borrow_mut(|given| {
+        if given.len() == MOST_GIVEN {
+            given.remove(0);
+        }
+        given.push(node);
+    });
+}
+
+/// Whether a node was given a gradient, which is no longer remembered.
+fn take_given(node: NodeId) -> bool {
+    GIVEN.with_borrow_mut(|given| {
+        let count = given.len();
+        given.retain(|it| *it != node);
+        given.len() < count
+    })
+}
+
 #[derive(Debug)]
 struct Convolution;
 
 impl<B: Host> Backward<B, 6> for Convolution {
-    /// The layer's tensors, the layer, what forward saved, and x, if it has a gradient, to which others may contribute.
-    type State = (Packed<B>, ConvLayer, Saved, Option<FloatTensor<Autodiff<B>>>);
+    /// The layer's tensors, the layer, and what forward saved.
+    type State = (Packed<B>, ConvLayer, Saved);
 
     fn backward(self, ops: Ops<Self::State, 6>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let dy = gradients.consume::<B>(&ops.node);
-        let (packed, layer, saved, tracked) = ops.state;
+        take_given(ops.node.id);
+        let (packed, layer, saved) = ops.state;
         let [x, .., residual] = &ops.parents;
         let wanted = Wanted { x: x.is_some(), residual: residual.is_some() };
         // What a residual has given x already is added to in place: Burn's sum would take another pass, on one thread, and
         // have the channels first.
-        let sum = tracked.filter(|_| wanted.x).and_then(|x| gradients.remove::<B>(&x));
+        let sum = x.as_ref().filter(|x| take_given(x.id)).map(|x| gradients.consume::<B>(x));
         let Some(found) = packed.backward(layer, &saved, &dy, wanted, sum) else {
             unreachable!("what was on the host forward has its gradient there")
         };
         for (node, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 gradients.register::<B>(node.id, gradient);
+                if node.order > 0 {
+                    give(node.id);
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What a convolution layer does, in one description for all backends.
 
+use burn::serde::{Deserialize, Serialize};
+
 /// Where an image has its channels in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChannelOrder {
@@ -11,7 +13,8 @@ pub enum ChannelOrder {
 }
 
 /// A function applied to each number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde")]
 pub enum Activation {
     /// `x`
     #[default]
@@ -25,7 +28,8 @@ pub enum Activation {
 }
 
 /// How pixels are pooled. A last row or column that does not fill a pool is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde")]
 pub enum Pool {
     /// The largest of `size` x `size` pixels, every `stride` pixels.
     Max {
@@ -80,16 +84,20 @@ pub struct Epilogue {
     pub order: ChannelOrder,
 }
 
-impl Default for Epilogue {
+impl Epilogue {
     /// Nothing, with the channels first.
+    pub const NONE: Self = Self {
+        activation: Activation::None,
+        pool: None,
+        pool_first: false,
+        residual_stride: 1,
+        order: ChannelOrder::First,
+    };
+}
+
+impl Default for Epilogue {
     fn default() -> Self {
-        Self {
-            activation: Activation::None,
-            pool: None,
-            pool_first: false,
-            residual_stride: 1,
-            order: ChannelOrder::First,
-        }
+        Self::NONE
     }
 }
 

@@ -39,8 +39,16 @@
 //!   statistics, since batch norm takes the mean away
 //!
 //! Details are PyTorch's: the first of equal values in a pool has the gradient, NaN passes a ReLU and wins a pool.
-//! Where nothing has a gradient nothing is kept, and batch norm by given statistics is part of the convolution's
-//! weights.
+//! Where nothing has a gradient nothing is kept, and by given statistics an image goes from convolution to pooling while
+//! it is in the cache.
+//!
+//! A 3x3 convolution with stride 1 and enough channels is computed by tiles of 4x4 outputs, in the form F(4x4, 3x3) of
+//! Winograd, with the transforms `A`, `B` and `G` that `cpu::conv::winograd` gives for the points 0, ±5/8, ±3/2 and ∞:
+//!
+//! - `z = Aᵀ [Σ (G w Gᵀ) ⊙ (Bᵀ x B)] A`, summed over the inputs; 36 multiplications where the definition has 144
+//! - `dW = Gᵀ [Σ (Bᵀ x B) ⊙ (A dz Aᵀ)] G`, summed over the tiles; `dx` as `z`, of `dz` and the turned `w`
+//!
+//! Groups are computed as one convolution with zeros between them.
 //!
 //! **Cross entropy** ([`cross_entropy`]), for logits `a` `[batch, classes]`, targets `t` `[batch]`, smoothing `s`:
 //!
@@ -70,6 +78,7 @@
 //!   *segments*: with these a row of pixels is convolved by the same loop, on the image as it lies.
 //! - `cpu::linear` and `cpu::conv` say what is packed, split into tasks and kept. Sums over the batch are taken in
 //!   parts whose number does not depend on the machine, so that a result has the same bits for any number of threads.
+//!   A gradient that x has already from a residual is added to in place.
 //! - `cpu::parallel` has the threads: they spin a while between operations, which follow one another within
 //!   microseconds.
 //! - `cpu::Level` runs the same source compiled for AVX-512, AVX2 or none of them, whichever the CPU has.
@@ -82,7 +91,9 @@
 //! 1. Write it for slices in `cpu`, with a test against plain loops at every level.
 //! 2. Add it to [`KernelOps`] with a body that composes Burn's operations, in `composed`. Every backend has it then.
 //! 3. In `fused`, let it try the slices first; in `autodiff`, register its gradients.
-//! 4. Add it to `tests`, which holds it against its composition for drawn shapes, forward and backward, at every level.
+//! 4. Add it to `tests`, forward and backward, at every level: against its composition, for drawn shapes (`conv`,
+//!    `linear`, `optimizer`) or some (`norm`), against plain loops (`plain_conv`, `cross_entropy`), through Burn's tensors
+//!    on each backend (`backends`), and with several numbers of threads (`threads`).
 //! 5. Measure: `kindling bench --kernels auto,composed`.
 
 #![recursion_limit = "512"]

@@ -127,13 +127,7 @@ impl Group {
 }
 
 /// A GELU, with the channels inside for the next layer.
-const GELU: Epilogue = Epilogue {
-    activation: Activation::Gelu,
-    pool: None,
-    pool_first: false,
-    residual_stride: 1,
-    order: ChannelOrder::Last,
-};
+const GELU: Epilogue = Epilogue { activation: Activation::Gelu, order: ChannelOrder::Last, ..Epilogue::NONE };
 
 impl Network for Airbench {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {

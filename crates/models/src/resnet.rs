@@ -126,13 +126,7 @@ impl Block {
 }
 
 /// A ReLU, with the channels inside for the next layer.
-const RELU: Epilogue = Epilogue {
-    activation: Activation::Relu,
-    pool: None,
-    pool_first: false,
-    residual_stride: 1,
-    order: ChannelOrder::Last,
-};
+const RELU: Epilogue = Epilogue { activation: Activation::Relu, order: ChannelOrder::Last, ..Epilogue::NONE };
 
 impl Network for Resnet {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {

@@ -136,13 +136,7 @@ impl Block {
 }
 
 /// Nothing behind the convolution, with the channels inside for the next layer.
-const NOTHING: Epilogue = Epilogue {
-    activation: Activation::None,
-    pool: None,
-    pool_first: false,
-    residual_stride: 1,
-    order: ChannelOrder::Last,
-};
+const NOTHING: Epilogue = Epilogue { order: ChannelOrder::Last, ..Epilogue::NONE };
 
 const RELU: Epilogue = Epilogue { activation: Activation::Relu, ..NOTHING };
 

@@ -18,7 +18,8 @@ const NORMS: [&str; 4] = ["BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm"];
 ///
 /// A pattern is the name of a layer, which means all that is in it, or of a parameter, as weights files and messages have
 /// them inside `root` (see [`Task::ROOT`](crate::Task::ROOT)): `conv1`, `fc1.weight`. In it `*` stands for any text:
-/// `block*`. A batch norm whose scale is frozen is in evaluation.
+/// `block*`. A [`BatchNorm`](kindling_kernels::nn::BatchNorm) is in evaluation only where both its scale and its shift are
+/// frozen.
 ///
 /// The module keeps this through training, checkpoints and further devices; a resume freezes the fresh module again.
 ///

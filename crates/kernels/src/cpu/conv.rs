@@ -18,10 +18,13 @@ mod norm;
 mod panels;
 mod plan;
 mod pool;
+mod transforms;
+mod unconvolve;
 mod winograd;
 
 use crate::{ChannelOrder, ConvLayer, Level};
 
+pub(crate) use backward::backward;
 pub(crate) use norm::Statistics;
 
 /// A batch of images, or of their gradients.
@@ -123,5 +126,3 @@ pub(crate) fn infer(
 ) -> Vec<f32> {
     forward::forward(level, layer, x, it, residual, given, false).0
 }
-
-pub(crate) use backward::backward;

@@ -59,7 +59,7 @@ impl<'a> Target<'a> {
     /// `length` elements from `start` on.
     ///
     /// # Safety
-    /// They have values, and while the slice is used nobody else uses any of them.
+    /// They have values, or are written before they are read, and while the slice is used nobody else uses any of them.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn slice(self, start: usize, length: usize) -> &'a mut [f32] {
         // SAFETY: `place` has checked the bounds, the rest is the caller's promise.

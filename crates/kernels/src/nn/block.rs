@@ -5,7 +5,6 @@ use burn::{
         PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
-    serde,
     tensor::{Device, Tensor},
 };
 
@@ -120,6 +119,51 @@ impl ConvBlock {
 /// Stride, padding and groups are the convolution's. Batch norm takes the batch's statistics or the running ones as
 /// [`BatchNorm`] says.
 ///
+/// ```
+/// use burn::{
+///     module::Module,
+///     nn::{
+///         PaddingConfig2d,
+///         conv::{Conv2d, Conv2dConfig},
+///     },
+///     tensor::{Device, Tensor},
+/// };
+/// use kindling_kernels::{
+///     Activation, ChannelOrder, Epilogue,
+///     nn::{BatchNorm, conv_layer},
+/// };
+///
+/// #[derive(Module, Debug)]
+/// struct Residual {
+///     conv1: Conv2d,
+///     bn1: BatchNorm,
+///     conv2: Conv2d,
+///     bn2: BatchNorm,
+/// }
+///
+/// impl Residual {
+///     fn new(channels: usize, device: &Device) -> Self {
+///         let config = Conv2dConfig::new([channels; 2], [3, 3])
+///             .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+///             .with_bias(false);
+///         let norm = || BatchNorm::new(channels, device);
+///         Self { conv1: config.init(device), bn1: norm(), conv2: config.init(device), bn2: norm() }
+///     }
+///
+///     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+///         let relu = Epilogue { activation: Activation::Relu, order: ChannelOrder::Last, ..Epilogue::NONE };
+///         let inner = conv_layer(x.clone(), Some(&self.conv1), Some(&self.bn1), None, relu);
+///         conv_layer(inner, Some(&self.conv2), Some(&self.bn2), Some(x), relu)
+///     }
+/// }
+///
+/// # #[cfg(feature = "flex")] {
+/// let device = Device::flex().autodiff();
+/// let x = Residual::new(8, &device).forward(Tensor::ones([2, 8, 6, 6], &device));
+/// assert_eq!(x.dims(), [2, 8, 6, 6]);
+/// # }
+/// ```
+///
 /// # Panics
 /// When the shapes do not fit together or nothing is left of the images, and when the convolution's kernel is not square, its
 /// strides differ, its padding is not the same on all sides, or it has a dilation.
@@ -174,25 +218,4 @@ fn geometry(convolution: &Conv2d) -> [usize; 3] {
 pub fn conv_block(x: Tensor<4>, convolution: &Conv2d, norm: &BatchNorm, order: ChannelOrder) -> Tensor<4> {
     let (activation, pool) = (Activation::Relu, Some(Pool::MAX_2));
     conv_layer(x, Some(convolution), Some(norm), None, Epilogue { activation, pool, order, ..Epilogue::default() })
-}
-
-/// A [`Pool`] in a config's file.
-#[derive(serde::Serialize, serde::Deserialize)]
-#[serde(crate = "burn::serde", remote = "Pool")]
-enum Name {
-    Max { size: usize, stride: usize },
-    Average { size: usize, stride: usize },
-    Global,
-}
-
-impl serde::Serialize for Pool {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Name::serialize(self, serializer)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Pool {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Name::deserialize(deserializer)
-    }
 }

@@ -2,7 +2,6 @@ use burn::{
     config::Config,
     module::{Module, Param},
     nn::{self, Initializer},
-    serde,
     tensor::{Device, Tensor},
 };
 
@@ -89,33 +88,7 @@ fn layer(
     activation: Activation,
 ) -> Tensor<2> {
     let weight = weight.val();
-    let bias = bias_or_zeros(bias, weight.dims()[1], &x.device());
+    // The kernels always add a bias.
+    let bias = bias.map_or_else(|| Tensor::zeros([weight.dims()[1]], &x.device()), Param::val);
     crate::linear_activated(x, weight, bias, activation)
-}
-
-/// The kernels always add a bias.
-pub(super) fn bias_or_zeros(bias: Option<&Param<Tensor<1>>>, outputs: usize, device: &Device) -> Tensor<1> {
-    bias.map_or_else(|| Tensor::zeros([outputs], device), Param::val)
-}
-
-/// An [`Activation`] in a config's file.
-#[derive(serde::Serialize, serde::Deserialize)]
-#[serde(crate = "burn::serde", remote = "Activation")]
-enum Name {
-    None,
-    Relu,
-    Gelu,
-    Silu,
-}
-
-impl serde::Serialize for Activation {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Name::serialize(self, serializer)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Activation {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Name::deserialize(deserializer)
-    }
 }

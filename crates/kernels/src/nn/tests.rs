@@ -231,7 +231,6 @@ fn trained(inputs: usize, outputs: usize, device: &Device) -> ConvBlock {
 #[test]
 fn frozen_blocks_compute_as_in_evaluation_and_leave_their_statistics() {
     let device = plain().autodiff();
-    // With Winograd's convolution in training, which evaluation does without: the same bits say that no backward is kept.
     let block = trained(16, 16, &device).freeze();
     let before = running(block.norm.as_ref().unwrap());
     let x = random([2, 16, 8, 8], &device);

@@ -17,11 +17,10 @@ use crate::{
 use super::{
     Images, Parameters, Saved, Statistics,
     kernel::{self, Kernel},
-    layout::{Padded, put_inside, write_image},
+    layout::{Inside, Padded, write_image},
     norm::{Norm, NormAt, combine, moments},
-    plan::{Border, Grid, Plan},
+    plan::Plan,
     pool,
-    winograd::Bordered,
 };
 
 /// Forward by given statistics, or else by the batch's: the output, the statistics where there is batch norm, and what
@@ -57,22 +56,21 @@ pub(super) fn forward(
         // Means and sums of squares around them for each image, [batch, 2, channels].
         let mut moments = vec![0.0; x.batch * 2 * plan.padded];
         let target = Target::of(&mut moments);
-        let statistics_of = statistics.insert({
-            parallel::for_each(groups, |task| {
-                level.run(Convolve {
-                    plan,
-                    kernel,
-                    x,
-                    images: group(task),
-                    convolved: keeps_convolved.then_some(convolved_to),
-                    pooled: keeps_pooled.then_some(pooled_to),
-                    moments: Some(target),
-                    finish: None,
-                });
+        parallel::for_each(groups, |task| {
+            level.run(Convolve {
+                plan,
+                kernel,
+                x,
+                images: group(task),
+                convolved: keeps_convolved.then_some(convolved_to),
+                pooled: keeps_pooled.then_some(pooled_to),
+                moments: Some(target),
+                finish: None,
             });
-            combine(plan, &moments)
         });
-        norm = Norm::new(plan, Some(statistics_of), it);
+        let of_batch = combine(plan, &moments);
+        norm = Norm::new(plan, Some(&of_batch), it);
+        statistics = Some(of_batch);
     }
     let finish = Finish {
         plan,
@@ -174,39 +172,6 @@ impl WithSimd for Convolve<'_> {
                 finish.image(simd, normalized, image);
             }
         }
-    }
-}
-
-/// Images as a kernel sees them: as they lie where they have their channels inside and need no border, or copies.
-pub(super) struct Inside<'a> {
-    images: Padded<'a>,
-    border: Border,
-    beyond: usize,
-    channels: usize,
-}
-
-impl<'a> Inside<'a> {
-    #[inline(always)]
-    pub(super) fn new(x: Images<'a>, images: Range<usize>, grid: Grid) -> Self {
-        let (border, channels) = (grid.border(), x.channels);
-        let needs_none = border.size == grid.size && border.corner == [0, 0];
-        if (needs_none || grid.winograd) && x.is_padded(channels) {
-            let pixels = channels * x.pixels();
-            let images = Padded::Borrowed(&x.floats[images.start * pixels..images.end * pixels]);
-            let beyond = if grid.winograd { grid.padding } else { 0 };
-            return Self { images, border: Border { size: grid.size, corner: [0; 2] }, beyond, channels };
-        }
-        let floats = border.pixels() * channels;
-        let mut bordered = Scratch::zeroed(images.len() * floats);
-        for (image, bordered) in images.zip(bordered.chunks_exact_mut(floats)) {
-            put_inside(&Padded::image(x, image, channels), grid.size, channels, border, bordered);
-        }
-        Self { images: Padded::Copied(bordered), border, beyond: 0, channels }
-    }
-
-    #[inline(always)]
-    pub(super) fn bordered(&self) -> Bordered<'_> {
-        Bordered { floats: &self.images, border: self.border, beyond: self.beyond, channels: self.channels }
     }
 }
 

@@ -13,9 +13,10 @@ use crate::{
 };
 
 use super::{
+    layout::Bordered,
     panels::{Product, panels, width},
     plan::{Border, Class, Grid, Plan},
-    winograd::{self, Bordered},
+    transforms, winograd,
 };
 
 /// Lanes of the longest vector.
@@ -147,7 +148,7 @@ impl WithSimd for PackPoints<'_> {
             for (vector, taps) in vectors.iter_mut().zip(&taps) {
                 *vector = S::as_simd_f32s(taps).0[0];
             }
-            let points = winograd::of_kernel(simd, vectors);
+            let points = transforms::of_kernel(simd, vectors);
             let first = output / (2 * lanes) * (2 * lanes);
             let width = width(self.plan.lanes, to, first);
             for (point, value) in points.into_iter().enumerate() {
@@ -201,7 +202,7 @@ impl WithSimd for SumOfParts<'_> {
             if grid.winograd {
                 let mut points = [simd.splat_f32s(0.0); winograd::POINTS];
                 points.copy_from_slice(&sums[..winograd::POINTS]);
-                let taps = winograd::to_kernel(simd, &points);
+                let taps = transforms::to_kernel(simd, &points);
                 sums[..area].copy_from_slice(&taps);
             }
             let taps: &[f32] = pulp::bytemuck::cast_slice(sums);

@@ -1,13 +1,16 @@
 //! Images in the orders of others, and as a layer has them: `[pixels, channels]` with the channels in whole vectors.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use crate::{
     ChannelOrder,
     cpu::{output::Target, scratch::Scratch},
 };
 
-use super::{Images, plan::Border};
+use super::{
+    Images,
+    plan::{Border, Grid},
+};
 
 /// Turns a matrix of rows `[.., from_row]` into one of columns: `to[column * to_row + row] = from[row * from_row + column]`.
 #[inline(always)]
@@ -137,6 +140,9 @@ pub(super) fn put_inside(
     let [top, left] = border.corner;
     let rows = height.min(border.size[0].saturating_sub(top));
     let count = width.min(border.size[1].saturating_sub(left)) * channels;
+    if count == 0 {
+        return;
+    }
     for (y, from) in image.chunks_exact(width * channels).enumerate().take(rows) {
         bordered[((y + top) * border.size[1] + left) * channels..][..count].copy_from_slice(&from[..count]);
     }
@@ -176,5 +182,50 @@ pub(super) unsafe fn write_image(
                 unsafe { to.copy(start + channel * count + pixel, values) };
             },
         ),
+    }
+}
+
+/// Images as they are convolved, one after another. What lies beyond them is zero.
+#[derive(Clone, Copy)]
+pub(super) struct Bordered<'a> {
+    pub(super) floats: &'a [f32],
+    /// With the border that they are stored in, and where the image begins in it.
+    pub(super) border: Border,
+    /// Rows and columns of zeros before the border, which are not stored.
+    pub(super) beyond: usize,
+    /// Numbers of a pixel.
+    pub(super) channels: usize,
+}
+
+/// Images as a kernel sees them: as they lie where they have their channels inside and need no border, or copies.
+pub(super) struct Inside<'a> {
+    images: Padded<'a>,
+    border: Border,
+    beyond: usize,
+    channels: usize,
+}
+
+impl<'a> Inside<'a> {
+    #[inline(always)]
+    pub(super) fn new(x: Images<'a>, images: Range<usize>, grid: Grid) -> Self {
+        let (border, channels) = (grid.border(), x.channels);
+        let needs_none = border.size == grid.size && border.corner == [0, 0];
+        if (needs_none || grid.winograd) && x.is_padded(channels) {
+            let pixels = channels * x.pixels();
+            let images = Padded::Borrowed(&x.floats[images.start * pixels..images.end * pixels]);
+            let beyond = if grid.winograd { grid.padding } else { 0 };
+            return Self { images, border: Border { size: grid.size, corner: [0; 2] }, beyond, channels };
+        }
+        let floats = border.pixels() * channels;
+        let mut bordered = Scratch::zeroed(images.len() * floats);
+        for (image, bordered) in images.zip(bordered.chunks_exact_mut(floats)) {
+            put_inside(&Padded::image(x, image, channels), grid.size, channels, border, bordered);
+        }
+        Self { images: Padded::Copied(bordered), border, beyond: 0, channels }
+    }
+
+    #[inline(always)]
+    pub(super) fn bordered(&self) -> Bordered<'_> {
+        Bordered { floats: &self.images, border: self.border, beyond: self.beyond, channels: self.channels }
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Norm {
     pub(super) mean: Vec<f32>,
     pub(super) scale: Vec<f32>,
     pub(super) beta: Vec<f32>,
-    pub(super) inverse_deviation: Vec<f32>,
+    pub(super) inverse_std: Vec<f32>,
 }
 
 /// A vector of channels of a [`Norm`].
@@ -35,8 +35,13 @@ impl Norm {
     pub(super) fn new(plan: Plan, statistics: Option<&Statistics>, it: Parameters<'_>) -> Self {
         let (Some(statistics), Some([gamma, beta])) = (statistics, it.norm) else {
             let (zeros, ones) = (vec![0.0; plan.padded], vec![1.0; plan.padded]);
-            return Self { mean: zeros.clone(), scale: ones.clone(), beta: zeros, inverse_deviation: ones };
+            return Self { mean: zeros.clone(), scale: ones.clone(), beta: zeros, inverse_std: ones };
         };
+        assert_eq!(
+            [&statistics.mean, &statistics.variance].map(Vec::len),
+            [plan.outputs; 2],
+            "one mean for each output"
+        );
         let epsilon = plan.layer.epsilon.unwrap_or(0.0) as f32;
         let inverse: Vec<f32> = statistics.variance.iter().map(|var| 1.0 / (var + epsilon).sqrt()).collect();
         let scale: Vec<f32> = inverse.iter().zip(gamma).map(|(inverse, gamma)| inverse * gamma).collect();
@@ -44,7 +49,7 @@ impl Norm {
             mean: plan.pad(&statistics.mean),
             scale: plan.pad(&scale),
             beta: plan.pad(beta),
-            inverse_deviation: plan.pad(&inverse),
+            inverse_std: plan.pad(&inverse),
         }
     }
 

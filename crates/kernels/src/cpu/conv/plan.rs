@@ -1,3 +1,5 @@
+//! A layer with its sizes, and what follows from them.
+
 use crate::{ConvLayer, Level, Pool};
 
 use super::{Images, Parameters, winograd};
