@@ -82,15 +82,17 @@ class Resnet(nn.Module):
 
 
 class WideBlock(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, dropout: float, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
+        self.dropout = dropout
         self.bn0, self.conv0 = nn.BatchNorm2d(inputs), conv(inputs, outputs, stride=stride)
         self.bn1, self.conv1 = nn.BatchNorm2d(outputs), conv(outputs, outputs)
         self.convdim = conv(inputs, outputs, kernel=1, stride=stride) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
         activated = relu(self.bn0(x))
-        inner = self.conv1(relu(self.bn1(self.conv0(activated))))
+        inner = F.dropout(relu(self.bn1(self.conv0(activated))), self.dropout, self.training)
+        inner = self.conv1(inner)
         return inner + (x if self.convdim is None else self.convdim(activated))
 
 
@@ -98,10 +100,19 @@ class Wrn(nn.Module):
     """Zagoruyko and Komodakis's, https://arxiv.org/abs/1605.07146."""
 
     def __init__(
-        self, channels: int, height: int, image_width: int, classes: int, depth: int, factor: int, width: int
+        self,
+        channels: int,
+        height: int,
+        image_width: int,
+        classes: int,
+        depth: int,
+        dropout: float,
+        factor: int,
+        width: int,
     ) -> None:
         super().__init__()
-        stage, widened = functools.partial(stage_of, WideBlock, (depth - 4) // 6), width * factor
+        block = functools.partial(WideBlock, dropout)
+        stage, widened = functools.partial(stage_of, block, (depth - 4) // 6), width * factor
         self.conv0 = conv(channels, width)
         self.group0 = stage(width, widened, 1)
         self.group1 = stage(widened, 2 * widened, 2)
@@ -114,7 +125,9 @@ class Wrn(nn.Module):
         return self.fc(relu(self.bn(x)).mean((2, 3)))
 
 
-def stage_of(kind: type[nn.Module], count: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+def stage_of(
+    kind: Callable[[int, int, int], nn.Module], count: int, inputs: int, outputs: int, stride: int
+) -> nn.Sequential:
     return nn.Sequential(kind(inputs, outputs, stride), *(kind(outputs, outputs, 1) for _ in range(count - 1)))
 
 
