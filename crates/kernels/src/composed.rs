@@ -7,7 +7,7 @@ use burn::{
         Backend, TensorMetadata,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{Distribution, Scalar, Shape, Slice, ops::ConvOptions},
+    tensor::{Distribution, Scalar, Shape, ops::ConvOptions},
 };
 
 use crate::{Activation, ConvLayer, Pool, conv::ConvPrimitives};
@@ -78,11 +78,11 @@ fn pooled<B: Backend>(x: FloatTensor<B>, pool: Option<Pool>) -> FloatTensor<B> {
 /// Every `stride`th pixel of a residual, with zeros for the channels that it lacks (option A of He et al.,
 /// <https://arxiv.org/abs/1512.03385>, section 4.2).
 fn strided<B: Backend>(residual: FloatTensor<B>, stride: usize, channels: usize) -> FloatTensor<B> {
-    let mut residual = residual;
-    if stride > 1 {
-        let slices = [1, 1, stride, stride].map(|step| Slice::new(0, None, step as isize));
-        residual = B::float_slice(residual, &slices);
-    }
+    // Means of single pixels: the gradient of Burn's slices with steps wants contiguous tensors of libtorch.
+    let residual = match stride {
+        1 => residual,
+        _ => B::avg_pool2d(residual, [1, 1], [stride, stride], [0, 0], true, false),
+    };
     let mut missing = residual.shape();
     missing[1] = channels - missing[1];
     if missing[1] == 0 {
