@@ -33,6 +33,7 @@ impl Optimizer for Sgd {
 
 /// Stochastic gradient descent with momentum: Burn's `Sgd` without dampening.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_field_names)] // Its name in formulas and papers.
 pub(crate) struct Momentum {
     pub(crate) momentum: f64,
     pub(crate) nesterov: bool,

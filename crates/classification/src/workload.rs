@@ -145,7 +145,7 @@ fn infer<N: Network>(network: &N, batch: ImageBatch) -> Sums {
 
 /// The sum of the mean losses of steps that were read.
 fn losses(read: &[((), Totals)]) -> f64 {
-    read.iter().map(|(_, totals)| totals.loss()).sum()
+    read.iter().map(|((), totals)| totals.loss()).sum()
 }
 
 pub(crate) fn random_images(shape: ImageShape, count: usize) -> Result<ImageSet, ClassificationError> {

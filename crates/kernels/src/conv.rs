@@ -86,18 +86,15 @@ impl ConvTensors {
     /// Whether all fits together; how many values each channel has where batch norm sees it.
     fn check(&self, [batch, inputs, height, width]: [usize; 4], layer: ConvLayer) -> usize {
         let ConvLayer { stride, padding, groups, epsilon, epilogue } = layer;
-        let (outputs, kernel) = match self.weight.as_ref().map(Tensor::dims) {
-            Some([outputs, group, down, across]) => {
-                assert_eq!(down, across, "a convolution layer's kernel is square");
-                assert!(groups > 0 && outputs % groups == 0, "{outputs} outputs do not divide into {groups} groups");
-                assert_eq!(inputs, group * groups, "a convolution of {} channels was given {inputs}", group * groups);
-                (outputs, down)
-            }
-            None => {
-                let plain = self.bias.is_none() && [stride, padding, groups] == [1, 0, 1];
-                assert!(plain, "a layer without a convolution has no bias, stride 1, no padding and one group");
-                (inputs, 1)
-            }
+        let (outputs, kernel) = if let Some([outputs, group, down, across]) = self.weight.as_ref().map(Tensor::dims) {
+            assert_eq!(down, across, "a convolution layer's kernel is square");
+            assert!(groups > 0 && outputs % groups == 0, "{outputs} outputs do not divide into {groups} groups");
+            assert_eq!(inputs, group * groups, "a convolution of {} channels was given {inputs}", group * groups);
+            (outputs, down)
+        } else {
+            let plain = self.bias.is_none() && [stride, padding, groups] == [1, 0, 1];
+            assert!(plain, "a layer without a convolution has no bias, stride 1, no padding and one group");
+            (inputs, 1)
         };
         let vectors = self.norm.iter().chain(&self.statistics).flatten().chain(&self.bias);
         for vector in vectors {

@@ -34,6 +34,7 @@ pub trait KernelOps: Backend {
     }
 
     /// See [`conv_layer`](crate::conv_layer): the output, and mean and variance where they are the batch's.
+    #[allow(clippy::type_complexity)] // A function's three results.
     fn conv_layer(
         #[extension_type] operands: ConvPrimitives<Self>,
         layer: ConvLayer,
@@ -149,7 +150,10 @@ pub fn linear_relu(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2
     linear_activated(x, weight, bias, Activation::Relu)
 }
 
-/// A linear layer with an activation of each of its outputs. Shapes and panics as for [`linear`].
+/// A linear layer with an activation of each of its outputs. Shapes as for [`linear`].
+///
+/// # Panics
+/// When the shapes do not fit together.
 #[must_use]
 pub fn linear_activated(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, activation: Activation) -> Tensor<2> {
     let ([_, inputs], [rows, outputs]) = (x.dims(), weight.dims());

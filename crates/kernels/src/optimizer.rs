@@ -315,6 +315,7 @@ pub(crate) mod composed {
         };
         let update = B::float_div(corrected, B::float_add_scalar(root, Scalar::Float(epsilon.into())));
         let kept = step.kept();
+        #[allow(clippy::float_cmp)] // Exactly 1 changes nothing.
         let parameter = if kept == 1.0 { parameter } else { times::<B>(parameter, kept) };
         (B::float_sub(parameter, times::<B>(update, step.rate)), moment_1, moment_2)
     }
@@ -329,6 +330,7 @@ pub(crate) mod composed {
         let shape = parameter.shape();
         let update = times::<B>(orthogonal::<B>(update), step.scaled_rate(shape[0], shape[1]));
         let kept = step.kept();
+        #[allow(clippy::float_cmp)] // Exactly 1 changes nothing.
         let parameter = if kept == 1.0 { parameter } else { times::<B>(parameter, kept) };
         (B::float_sub(parameter, update), velocity)
     }

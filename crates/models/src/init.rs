@@ -224,7 +224,7 @@ mod tests {
             assert_eq!(negative.len(), 4 * channels);
             let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
             for (index, filter) in positive.iter().enumerate() {
-                assert!(filter.iter().zip(&negative[index]).all(|(a, b)| *a == -b));
+                assert!(filter.iter().zip(&negative[index]).all(|(a, b)| a.to_bits() == (-b).to_bits()));
                 for (other, second) in positive.iter().enumerate() {
                     let expected = if index == other { 1.0 } else { 0.0 };
                     assert!((product(filter, second) - expected).abs() < 1e-6, "{index} {other}");

@@ -282,18 +282,18 @@ fn airbench_trains_the_shifts_of_its_batch_norms_alone_and_by_the_batchs_statist
 
 #[test]
 fn configs_survive_a_round_trip_and_refuse_keys_they_do_not_have() {
-    let cnn = CnnConfig { channels: vec![8, 16], hidden: 32 };
-    let json = serde_json::to_value(&cnn).unwrap();
-    assert_eq!(json, serde_json::json!({ "channels": [8, 16], "hidden": 32 }));
-    assert_eq!(serde_json::from_value::<CnnConfig>(json).unwrap(), cnn);
-    let error = serde_json::from_value::<MlpConfig>(serde_json::json!({ "hidden": [], "width": 1 })).unwrap_err();
-    assert!(error.to_string().contains("unknown field `width`"));
     // Each key has its line of help.
     fn check_help<C: NetworkConfig + Default>() {
         let keys = serde_json::to_value(C::default()).unwrap();
         let helped: Vec<_> = C::HELP.iter().map(|(key, _)| (*key).to_owned()).collect();
         assert_eq!(helped, keys.as_object().unwrap().keys().cloned().collect::<Vec<_>>());
     }
+    let cnn = CnnConfig { channels: vec![8, 16], hidden: 32 };
+    let json = serde_json::to_value(&cnn).unwrap();
+    assert_eq!(json, serde_json::json!({ "channels": [8, 16], "hidden": 32 }));
+    assert_eq!(serde_json::from_value::<CnnConfig>(json).unwrap(), cnn);
+    let error = serde_json::from_value::<MlpConfig>(serde_json::json!({ "hidden": [], "width": 1 })).unwrap_err();
+    assert!(error.to_string().contains("unknown field `width`"));
     check_help::<MlpConfig>();
     check_help::<CnnConfig>();
     check_help::<ResnetConfig>();

@@ -55,6 +55,7 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
 /// Which samples a batch has, by their numbers from 0; it can be read as a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_field_names)] // They are the rows.
 pub struct Rows<'a> {
     rows: &'a [usize],
     epoch: usize,

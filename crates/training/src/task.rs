@@ -44,10 +44,10 @@ pub trait Task: Module + 'static {
         for batch in batches {
             deferred.push((), self.evaluate(batch?));
             if deferred.is_due() {
-                deferred.read()?.iter().for_each(|(_, read)| totals.add(read));
+                deferred.read()?.iter().for_each(|((), read)| totals.add(read));
             }
         }
-        deferred.read()?.iter().for_each(|(_, read)| totals.add(read));
+        deferred.read()?.iter().for_each(|((), read)| totals.add(read));
         Ok(TestRecord { metrics: totals.metrics("test", Self::METRICS), confusion: None })
     }
 }

@@ -328,7 +328,9 @@ mod tests {
         let workbench = Workbench::new("kindling");
         let case = |name: &str, pairs: &[(&str, Value)]| {
             let mut set = Partial::default();
-            pairs.iter().for_each(|(key, value)| set.set(key, value.clone()));
+            for (key, value) in pairs {
+                set.set(key, value.clone());
+            }
             Case::new(&workbench, name, set, (100, Precision::F32), (Mode::Train, Batches::Slice))
         };
         let wide = case("mlp", &[("network.hidden", json!([16, 16])), ("data.image_size", json!("8x9"))]).unwrap();

@@ -61,6 +61,7 @@ pub(crate) fn step(
     let mut update = Scratch::zeroed(rows * columns);
     let momentum = Momentum { rate: -1.0, momentum: it.momentum, nesterov: it.nesterov, decay: 0.0 };
     steps::momentum(level, &mut update, gradient, velocity, momentum);
+    #[allow(clippy::float_cmp)] // Exactly 1 changes nothing.
     if it.kept != 1.0 {
         steps::scale(level, parameters, it.kept);
     }

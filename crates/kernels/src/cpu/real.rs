@@ -111,9 +111,9 @@ pub(crate) const fn width_of<S: Simd, T: Real>() -> usize {
 /// Rows of a tile: a divisor of its width, so that the rows are in one panel.
 pub(crate) const fn height_of<S: Simd, T: Real>() -> usize {
     let width = width_of::<S, T>();
-    if S::REGISTER_COUNT >= 32 && width % 8 == 0 {
+    if S::REGISTER_COUNT >= 32 && width.is_multiple_of(8) {
         8
-    } else if width % 4 == 0 {
+    } else if width.is_multiple_of(4) {
         4
     } else {
         2

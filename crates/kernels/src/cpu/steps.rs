@@ -47,6 +47,7 @@ fn decayed(parameter: f32, gradient: f32, decay: f32) -> f32 {
 
 /// Constants of [`momentum`].
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_field_names)] // Its name in formulas and papers.
 pub(crate) struct Momentum {
     pub(crate) rate: f32,
     pub(crate) momentum: f32,

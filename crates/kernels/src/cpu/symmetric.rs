@@ -170,7 +170,9 @@ impl<T: Real> WithSimd for ReducePanel<'_, T> {
                     *to = *to + *part;
                 }
             }
-            to.iter_mut().for_each(|to| *to = *to * self.factor);
+            for to in to.iter_mut() {
+                *to = *to * self.factor;
+            }
             reflect(self.to, sizes, self.panel);
         }
     }

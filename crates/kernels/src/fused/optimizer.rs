@@ -130,7 +130,8 @@ pub(crate) fn sum_of_squares<B: Host>(tensor: FloatTensor<B>) -> FloatTensor<B> 
 
 pub(crate) fn scaled<B: Host>(tensor: FloatTensor<B>, factor: FloatTensor<B>) -> FloatTensor<B> {
     let scaled = in_place::<B, 1>([tensor], &factor, |[tensor], factor| {
-        // Most gradients that are to be clipped are short enough.
+        // Most gradients that are to be clipped are short enough, and their factor is exactly 1.
+        #[allow(clippy::float_cmp)]
         if let [factor] = *factor
             && factor != 1.0
         {

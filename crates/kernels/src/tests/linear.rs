@@ -213,6 +213,7 @@ fn gelu_and_silu_behind_a_linear_layer_are_plain_loops_and_finite_differences() 
             {
                 use burn::tensor::FloatDType;
                 let device = Device::flex().autodiff();
+                #[allow(clippy::type_complexity)] // A function's type.
                 let layers: [fn(Tensor<2>, Tensor<2>, Tensor<1>, Activation) -> Tensor<2>; 2] = [
                     crate::linear_activated,
                     // In f64, which is composed.

@@ -192,7 +192,7 @@ fn convolution_layers_that_do_not_fit_panic_and_the_message_says_which() {
     let norm = |channels| Some([zeros([5]), zeros([channels])]);
     let strided = Epilogue { residual_stride: 2, ..Epilogue::default() };
     let pooled = Epilogue { pool: Some(Pool::Max { size: 7, stride: 1 }), ..Epilogue::default() };
-    for (message, tensors, layer) in [
+    for (message, tensors, layer) in vec![
         ("a convolution of 1 channels was given 2", weight([5, 1, 3, 3]), layer),
         ("a convolution layer's kernel is square", weight([5, 2, 3, 5]), layer),
         ("5 outputs do not divide into 2 groups", weight([5, 1, 3, 3]), ConvLayer { groups: 2, ..layer }),

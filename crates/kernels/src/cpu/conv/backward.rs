@@ -97,7 +97,7 @@ pub(crate) fn backward(
     assert!(sum.as_ref().is_none_or(|sum| sum.len() == x.floats.len()), "the size of the gradient so far");
     let mut dx = Output::new(if wanted.x && !adds { x.floats.len() } else { 0 });
     let part_size = plan.grid.map_or(0, |grid| grid.points() * plan.inputs * channels);
-    let parts = batch.min(plan.parts(part_size));
+    let parts = batch.min(parts(part_size));
     let mut dweights = Scratch::take(parts * part_size);
     if wanted.x || plan.grid.is_some() {
         let dweight = Target::of(&mut dweights);
@@ -144,13 +144,14 @@ impl Plan {
         let is_cheap = matches!(self.layer.epilogue.activation, Activation::None | Activation::Relu);
         is_cheap && self.pool_last().is_none() && !self.has_residual && dy.is_padded(self.padded)
     }
+}
 
-    fn parts(self, size: usize) -> usize {
-        // Of the largest, memory decides.
-        let least = if size > 4_000_000 { 2 } else { 4 };
-        let most = (MOST_PARTIAL / size.max(1)).clamp(least, PARTS);
-        1 << most.ilog2()
-    }
+/// Parts of the batch for a gradient of so many numbers.
+fn parts(size: usize) -> usize {
+    // Of the largest, memory decides.
+    let least = if size > 4_000_000 { 2 } else { 4 };
+    let most = (MOST_PARTIAL / size.max(1)).clamp(least, PARTS);
+    1 << most.ilog2()
 }
 
 impl Saved {

@@ -40,7 +40,7 @@ pub(super) fn forward(
     let wants_statistics = it.norm.is_some() && given.is_none();
     // What backward needs: batch norm's and the activation's input, and what was pooled by the largest.
     let keeps = wants_statistics || kept && (it.norm.is_some() || plan.looks_back());
-    let keeps_convolved = keeps && !(plan.pool_first().is_some() && !plan.pools_first_largest());
+    let keeps_convolved = keeps && (plan.pool_first().is_none() || plan.pools_first_largest());
     let mut convolved = Output::new(if keeps_convolved { x.batch * plan.floats(plan.convolved) } else { 0 });
     let keeps_pooled = keeps && plan.pool_first().is_some();
     let mut pooled = Output::new(if keeps_pooled { x.batch * plan.floats(plan.normalized) } else { 0 });
@@ -211,10 +211,11 @@ impl Finish<'_> {
         let start = image * plan.outputs * pixels;
         let in_place = order == crate::ChannelOrder::Last && plan.outputs == channels;
         let mut kept = Scratch::take(if in_place { 0 } else { floats });
-        let y = match in_place {
+        let y = if in_place {
             // SAFETY: the image is this task's own, and what follows writes all of it before it reads any.
-            true => unsafe { self.y.slice(start, floats) },
-            false => &mut *kept,
+            unsafe { self.y.slice(start, floats) }
+        } else {
+            &mut *kept
         };
         let residual = self.residual.map(|residual| plan.residual(residual, image));
         let activation = plan.layer.epilogue.activation;

@@ -68,9 +68,8 @@ pub(super) struct Class {
 impl Grid {
     /// x as a kernel sees it.
     pub(super) fn border(self) -> Border {
-        let side = |output: usize| match self.winograd {
-            true => winograd::bordered(output),
-            false => (output - 1) * self.stride + self.kernel,
+        let side = |output: usize| {
+            if self.winograd { winograd::bordered(output) } else { (output - 1) * self.stride + self.kernel }
         };
         Border { size: self.output.map(side), corner: [self.padding; 2] }
     }
@@ -138,9 +137,13 @@ impl Plan {
             panic!("pooling leaves nothing")
         };
         let grid = it.weight.map(|weight| {
-            assert!(layer.groups > 0 && x.channels % layer.groups == 0 && outputs % layer.groups == 0, "whole groups");
+            assert!(
+                layer.groups > 0 && x.channels.is_multiple_of(layer.groups) && outputs.is_multiple_of(layer.groups),
+                "whole groups"
+            );
             assert_eq!(weight.len(), outputs * (x.channels / layer.groups) * kernel * kernel, "the weight's size");
-            let pays = kernel == 3 && layer.stride == 1 && layer.padding <= 2 && x.channels % lanes.max(4) == 0;
+            let pays =
+                kernel == 3 && layer.stride == 1 && layer.padding <= 2 && x.channels.is_multiple_of(lanes.max(4));
             let is_flat = kernel == 1 && layer.stride == 1 && layer.padding == 0;
             let flat = |[height, width]: [usize; 2]| if is_flat { [1, height * width] } else { [height, width] };
             Grid {

@@ -9,9 +9,9 @@ use crate::Pool;
 fn window(pool: Pool, size: [usize; 2], number: usize) -> (usize, [usize; 2]) {
     match pool {
         Pool::Global => (0, size),
-        Pool::Max { size: side, stride } | Pool::Average { size: side, stride } => {
-            let across = (size[1] - side) / stride + 1;
-            ((number / across * size[1] + number % across) * stride, [side; 2])
+        Pool::Max { size: pixels, stride } | Pool::Average { size: pixels, stride } => {
+            let across = (size[1] - pixels) / stride + 1;
+            ((number / across * size[1] + number % across) * stride, [pixels; 2])
         }
     }
 }
