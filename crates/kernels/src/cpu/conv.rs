@@ -102,7 +102,7 @@ pub(crate) struct Gradients {
     pub(crate) norm: Option<[Vec<f32>; 2]>,
 }
 
-/// Forward by given statistics, or else by the batch's: the output, the statistics of batch norm, and what [`backward`]
+/// Forward by given statistics, or else by the batch's: the output, the statistics of batch norm, and what [`backward()`]
 /// needs.
 pub(crate) fn train(
     level: Level,

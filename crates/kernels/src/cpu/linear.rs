@@ -41,7 +41,7 @@ pub(crate) struct Forward<'a> {
     pub(crate) activation: Activation,
 }
 
-/// What [`backward`] needs.
+/// What [`backward()`] needs.
 #[derive(Clone, Copy)]
 pub(crate) struct Backward<'a> {
     pub(crate) sizes: Sizes,
@@ -87,7 +87,7 @@ pub(crate) fn forward(level: Level, it: Forward<'_>) -> Vec<f32> {
     unsafe { y.finish() }
 }
 
-/// As [`forward`], with `x W + bias` where [`backward`] needs it: for an activation other than a ReLU.
+/// As [`forward`], with `x W + bias` where [`backward()`] needs it: for an activation other than a ReLU.
 pub(crate) fn train(level: Level, it: Forward<'_>) -> (Vec<f32>, Option<Vec<f32>>) {
     if matches!(it.activation, Activation::None | Activation::Relu) {
         return (forward(level, it), None);
