@@ -24,160 +24,32 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).resolve().parent
+# The networks are those that `kindling bench` times.
+sys.path.insert(0, str(HERE.parents[1] / "crates/workbench/src"))
+from pytorch_networks import Airbench, Cnn, Mlp, Resnet, Wrn
+
 HEIGHT, WIDTH, CLASSES, BATCH, STEPS, LEARNING_RATE = 8, 12, 4, 6, 20, 0.1
-
-
-class Mlp(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(HEIGHT * WIDTH, 7), nn.Linear(7, 5), nn.Linear(5, CLASSES)])
-
-    def forward(self, x):
-        x = x.flatten(1)
-        for index, layer in enumerate(self.layers):
-            x = layer(x if index == 0 else F.relu(x))
-        return x
-
-
-class Cnn(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)
-        self.conv2, self.bn2 = nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5)
-        self.fc1 = nn.Linear(5 * (HEIGHT // 4) * (WIDTH // 4), 6)
-        self.fc2 = nn.Linear(6, CLASSES)
-
-    def blocks(self, x):
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2)
-        return F.max_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
-
-    def forward(self, x):
-        return self.fc2(F.relu(self.fc1(self.blocks(x).flatten(1))))
+SIZE = (1, HEIGHT, WIDTH)
+AIRBENCH = {"batch_norm_momentum": 0.4, "scaling_factor": 1 / 9}
 
 
 class CnnDeep(Cnn):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, channels, height, width, classes):
+        super().__init__(channels, height, width, classes, [3, 5], 6)
         # An odd width is left over for the last pooling: 3 becomes 1.
-        self.conv3, self.bn3 = nn.Conv2d(5, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.fc1 = nn.Linear(4 * (HEIGHT // 8) * (WIDTH // 8), 6)
-
-    def blocks(self, x):
-        return F.max_pool2d(F.relu(self.bn3(self.conv3(super().blocks(x)))), 2)
-
-
-def conv(inputs, outputs, kernel=3, stride=1):
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-
-
-class ResidualBlock(nn.Module):
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.conv1, self.bn1 = conv(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = conv(outputs, outputs), nn.BatchNorm2d(outputs)
-
-    def forward(self, x):
-        inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        # Option A of He et al.: every second pixel, and zeros behind the input's channels.
-        stride, lacking = self.conv1.stride[0], inner.shape[1] - x.shape[1]
-        return F.relu(inner + F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, lacking)))
-
-
-class Resnet(nn.Module):
-    """He et al.'s for CIFAR, https://arxiv.org/abs/1512.03385, with the names of akamaster/pytorch_resnet_cifar10."""
-
-    def __init__(self, depth, width, channels, classes=CLASSES):
-        super().__init__()
-
-        def stage(inputs, outputs, stride):
-            first = ResidualBlock(inputs, outputs, stride)
-            return nn.Sequential(first, *(ResidualBlock(outputs, outputs, 1) for _ in range((depth - 2) // 6 - 1)))
-
-        self.conv1, self.bn1 = conv(channels, width), nn.BatchNorm2d(width)
-        self.layer1 = stage(width, width, 1)
-        self.layer2 = stage(width, 2 * width, 2)
-        self.layer3 = stage(2 * width, 4 * width, 2)
-        self.linear = nn.Linear(4 * width, classes)
-
-    def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
-        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
-
-
-class WideBlock(nn.Module):
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.bn0, self.conv0 = nn.BatchNorm2d(inputs), conv(inputs, outputs, stride=stride)
-        self.bn1, self.conv1 = nn.BatchNorm2d(outputs), conv(outputs, outputs)
-        self.convdim = conv(inputs, outputs, kernel=1, stride=stride) if inputs != outputs else None
-
-    def forward(self, x):
-        activated = F.relu(self.bn0(x))
-        inner = self.conv1(F.relu(self.bn1(self.conv0(activated))))
-        return inner + (x if self.convdim is None else self.convdim(activated))
-
-
-class Wrn(nn.Module):
-    """Zagoruyko and Komodakis's, https://arxiv.org/abs/1605.07146, with the names of their PyTorch code."""
-
-    def __init__(self, depth, factor, width, channels, classes=CLASSES):
-        super().__init__()
-
-        def group(inputs, outputs, stride):
-            first = WideBlock(inputs, outputs, stride)
-            return nn.Sequential(first, *(WideBlock(outputs, outputs, 1) for _ in range((depth - 4) // 6 - 1)))
-
-        widened = width * factor
-        self.conv0 = conv(channels, width)
-        self.group0 = group(width, widened, 1)
-        self.group1 = group(widened, 2 * widened, 2)
-        self.group2 = group(2 * widened, 4 * widened, 2)
-        self.bn = nn.BatchNorm2d(4 * widened)
-        self.fc = nn.Linear(4 * widened, classes)
-
-    def forward(self, x):
-        x = self.group2(self.group1(self.group0(self.conv0(x))))
-        return self.fc(F.relu(self.bn(x)).mean((2, 3)))
-
-
-class AirbenchGroup(nn.Module):
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.conv1, self.norm1 = conv(inputs, outputs), nn.BatchNorm2d(outputs, eps=1e-12, momentum=0.4)
-        self.conv2, self.norm2 = conv(outputs, outputs), nn.BatchNorm2d(outputs, eps=1e-12, momentum=0.4)
-        for norm in (self.norm1, self.norm2):
-            norm.weight.requires_grad = False
-
-    def forward(self, x):
-        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
-        return F.gelu(self.norm2(self.conv2(x)))
-
-
-class Airbench(nn.Module):
-    """airbench94.py of https://github.com/KellerJordan/cifar10-airbench."""
-
-    def __init__(self, widths, channels, height, width, classes=CLASSES):
-        super().__init__()
-        outputs = 2 * channels * 2**2
-        self.whiten = nn.Conv2d(channels, outputs, 2)
-        self.whiten.weight.requires_grad = False
-        self.groups = nn.Sequential(*(AirbenchGroup(*pair) for pair in zip([outputs, *widths], widths)))
-        left = [(side - 1) // 2 ** len(widths) // 3 for side in (height, width)]
-        self.head = nn.Linear(widths[-1] * left[0] * left[1], classes, bias=False)
-
-    def forward(self, x):
-        x = F.max_pool2d(self.groups(F.gelu(self.whiten(x))), 3)
-        return self.head(x.flatten(1)) * (1 / 9)
+        self.blocks, self.conv3, self.bn3 = 3, nn.Conv2d(5, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.fc1 = nn.Linear(4 * (height // 8) * (width // 8), 6)
 
 
 def counts():
+    shape = (3, 32, 32, 10)
     presets = {
-        "resnet-8": Resnet(8, 16, 3, 10),
-        "resnet-20": Resnet(20, 16, 3, 10),
-        "resnet-32": Resnet(32, 16, 3, 10),
-        "wrn-16-4": Wrn(16, 4, 16, 3, 10),
-        "airbench": Airbench([64, 256, 256], 3, 32, 32, 10),
+        "resnet-8": Resnet(*shape, depth=8, width=16),
+        "resnet-20": Resnet(*shape, depth=20, width=16),
+        "resnet-32": Resnet(*shape, depth=32, width=16),
+        "wrn-16-4": Wrn(*shape, depth=16, dropout=0.0, factor=4, width=16),
+        "airbench": Airbench(*shape, widths=[64, 256, 256], **AIRBENCH),
     }
     for name, network in presets.items():
         print(name, sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad))
@@ -187,7 +59,8 @@ def numbers(tensor):
     return [float(f"{value:.9g}") for value in tensor.detach().flatten().tolist()]
 
 
-def golden(name, network, size=(1, HEIGHT, WIDTH), batches=STEPS):
+def golden(name, kind, size=SIZE, batches=STEPS, **keys):
+    network = kind(*size, CLASSES, **keys)
     # Batch norm's scale and shift start at 1 and 0, where errors in their use would not show.
     for parameter_name, parameter in network.named_parameters():
         if any(part.startswith(("bn", "norm")) for part in parameter_name.split(".")):
@@ -311,7 +184,7 @@ def variants():
     ]
     results = []
     for config, make_optimizer in rows:
-        network = Mlp()
+        network = Mlp(*SIZE, CLASSES, hidden=[7, 5])
         network.load_state_dict(load_file(HERE / "mlp.start.safetensors"))
         optimizer = make_optimizer(network.parameters())
         losses = []
@@ -331,23 +204,23 @@ def main():
     # The seeds are some with which no pooling or ReLU is so near its edge that rounding decides what it does.
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    golden("mlp", Mlp())
-    golden("cnn", Cnn())
+    golden("mlp", Mlp, hidden=[7, 5])
+    golden("cnn", Cnn, channels=[3, 5], hidden=6)
     variants()
     torch.manual_seed(2)
-    golden("cnn-deep", CnnDeep())
+    golden("cnn-deep", CnnDeep)
     torch.manual_seed(3)
-    golden("resnet", Resnet(8, 4, 1), batches=5)
+    golden("resnet", Resnet, batches=5, depth=8, width=4)
     # Two blocks in a stage, and an odd width, which is halved to more than its half.
     torch.manual_seed(13)
-    golden("resnet-colour", Resnet(14, 3, 3), (3, 16, 15), batches=5)
+    golden("resnet-colour", Resnet, (3, 16, 15), batches=5, depth=14, width=3)
     torch.manual_seed(5)
-    golden("wrn", Wrn(10, 2, 2, 3), (3, 8, 12), batches=5)
+    golden("wrn", Wrn, (3, 8, 12), batches=5, depth=10, dropout=0.0, factor=2, width=2)
     # Whose first stage has the channels of the convolution before it.
     torch.manual_seed(6)
-    golden("wrn-narrow", Wrn(16, 1, 3, 1), batches=5)
+    golden("wrn-narrow", Wrn, batches=5, depth=16, dropout=0.0, factor=1, width=3)
     torch.manual_seed(9)
-    golden("airbench", Airbench([5, 6], 3, 13, 14), (3, 13, 14), batches=5)
+    golden("airbench", Airbench, (3, 13, 14), batches=5, widths=[5, 6], **AIRBENCH)
 
 
 if __name__ == "__main__":
