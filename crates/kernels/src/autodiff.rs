@@ -208,8 +208,8 @@ impl<B: Host> Backward<B, 6> for Convolution {
         let dy = gradients.consume::<B>(&ops.node);
         take_given(ops.node.id);
         let (packed, layer, saved) = ops.state;
-        let [x, .., residual] = &ops.parents;
-        let wanted = Wanted { x: x.is_some(), residual: residual.is_some() };
+        let [x, weight, .., residual] = &ops.parents;
+        let wanted = Wanted { x: x.is_some(), weight: weight.is_some(), residual: residual.is_some() };
         // What a residual has given x already is added to in place: Burn's sum would take another pass, on one thread, and
         // have the channels first.
         let sum = x.as_ref().filter(|x| take_given(x.id)).map(|x| gradients.consume::<B>(x));

@@ -37,6 +37,9 @@ pub(crate) trait StepGraph<T: Task> {
     fn refresh(&mut self, task: &mut T);
 }
 
+/// Makes what takes the steps of a task from a graph on this device.
+pub(crate) type MakeGraph<T> = fn(&Device) -> Box<dyn StepGraph<T>>;
+
 /// See [`StepGraph`].
 pub(crate) struct Graph<T: Task> {
     /// Without autodiff.

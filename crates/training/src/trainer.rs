@@ -2,7 +2,6 @@ use std::{any::type_name, collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use burn::{
     optim::ModuleOptimizer,
-    tensor::Device,
     train::{
         Interrupter,
         metric::{Metric as BurnMetric, Numeric},
@@ -16,15 +15,12 @@ use crate::{
     FixedBatch, Host, LearningRates, Order, Place, RateSchedule, Schedule, Source, Task, TrainingError,
     early_stopping::Monitor,
     feed::SharedSource,
-    graph::{Graph, StepGraph, check_graph},
+    graph::{Graph, MakeGraph, check_graph},
     lines,
     session::{OnEpoch, OnStep, Settings},
     shell::{AddMetric, add_metric},
     source::Plan,
 };
-
-/// Makes what takes the steps of a task from a graph on this device.
-type MakeGraph<T> = fn(&Device) -> Box<dyn StepGraph<T>>;
 
 /// Trains a [`Task`] into a run directory.
 ///

@@ -10,7 +10,7 @@ pub(crate) fn value<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::
     let zero = simd.splat_f32s(0.0);
     match activation {
         Activation::None => x,
-        Activation::Relu => simd.select_f32s(simd.less_than_or_equal_f32s(x, zero), zero, x),
+        Activation::Relu => simd.select_f32s(simd.less_than_f32s(x, zero), zero, x),
         Activation::Gelu => simd.mul_f32s(x, normal(simd, x).0),
         Activation::Silu => simd.mul_f32s(x, logistic(simd, x).0),
     }
@@ -31,6 +31,18 @@ pub(crate) fn slope<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::
             let (sigmoid, density) = logistic(simd, x);
             simd.mul_add_e_f32s(x, density, sigmoid)
         }
+    }
+}
+
+/// The gradient before each lane's activation from that behind it, `dy`, at `x`. As in PyTorch everything passes a ReLU,
+/// unless its output is zero or below: `x` may be that, too.
+#[inline(always)]
+pub(crate) fn gradient<S: Simd>(simd: S, activation: Activation, x: S::f32s, dy: S::f32s) -> S::f32s {
+    let zero = simd.splat_f32s(0.0);
+    match activation {
+        Activation::None => dy,
+        Activation::Relu => simd.select_f32s(simd.less_than_or_equal_f32s(x, zero), zero, dy),
+        Activation::Gelu | Activation::Silu => simd.mul_f32s(dy, slope(simd, activation, x)),
     }
 }
 

@@ -22,9 +22,10 @@ mod transforms;
 mod unconvolve;
 mod winograd;
 
-use crate::{ChannelOrder, ConvLayer, Level};
+use crate::ChannelOrder;
 
 pub(crate) use backward::backward;
+pub(crate) use forward::forward;
 pub(crate) use norm::Statistics;
 
 /// A batch of images, or of their gradients.
@@ -81,48 +82,24 @@ pub(crate) struct Saved {
     given: bool,
 }
 
-/// Which images' gradients are wanted.
+/// Which gradients are wanted of those that take a pass of their own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     pub(crate) x: bool,
+    pub(crate) weight: bool,
     pub(crate) residual: bool,
 }
 
-/// The gradients of [`train`].
+/// What [`backward()`] gives.
 pub(crate) struct Gradients {
     /// In x's order of channels, if asked for and not added elsewhere.
     pub(crate) x: Option<Vec<f32>>,
     /// In the residual's, if asked for.
     pub(crate) residual: Option<Vec<f32>>,
-    /// As the weight; empty without one.
+    /// As the weight, if asked for; else empty.
     pub(crate) weight: Vec<f32>,
     /// `[outputs]`; empty without one.
     pub(crate) bias: Vec<f32>,
     /// Of batch norm's scale and shift, `[outputs]` each.
     pub(crate) norm: Option<[Vec<f32>; 2]>,
-}
-
-/// Forward by given statistics, or else by the batch's: the output, the statistics of batch norm, and what [`backward()`]
-/// needs.
-pub(crate) fn train(
-    level: Level,
-    layer: ConvLayer,
-    x: Images<'_>,
-    it: Parameters<'_>,
-    residual: Option<Images<'_>>,
-    given: Option<&Statistics>,
-) -> (Vec<f32>, Option<Statistics>, Saved) {
-    forward::forward(level, layer, x, it, residual, given, true)
-}
-
-/// Forward alone.
-pub(crate) fn infer(
-    level: Level,
-    layer: ConvLayer,
-    x: Images<'_>,
-    it: Parameters<'_>,
-    residual: Option<Images<'_>>,
-    given: Option<&Statistics>,
-) -> Vec<f32> {
-    forward::forward(level, layer, x, it, residual, given, false).0
 }

@@ -29,28 +29,28 @@ impl Output {
 
 /// The places of an array that tasks write to, each task to its own.
 #[derive(Clone, Copy)]
-pub(crate) struct Target<'a> {
-    start: *mut f32,
+pub(crate) struct Target<'a, T = f32> {
+    start: *mut T,
     length: usize,
-    owner: PhantomData<&'a mut [f32]>,
+    owner: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: whoever writes promises that nobody else uses the place.
-unsafe impl Sync for Target<'_> {}
+// SAFETY: a task that writes promises that nobody else uses the place.
+unsafe impl<T: Send> Sync for Target<'_, T> {}
 // SAFETY: as above.
-unsafe impl Send for Target<'_> {}
+unsafe impl<T: Send> Send for Target<'_, T> {}
 
-impl<'a> Target<'a> {
+impl<'a, T: Copy> Target<'a, T> {
     /// The places of an array that has values already.
-    pub(crate) fn of(floats: &'a mut [f32]) -> Self {
-        Self { start: floats.as_mut_ptr(), length: floats.len(), owner: PhantomData }
+    pub(crate) fn of(values: &'a mut [T]) -> Self {
+        Self { start: values.as_mut_ptr(), length: values.len(), owner: PhantomData }
     }
 
     /// The address of `length` elements from `start` on.
     ///
     /// # Panics
     /// When the array does not have them.
-    pub(crate) fn place(self, start: usize, length: usize) -> *mut f32 {
+    pub(crate) fn place(self, start: usize, length: usize) -> *mut T {
         assert!(start <= self.length && length <= self.length - start, "a place outside of its array");
         // SAFETY: within the array, or one past its end.
         unsafe { self.start.add(start) }
@@ -61,7 +61,7 @@ impl<'a> Target<'a> {
     /// # Safety
     /// They have values, or are written before they are read, and while the slice is used nobody else uses any of them.
     #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn slice(self, start: usize, length: usize) -> &'a mut [f32] {
+    pub(crate) unsafe fn slice(self, start: usize, length: usize) -> &'a mut [T] {
         // SAFETY: `place` has checked the bounds, the rest is the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.place(start, length), length) }
     }
@@ -71,7 +71,7 @@ impl<'a> Target<'a> {
     /// # Safety
     /// Nobody else uses it meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn set(self, at: usize, value: f32) {
+    pub(crate) unsafe fn set(self, at: usize, value: T) {
         // SAFETY: `place` has checked the bounds, the rest is the caller's promise.
         unsafe { self.place(at, 1).write(value) };
     }
@@ -81,7 +81,7 @@ impl<'a> Target<'a> {
     /// # Safety
     /// Nobody else uses them meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn copy(self, start: usize, values: &[f32]) {
+    pub(crate) unsafe fn copy(self, start: usize, values: &[T]) {
         // SAFETY: `place` has checked the bounds, the rest is the caller's promise.
         unsafe { self.place(start, values.len()).copy_from_nonoverlapping(values.as_ptr(), values.len()) };
     }

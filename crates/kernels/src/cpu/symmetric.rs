@@ -8,7 +8,9 @@ use std::{marker::PhantomData, ops::Range};
 use pulp::{Simd, WithSimd};
 
 use super::{
-    Level, parallel,
+    Level,
+    output::Target,
+    parallel,
     real::{Numbers, Real, height_of, lower_tile, width_of},
 };
 
@@ -26,21 +28,6 @@ pub(crate) struct Symmetric<T> {
     /// Rows, and columns of all panels together.
     padded: usize,
     numbers: Numbers<T>,
-}
-
-/// An array that tasks write to, each to its own places.
-#[derive(Clone, Copy)]
-struct Shared<T>(*mut T);
-
-// SAFETY: whoever writes promises that nobody else uses the place.
-unsafe impl<T: Send> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    /// The address of a place, which the array has.
-    #[inline(always)]
-    fn place(self, at: usize) -> *mut T {
-        self.0.wrapping_add(at)
-    }
 }
 
 impl<T: Real> Symmetric<T> {
@@ -71,23 +58,21 @@ impl<T: Real> Symmetric<T> {
         // Neither depends on the machine, and so no sum does.
         let parts = (PARTS / groups).clamp(1, rows.div_ceil(BLOCK).max(1));
         let mut partial = Numbers::<T>::take(parts * to.numbers.len());
-        let shared = Shared(partial.as_mut_ptr());
+        let sums = Target::of(&mut *partial);
         let (width, padded, size) = (to.width, to.padded, to.numbers.len());
         let panels = padded / width;
         parallel::for_each(parts * groups, |task| {
             let (group, part) = (task / parts, task % parts);
             let part_rows = part * rows / parts..(part + 1) * rows / parts;
             let panels = group * panels / groups..(group + 1) * panels / groups;
-            let to = Shared(shared.place(part * size));
-            level.run(GramPart { x, columns, rows: part_rows, panels, padded, to });
+            level.run(GramPart { x, columns, rows: part_rows, panels, padded, to: sums, start: part * size });
         });
         let trace = (0..columns).map(|at| {
             let place = (at / width * padded + at) * width + at % width;
             (0..parts).map(|part| partial[part * size + place].widened()).sum::<f64>()
         });
         let norm = epsilon.map_or(1.0, |epsilon| trace.sum::<f64>().sqrt().max(epsilon));
-        let (target, partial, factor) =
-            (Shared(to.numbers.as_mut_ptr()), &partial[..], T::rounded(1.0 / (norm * norm)));
+        let (target, partial, factor) = (Target::of(&mut *to.numbers), &partial[..], T::rounded(1.0 / (norm * norm)));
         parallel::for_each(panels, |panel| {
             level.run(ReducePanel { partial, size, width, padded, panel, factor, to: target });
         });
@@ -117,10 +102,10 @@ impl<T: Real> Symmetric<T> {
 /// # Safety
 /// Nobody else uses these places meanwhile, and the panel has values.
 #[inline(always)]
-unsafe fn reflect<T: Real>(to: Shared<T>, [width, padded]: [usize; 2], panel: usize) {
+unsafe fn reflect<T: Real>(to: Target<'_, T>, [width, padded]: [usize; 2], panel: usize) {
     for other in panel + 1..padded / width {
-        let from = to.place((panel * padded + other * width) * width);
-        let to = to.place((other * padded + panel * width) * width);
+        let from = to.place((panel * padded + other * width) * width, width * width);
+        let to = to.place((other * padded + panel * width) * width, width * width);
         for row in 0..width {
             for column in 0..width {
                 // SAFETY: both are squares within the array; the rest is the caller's promise.
@@ -134,14 +119,14 @@ unsafe fn reflect<T: Real>(to: Shared<T>, [width, padded]: [usize; 2], panel: us
 ///
 /// # Safety
 /// Nobody else uses these places meanwhile, and they have values.
-unsafe fn below_diagonal<'a, T>(
-    to: Shared<T>,
+unsafe fn below_diagonal<'a, T: Real>(
+    to: Target<'a, T>,
     [width, padded]: [usize; 2],
     panel: usize,
 ) -> (Range<usize>, &'a mut [T]) {
     let range = (panel * padded + panel * width) * width..(panel + 1) * padded * width;
-    // SAFETY: within the array; the rest is the caller's promise.
-    (range.clone(), unsafe { std::slice::from_raw_parts_mut(to.place(range.start), range.len()) })
+    // SAFETY: the caller's promise.
+    (range.clone(), unsafe { to.slice(range.start, range.len()) })
 }
 
 /// A panel of a Gram matrix from the sums of its parts.
@@ -153,7 +138,7 @@ struct ReducePanel<'a, T> {
     padded: usize,
     panel: usize,
     factor: T,
-    to: Shared<T>,
+    to: Target<'a, T>,
 }
 
 impl<T: Real> WithSimd for ReducePanel<'_, T> {
@@ -185,7 +170,9 @@ struct GramPart<'a, T> {
     rows: Range<usize>,
     panels: Range<usize>,
     padded: usize,
-    to: Shared<T>,
+    /// `[part, size]`, of which the part begins at `start`.
+    to: Target<'a, T>,
+    start: usize,
 }
 
 impl<T: Real> WithSimd for GramPart<'_, T> {
@@ -193,7 +180,7 @@ impl<T: Real> WithSimd for GramPart<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (width, columns) = (width_of::<S, T>(), self.columns);
+        let (width, height, columns) = (width_of::<S, T>(), height_of::<S, T>(), self.columns);
         let first = self.panels.start * width;
         let mut packed = Numbers::<T>::take((self.padded - first) * BLOCK);
         // Once for no rows at all, whose sum is zero.
@@ -212,11 +199,11 @@ impl<T: Real> WithSimd for GramPart<'_, T> {
                 }
             }
             for panel in self.panels.clone() {
-                for row in (panel * width..self.padded).step_by(height_of::<S, T>()) {
+                for row in (panel * width..self.padded).step_by(height) {
                     let place = |column: usize| (column - first) / width * BLOCK * width + column % width;
                     let (left, right) = (&packed[place(row)..], &packed[place(panel * width)..]);
                     // SAFETY: this task alone has these panels of its part.
-                    let to = self.to.place((panel * self.padded + row) * width);
+                    let to = self.to.place(self.start + (panel * self.padded + row) * width, height * width);
                     unsafe { lower_tile(simd, left, right, steps, to, block > 0) };
                 }
             }
@@ -240,9 +227,10 @@ fn product_panels<T: Real>(
     to: &mut Symmetric<T>,
     polynomial: Option<[T; 3]>,
 ) {
-    let shared = Shared(to.numbers.as_mut_ptr());
-    parallel::for_each(to.padded / to.width, |panel| {
-        level.run(ProductPanel { left, right, panel, to: shared, polynomial });
+    let panels = to.padded / to.width;
+    let to = Target::of(&mut *to.numbers);
+    parallel::for_each(panels, |panel| {
+        level.run(ProductPanel { left, right, panel, to, polynomial });
     });
 }
 
@@ -250,7 +238,7 @@ struct ProductPanel<'a, T> {
     left: &'a Symmetric<T>,
     right: &'a Symmetric<T>,
     panel: usize,
-    to: Shared<T>,
+    to: Target<'a, T>,
     /// Coefficients of the identity, of the left factor, and of the product.
     polynomial: Option<[T; 3]>,
 }
@@ -261,12 +249,13 @@ impl<T: Real> WithSimd for ProductPanel<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Symmetric { padded, .. } = *self.left;
-        let (panel, width) = (self.panel, width_of::<S, T>());
-        for row in (panel * width..padded).step_by(height_of::<S, T>()) {
+        let (panel, width, height) = (self.panel, width_of::<S, T>(), height_of::<S, T>());
+        for row in (panel * width..padded).step_by(height) {
             let left = &self.left.numbers[row / width * padded * width + row % width..];
             let right = &self.right.numbers[panel * padded * width..];
+            let to = self.to.place((panel * padded + row) * width, height * width);
             // SAFETY: this task alone has this panel.
-            unsafe { lower_tile(simd, left, right, padded, self.to.place((panel * padded + row) * width), false) };
+            unsafe { lower_tile(simd, left, right, padded, to, false) };
         }
         if let Some([a, b, c]) = self.polynomial {
             // SAFETY: as above.

@@ -81,20 +81,20 @@ impl<B: Host> Packed<B> {
     ) -> Option<(FloatTensor<B>, Option<(FloatTensor<B>, FloatTensor<B>)>, Saved)> {
         let Slices { x, parameters, residual, given, output } = self.slices(layer)?;
         let like = &self.operands.x;
-        let (y, statistics, saved) = conv::train(Level::best(), layer, x, parameters, residual, given.as_ref());
+        let (y, statistics, saved) = conv::forward(Level::best(), layer, x, parameters, residual, given.as_ref(), true);
         let vector = |floats: Vec<f32>| B::tensor(floats, vector(output[1]), like);
-        let batch = statistics.filter(|_| given.is_none()).map(|it| (vector(it.mean), vector(it.variance)));
+        let batch = statistics.map(|it| (vector(it.mean), vector(it.variance)));
         Some((image_tensor::<B>(y, output, layer.epilogue.order, like), batch, saved))
     }
 
     /// Forward of a layer whose statistics, if it has batch norm, are given.
     fn infer(&self, layer: ConvLayer) -> Option<FloatTensor<B>> {
         let Slices { x, parameters, residual, given, output } = self.slices(layer)?;
-        let y = conv::infer(Level::best(), layer, x, parameters, residual, given.as_ref());
+        let (y, ..) = conv::forward(Level::best(), layer, x, parameters, residual, given.as_ref(), false);
         Some(image_tensor::<B>(y, output, layer.epilogue.order, &self.operands.x))
     }
 
-    /// The gradients of [`ConvOperands::parents`]: those that are wanted, and of the parameters all that are there. That of
+    /// The gradients of [`ConvOperands::parents`]: those that are wanted, and of the vectors all that are there. That of
     /// x is added to `sum`.
     pub(crate) fn backward(
         &self,
@@ -120,7 +120,8 @@ impl<B: Host> Packed<B> {
             image_tensor::<B>(floats, shape, of.order, like)
         };
         let vector = |floats: Vec<f32>| B::tensor(floats, vector(parameters.outputs), like);
-        let weight = self.operands.weight.as_ref().map(|weight| B::tensor(found.weight, weight.shape(), like));
+        let weight = self.operands.weight.as_ref().filter(|_| wanted.weight);
+        let weight = weight.map(|weight| B::tensor(found.weight, weight.shape(), like));
         let bias = parameters.bias.map(|_| vector(found.bias));
         let [gamma, beta] = found.norm.map_or([None, None], |norm| norm.map(|floats| Some(vector(floats))));
         let residual = found.residual.zip(residual).map(|(floats, residual)| image_gradient(floats, residual));

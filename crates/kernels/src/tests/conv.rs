@@ -125,7 +125,7 @@ proptest! {
             for is_wanted in [false, true] {
                 let has_residual = sizes.residual.is_some();
                 let gradients =
-                    case.backward(level, &saved, Wanted { x: is_wanted, residual: !is_wanted && has_residual });
+                    case.backward(level, &saved, Wanted { x: is_wanted, weight: true, residual: !is_wanted && has_residual });
                 prop_assert_eq!([gradients[0].is_some(), gradients[5].is_some()], [is_wanted, !is_wanted && has_residual]);
                 let mut wanted = wanted.clone();
                 wanted[if is_wanted { 5 } else { 0 }].clear();

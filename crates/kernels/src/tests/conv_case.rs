@@ -240,8 +240,9 @@ impl ConvCase {
     pub(super) fn train(&self, level: Level) -> (Vec<f32>, Option<[Vec<f32>; 2]>, Saved) {
         let Sizes { batch, outputs, layer, given, .. } = self.sizes;
         let given = given.then(|| self.statistics());
-        let (y, statistics, saved) =
-            self.with_images(|x, residual| conv::train(level, layer, x, self.parameters(), residual, given.as_ref()));
+        let (y, statistics, saved) = self.with_images(|x, residual| {
+            conv::forward(level, layer, x, self.parameters(), residual, given.as_ref(), true)
+        });
         let statistics = statistics.map(|it| [it.mean, it.variance]);
         (planes(&y, batch, outputs, layer.epilogue.order), statistics, saved)
     }
@@ -250,8 +251,9 @@ impl ConvCase {
     pub(super) fn infer(&self, level: Level) -> Vec<f32> {
         let Sizes { batch, outputs, layer, .. } = self.sizes;
         let given = layer.epsilon.map(|_| self.statistics());
-        let y =
-            self.with_images(|x, residual| conv::infer(level, layer, x, self.parameters(), residual, given.as_ref()));
+        let (y, ..) = self.with_images(|x, residual| {
+            conv::forward(level, layer, x, self.parameters(), residual, given.as_ref(), false)
+        });
         planes(&y, batch, outputs, layer.epilogue.order)
     }
 
@@ -260,17 +262,17 @@ impl ConvCase {
         let [height, width] = self.sizes.output();
         let floats = laid_out(&self.dy, batch, outputs, orders[2]);
         let dy = Images { floats: &floats, batch, channels: outputs, height, width, order: orders[2] };
-        let backward = |sum: Option<&mut [f32]>| {
+        let backward = |wanted: Wanted, sum: Option<&mut [f32]>| {
             let parameters = self.parameters();
             self.with_images(|x, residual| {
                 conv::backward(level, layer, x, parameters, residual, saved, dy, wanted, sum)
             })
         };
-        let found = backward(None);
+        let found = backward(wanted, None);
         if let Some(dx) = found.x.as_ref().filter(|dx| dx.iter().all(|dx| dx.is_finite())) {
-            // The same is added to what is there.
+            // The same is added to what is there, without the gradient of the weight too.
             let mut sum = vec![1.0; dx.len()];
-            backward(Some(&mut sum));
+            assert!(backward(Wanted { weight: false, ..wanted }, Some(&mut sum)).weight.is_empty());
             let ones_more: Vec<f64> = dx.iter().map(|dx| f64::from(*dx) + 1.0).collect();
             check_distance("the sum with dx", &sum, &ones_more);
         }
@@ -283,7 +285,7 @@ impl ConvCase {
 
     /// All gradients.
     pub(super) fn gradients(&self, level: Level, saved: &Saved) -> [Option<Vec<f32>>; 6] {
-        self.backward(level, saved, Wanted { x: true, residual: self.sizes.residual.is_some() })
+        self.backward(level, saved, Wanted { x: true, weight: true, residual: self.sizes.residual.is_some() })
     }
 
     /// Gradients against those that are wanted; empty ones are for what is not there.

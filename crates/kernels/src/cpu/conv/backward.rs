@@ -23,8 +23,8 @@ use super::{
     unconvolve::Unconvolve,
 };
 
-/// Parts of the batch that sum gradients of their own, which are then added in order: more than any machine's threads
-/// make use of at the batch sizes of training, and so many on every machine, so that the sums do not depend on it.
+/// Parts of the batch that sum gradients of their own at most, which are then added in order: so many on every machine, so
+/// that the sums do not depend on it. No more threads take part.
 const PARTS: usize = 16;
 
 /// Numbers in all parts of a weight's gradient, unless a few parts alone have more: to add them takes time.
@@ -96,11 +96,12 @@ pub(crate) fn backward(
     let adds = sum.is_some();
     assert!(sum.as_ref().is_none_or(|sum| sum.len() == x.floats.len()), "the size of the gradient so far");
     let mut dx = Output::new(if wanted.x && !adds { x.floats.len() } else { 0 });
-    let part_size = plan.grid.map_or(0, |grid| grid.points() * plan.inputs * channels);
+    let weighed = plan.grid.filter(|_| wanted.weight);
+    let part_size = weighed.map_or(0, |grid| grid.points() * plan.inputs * channels);
     let parts = batch.min(parts(part_size));
     let mut dweights = Scratch::take(parts * part_size);
-    if wanted.x || plan.grid.is_some() {
-        let dweight = Target::of(&mut dweights);
+    if wanted.x || weighed.is_some() {
+        let dweight = weighed.map(|_| Target::of(&mut dweights));
         let dx = sum.map_or_else(|| dx.target(), Target::of);
         let dx = wanted.x.then_some(dx);
         // SAFETY: the tasks above have written it, and nobody writes it now.
@@ -132,7 +133,7 @@ pub(crate) fn backward(
         x: (wanted.x && !adds).then(|| unsafe { dx.finish() }),
         // SAFETY: as above.
         residual: wants_residual.then(|| unsafe { dresidual.finish() }),
-        weight: plan.grid.map_or_else(Vec::new, |grid| kernel::sum_of_parts(level, plan, grid, &dweights)),
+        weight: weighed.map_or_else(Vec::new, |grid| kernel::sum_of_parts(level, plan, grid, &dweights)),
         bias: it.bias.map_or_else(Vec::new, |_| beta.iter().zip(&norm.scale).take(plan.outputs).map(of_bias).collect()),
         norm: it.norm.map(|_| [learned(&gamma), learned(&beta)]),
     }
@@ -212,31 +213,12 @@ impl WithSimd for Pass<'_> {
         };
         // SAFETY: the image is this task's own.
         let sums = unsafe { self.sums.slice(image * 2 * channels, 2 * channels) };
-        let zero = simd.splat_f32s(0.0);
         let it = Behind { saved, channels, normalized, residual, da: &da };
+        // Chosen once for all of the image, and compiled for each.
         match epilogue.activation {
-            Activation::None => it.run(
-                simd,
-                passed,
-                sums,
-                #[inline(always)]
-                |_, da| da,
-            ),
-            // As PyTorch: the gradient passes unless the output is zero or below.
-            Activation::Relu => it.run(
-                simd,
-                passed,
-                sums,
-                #[inline(always)]
-                |u, da| simd.select_f32s(simd.less_than_or_equal_f32s(u, zero), zero, da),
-            ),
-            Activation::Gelu | Activation::Silu => it.run(
-                simd,
-                passed,
-                sums,
-                #[inline(always)]
-                |u, da| simd.mul_f32s(activation::slope(simd, epilogue.activation, u), da),
-            ),
+            Activation::None => it.run(simd, Activation::None, passed, sums),
+            Activation::Relu => it.run(simd, Activation::Relu, passed, sums),
+            other => it.run(simd, other, passed, sums),
         }
         if let (Some(to), Some(residual)) = (self.spread, self.residual) {
             // SAFETY: the image is this task's own.
@@ -255,10 +237,10 @@ struct Behind<'a> {
 }
 
 impl Behind<'_> {
-    /// Writes `slope(u, da)` to `passed`, if that has room for it, and its sums, by itself and times the distance from the
-    /// mean.
+    /// Writes the gradient before the activation to `passed`, if that has room for it, and its sums, by itself and times the
+    /// distance from the mean.
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S, passed: &mut [f32], sums: &mut [f32], slope: impl Fn(S::f32s, S::f32s) -> S::f32s) {
+    fn run<S: Simd>(self, simd: S, activation: Activation, passed: &mut [f32], sums: &mut [f32]) {
         let vectors = self.channels / S::F32_LANES;
         let (normalized, da) = (S::as_simd_f32s(self.normalized).0, S::as_simd_f32s(self.da).0);
         let residual = self.residual.map(|residual| S::as_simd_f32s(residual).0);
@@ -276,7 +258,7 @@ impl Behind<'_> {
                 if let Some(residual) = residual {
                     u = simd.add_f32s(u, residual[at]);
                 }
-                let gradient = slope(u, da[at]);
+                let gradient = activation::gradient(simd, activation, u, da[at]);
                 if !passed.is_empty() {
                     passed[at] = gradient;
                 }

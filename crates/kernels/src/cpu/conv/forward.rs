@@ -23,9 +23,9 @@ use super::{
     pool,
 };
 
-/// Forward by given statistics, or else by the batch's: the output, the statistics where there is batch norm, and what
+/// Forward by given statistics, or else by the batch's: the output, the batch's statistics if they are taken, and what
 /// backward needs, which is empty unless it is to be `kept`.
-pub(super) fn forward(
+pub(crate) fn forward(
     level: Level,
     layer: ConvLayer,
     x: Images<'_>,
@@ -49,13 +49,8 @@ pub(super) fn forward(
 
     let (groups, size) = (x.batch.div_ceil(plan.group()), plan.group());
     let group = |task: usize| task * size..x.batch.min((task + 1) * size);
-    let mut statistics = given.cloned();
-    let mut norm = Norm::new(plan, given, it);
     let (convolved_to, pooled_to) = (convolved.target(), pooled.target());
-    if wants_statistics {
-        // Means and sums of squares around them for each image, [batch, 2, channels].
-        let mut moments = vec![0.0; x.batch * 2 * plan.padded];
-        let target = Target::of(&mut moments);
+    let convolve = |moments: Option<Target<'_>>, finish: Option<Finish<'_>>| {
         parallel::for_each(groups, |task| {
             level.run(Convolve {
                 plan,
@@ -64,14 +59,18 @@ pub(super) fn forward(
                 images: group(task),
                 convolved: keeps_convolved.then_some(convolved_to),
                 pooled: keeps_pooled.then_some(pooled_to),
-                moments: Some(target),
-                finish: None,
+                moments,
+                finish,
             });
         });
-        let of_batch = combine(plan, &moments);
-        norm = Norm::new(plan, Some(&of_batch), it);
-        statistics = Some(of_batch);
-    }
+    };
+    let statistics = wants_statistics.then(|| {
+        // Means and sums of squares around them for each image, [batch, 2, channels].
+        let mut moments = vec![0.0; x.batch * 2 * plan.padded];
+        convolve(Some(Target::of(&mut moments)), None);
+        combine(plan, &moments)
+    });
+    let norm = Norm::new(plan, given.or(statistics.as_ref()), it);
     let finish = Finish {
         plan,
         norm: &norm,
@@ -88,23 +87,12 @@ pub(super) fn forward(
             level.run(One { finish, normalized, image });
         });
     } else {
-        parallel::for_each(groups, |task| {
-            level.run(Convolve {
-                plan,
-                kernel,
-                x,
-                images: group(task),
-                convolved: keeps_convolved.then_some(convolved_to),
-                pooled: keeps_pooled.then_some(pooled_to),
-                moments: None,
-                finish: Some(finish),
-            });
-        });
+        convolve(None, Some(finish));
     }
     // SAFETY: the tasks have written every image.
     let [y, convolved, pooled, largest] = [y, convolved, pooled, largest].map(|output| unsafe { output.finish() });
     let saved = Saved { convolved, pooled, largest, norm, given: !wants_statistics };
-    (y, if it.norm.is_some() { statistics } else { None }, saved)
+    (y, statistics, saved)
 }
 
 /// Some images' convolution, and what follows it as far as the statistics are known.
@@ -253,55 +241,23 @@ pub(super) fn activate<S: Simd>(
     residual: Option<&[f32]>,
     to: &mut [f32],
 ) {
-    // The activation is chosen once for all of the image.
+    // Chosen once for all of the image, and compiled for each.
     match activation {
-        Activation::None => each(
-            simd,
-            norm,
-            channels,
-            image,
-            residual,
-            to,
-            #[inline(always)]
-            |u| u,
-        ),
-        Activation::Relu => {
-            let zero = simd.splat_f32s(0.0);
-            each(
-                simd,
-                norm,
-                channels,
-                image,
-                residual,
-                to,
-                #[inline(always)]
-                |u| simd.select_f32s(simd.less_than_f32s(u, zero), zero, u),
-            );
-        }
-        Activation::Gelu | Activation::Silu => {
-            each(
-                simd,
-                norm,
-                channels,
-                image,
-                residual,
-                to,
-                #[inline(always)]
-                |u| activation::value(simd, activation, u),
-            );
-        }
+        Activation::None => each(simd, Activation::None, norm, channels, image, residual, to),
+        Activation::Relu => each(simd, Activation::Relu, norm, channels, image, residual, to),
+        other => each(simd, other, norm, channels, image, residual, to),
     }
 }
 
 #[inline(always)]
 fn each<S: Simd>(
     simd: S,
+    activation: Activation,
     norm: &Norm,
     channels: usize,
     image: &[f32],
     residual: Option<&[f32]>,
     to: &mut [f32],
-    activation: impl Fn(S::f32s) -> S::f32s,
 ) {
     let vectors = channels / S::F32_LANES;
     let (image, to) = (S::as_simd_f32s(image).0, S::as_mut_simd_f32s(to).0);
@@ -313,12 +269,12 @@ fn each<S: Simd>(
         match residual {
             Some(residual) => {
                 for ((to, value), residual) in places.zip(residual[v..].iter().step_by(vectors)) {
-                    *to = activation(simd.add_f32s(norm.apply(simd, *value), *residual));
+                    *to = activation::value(simd, activation, simd.add_f32s(norm.apply(simd, *value), *residual));
                 }
             }
             None => {
                 for (to, value) in places {
-                    *to = activation(norm.apply(simd, *value));
+                    *to = activation::value(simd, activation, norm.apply(simd, *value));
                 }
             }
         }

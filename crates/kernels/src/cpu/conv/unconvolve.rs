@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::{
     Activation, ChannelOrder,
-    cpu::{output::Target, scratch::Scratch},
+    cpu::{activation, output::Target, scratch::Scratch},
 };
 
 use super::{
@@ -34,8 +34,8 @@ pub(super) struct Unconvolve<'a> {
     pub(super) dx: Option<Target<'a>>,
     /// Whether the gradient of x is added to what is there.
     pub(super) adds: bool,
-    /// `[part, taps, channels, channels out]`
-    pub(super) dweight: Target<'a>,
+    /// `[part, taps, channels, channels out]`, if it is wanted.
+    pub(super) dweight: Option<Target<'a>>,
     pub(super) part: usize,
 }
 
@@ -71,11 +71,13 @@ impl WithSimd for Unconvolve<'_> {
                 self.image(simd, image, placed, dz);
             }
             let dz = Bordered { floats: &dz, border, beyond: 0, channels: plan.padded };
-            let inside = Inside::new(x, images.clone(), grid);
-            let (count, add) = (images.len(), first != self.images.start);
-            let (x, start) = (inside.bordered(), self.part * part_size);
-            // SAFETY: the part is this task's own, and its first images write all of it.
-            unsafe { kernel::add_gradient(simd, grid, count, x, dz, self.dweight, start, add) };
+            let count = images.len();
+            if let Some(dweight) = self.dweight {
+                let inside = Inside::new(x, images.clone(), grid);
+                let (start, add) = (self.part * part_size, first != self.images.start);
+                // SAFETY: the part is this task's own, and its first images write all of it.
+                unsafe { kernel::add_gradient(simd, grid, count, inside.bordered(), dz, dweight, start, add) };
+            }
             let Some(to) = self.dx else { continue };
             let (to, start) = if in_place { (to, first * x_floats) } else { (Target::of(&mut dx), 0) };
             // SAFETY: the images are this task's own.
@@ -137,27 +139,16 @@ impl Unconvolve<'_> {
         let plan = self.plan;
         let normalized = self.saved.normalized(plan, image);
         let floats = plan.floats(plan.normalized);
-        let relu = plan.layer.epilogue.activation == Activation::Relu;
-        let (gradient, again) = match self.passed {
-            Some(passed) => (&passed[image * floats..][..floats], false),
-            None => (self.dy.image(image), relu),
+        let (gradient, activation) = match self.passed {
+            Some(passed) => (&passed[image * floats..][..floats], Activation::None),
+            None => (self.dy.image(image), plan.layer.epilogue.activation),
         };
-        let zero = simd.splat_f32s(0.0);
         let it = Unnormalize { unconvolve: self, gradient, normalized: normalized.unwrap_or(gradient), border };
-        if again {
-            it.run(
-                simd,
-                dz,
-                #[inline(always)]
-                |u, dy| simd.select_f32s(simd.less_than_or_equal_f32s(u, zero), zero, dy),
-            );
+        // What is not kept is behind one of these two.
+        if activation == Activation::Relu {
+            it.run(simd, Activation::Relu, dz);
         } else {
-            it.run(
-                simd,
-                dz,
-                #[inline(always)]
-                |_, gradient| gradient,
-            );
+            it.run(simd, Activation::None, dz);
         }
     }
 
@@ -228,7 +219,7 @@ struct Unnormalize<'a> {
 
 impl Unnormalize<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S, dz: &mut [f32], slope: impl Fn(S::f32s, S::f32s) -> S::f32s) {
+    fn run<S: Simd>(self, simd: S, activation: Activation, dz: &mut [f32]) {
         let Unconvolve { plan, saved, slopes, offsets, .. } = *self.unconvolve;
         let [height, width] = plan.normalized;
         let vectors = plan.padded / S::F32_LANES;
@@ -244,7 +235,8 @@ impl Unnormalize<'_> {
             for v in 0..vectors {
                 let (norm, scale, step, offset) = (saved.norm.at::<S>(v), scales[v], slopes[v], offsets[v]);
                 for at in (v..width * vectors).step_by(vectors) {
-                    let gradient = simd.mul_f32s(slope(norm.apply(simd, normalized[at]), gradient[at]), scale);
+                    let u = norm.apply(simd, normalized[at]);
+                    let gradient = simd.mul_f32s(activation::gradient(simd, activation, u, gradient[at]), scale);
                     dz[at] = if saved.given {
                         gradient
                     } else {

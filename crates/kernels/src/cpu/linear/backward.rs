@@ -5,15 +5,12 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::{Backward, Gradients, Sizes, copy};
-use crate::{
-    Activation,
-    cpu::{
-        Level, activation,
-        output::{Output, Target},
-        parallel,
-        scratch::Scratch,
-        tile::{self, Ahead, Columns, Destination, Rows, Sum},
-    },
+use crate::cpu::{
+    Level, activation,
+    output::{Output, Target},
+    parallel,
+    scratch::Scratch,
+    tile::{self, Ahead, Columns, Destination, Rows, Sum},
 };
 
 /// Inputs in a task of the gradient of `x` and of that of the weights, at most. The second are few, so that the threads end
@@ -101,8 +98,7 @@ impl WithSimd for PackedGradient<'_> {
         // SAFETY: each task has columns of its own.
         let (panel, dbias) =
             unsafe { (self.by_column.slice(self.first * batch, batch * width), self.dbias.slice(self.first, used)) };
-        let zero = simd.splat_f32s(0.0);
-        let mut sums = [zero; tile::VECTORS];
+        let mut sums = [simd.splat_f32s(0.0); tile::VECTORS];
         for (image, packed) in panel.chunks_exact_mut(width).enumerate() {
             let start = image * outputs + self.first;
             let dy = vectors(simd, &self.it.dy[start..start + used]);
@@ -112,12 +108,7 @@ impl WithSimd for PackedGradient<'_> {
                 Some((activation, numbers)) => {
                     let numbers = vectors(simd, &numbers[start..start + used]);
                     for ((packed, dy), number) in packed.iter_mut().zip(&dy).zip(&numbers) {
-                        *packed = if activation == Activation::Relu {
-                            // As in PyTorch everything passes, unless the output is zero or below.
-                            simd.select_f32s(simd.less_than_or_equal_f32s(*number, zero), zero, *dy)
-                        } else {
-                            simd.mul_f32s(*dy, activation::slope(simd, activation, *number))
-                        };
+                        *packed = activation::gradient(simd, activation, *number, *dy);
                     }
                 }
             }
