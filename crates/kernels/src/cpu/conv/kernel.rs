@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     layout::Bordered,
-    panels::{Product, panels, width},
+    panels::{Product, panel_of, panels},
     plan::{Border, Class, Grid, Plan},
     transforms, winograd,
 };
@@ -35,11 +35,11 @@ impl Kernel {
     /// That of the convolution.
     pub(super) fn new(level: Level, plan: Plan, grid: Grid, weight: &[f32], bias: Option<&[f32]>) -> Self {
         let bias = bias.map_or_else(|| vec![0.0; plan.padded], |bias| plan.pad(bias));
-        let all = (0..grid.kernel).flat_map(|y| (0..grid.kernel).map(move |x| (y, x))).collect::<Vec<_>>();
         let (sides, taps) = ([plan.inputs, plan.padded], |input, output| taps(plan, grid, weight, input, output));
         let weight = if grid.winograd {
-            pack_points(level, plan, sides, |from, to| taps(from, to)?.try_into().ok())
+            pack_points(level, sides, |from, to| taps(from, to)?.try_into().ok())
         } else {
+            let all: Vec<_> = (0..grid.kernel).flat_map(|y| (0..grid.kernel).map(move |x| (y, x))).collect();
             pack_taps(plan, grid, sides, &all, taps)
         };
         Self { weight, bias }
@@ -57,7 +57,7 @@ impl Kernel {
                 taps.reverse();
                 Some(taps)
             };
-            let weight = pack_points(level, plan, sides, turned);
+            let weight = pack_points(level, sides, turned);
             return vec![Self { weight, bias }];
         }
         let reversed = |class: Class| (0..class.taps).rev().map(move |tap| class.tap + tap * grid.stride);
@@ -95,12 +95,11 @@ fn pack_taps<'a>(
     let target = Target::of(&mut packed);
     parallel::for_each(from, |channel| {
         for output in 0..to {
-            let first = output / (2 * plan.lanes) * (2 * plan.lanes);
-            let (width, lane) = (width(plan.lanes, to, first), output - first);
+            let (first, width) = panel_of(plan.lanes, to, output);
             let taps = taps(channel, output);
             for (index, &(y, x)) in chosen.iter().enumerate() {
                 let value = taps.map_or(0.0, |taps| taps[y * grid.kernel + x]);
-                let place = chosen.len() * from * first + (index * from + channel) * width + lane;
+                let place = chosen.len() * from * first + (index * from + channel) * width + output - first;
                 // SAFETY: the channel is this task's own.
                 unsafe { target.set(place, value) };
             }
@@ -110,22 +109,16 @@ fn pack_taps<'a>(
 }
 
 /// Lays a kernel out in Winograd's form.
-fn pack_points(
-    level: Level,
-    plan: Plan,
-    sides: [usize; 2],
-    taps: impl Fn(usize, usize) -> Option<[f32; 9]> + Sync,
-) -> Scratch {
+fn pack_points(level: Level, sides: [usize; 2], taps: impl Fn(usize, usize) -> Option<[f32; 9]> + Sync) -> Scratch {
     let mut packed = Scratch::take(winograd::POINTS * sides[0] * sides[1]);
     let target = Target::of(&mut packed);
     let taps: &(dyn Fn(usize, usize) -> Option<[f32; 9]> + Sync) = &taps;
-    parallel::for_each(sides[0], |channel| level.run(PackPoints { plan, sides, channel, taps, target }));
+    parallel::for_each(sides[0], |channel| level.run(PackPoints { sides, channel, taps, target }));
     packed
 }
 
 /// The kernels from one channel to all others, as many side by side as a vector has lanes.
 struct PackPoints<'a> {
-    plan: Plan,
     sides: [usize; 2],
     channel: usize,
     taps: &'a (dyn Fn(usize, usize) -> Option<[f32; 9]> + Sync),
@@ -149,8 +142,7 @@ impl WithSimd for PackPoints<'_> {
                 *vector = S::as_simd_f32s(taps).0[0];
             }
             let points = transforms::of_kernel(simd, vectors);
-            let first = output / (2 * lanes) * (2 * lanes);
-            let width = width(self.plan.lanes, to, first);
+            let (first, width) = panel_of(lanes, to, output);
             for (point, value) in points.into_iter().enumerate() {
                 let place = (point * to + first) * from + self.channel * width + output - first;
                 // SAFETY: the channel is this task's own.

@@ -11,9 +11,10 @@ pub(super) fn panels<S: Simd>(channels: usize) -> impl Iterator<Item = (usize, u
     (0..vectors).step_by(2).map(move |first| (first * S::F32_LANES, (vectors - first).min(2)))
 }
 
-/// The channels of a panel.
-pub(super) fn width(lanes: usize, channels: usize, first: usize) -> usize {
-    (channels - first).min(2 * lanes)
+/// The panel of a channel among so many: its first channel, and how many it has.
+pub(super) fn panel_of(lanes: usize, channels: usize, channel: usize) -> (usize, usize) {
+    let first = channel / (2 * lanes) * (2 * lanes);
+    (first, (channels - first).min(2 * lanes))
 }
 
 /// A product for a panel of one or two vectors.
