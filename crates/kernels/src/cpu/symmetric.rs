@@ -58,7 +58,7 @@ impl<T: Real> Symmetric<T> {
         // Neither depends on the machine, and so no sum does.
         let parts = (PARTS / groups).clamp(1, rows.div_ceil(BLOCK).max(1));
         let mut partial = Numbers::<T>::take(parts * to.numbers.len());
-        let sums = Target::of(&mut *partial);
+        let sums = Target::of(&mut partial);
         let (width, padded, size) = (to.width, to.padded, to.numbers.len());
         let panels = padded / width;
         parallel::for_each(parts * groups, |task| {
@@ -72,7 +72,7 @@ impl<T: Real> Symmetric<T> {
             (0..parts).map(|part| partial[part * size + place].widened()).sum::<f64>()
         });
         let norm = epsilon.map_or(1.0, |epsilon| trace.sum::<f64>().sqrt().max(epsilon));
-        let (target, partial, factor) = (Target::of(&mut *to.numbers), &partial[..], T::rounded(1.0 / (norm * norm)));
+        let (target, partial, factor) = (Target::of(&mut to.numbers), &partial[..], T::rounded(1.0 / (norm * norm)));
         parallel::for_each(panels, |panel| {
             level.run(ReducePanel { partial, size, width, padded, panel, factor, to: target });
         });
@@ -119,11 +119,11 @@ unsafe fn reflect<T: Real>(to: Target<'_, T>, [width, padded]: [usize; 2], panel
 ///
 /// # Safety
 /// Nobody else uses these places meanwhile, and they have values.
-unsafe fn below_diagonal<'a, T: Real>(
-    to: Target<'a, T>,
+unsafe fn below_diagonal<T: Real>(
+    to: Target<'_, T>,
     [width, padded]: [usize; 2],
     panel: usize,
-) -> (Range<usize>, &'a mut [T]) {
+) -> (Range<usize>, &mut [T]) {
     let range = (panel * padded + panel * width) * width..(panel + 1) * padded * width;
     // SAFETY: the caller's promise.
     (range.clone(), unsafe { to.slice(range.start, range.len()) })
@@ -228,7 +228,7 @@ fn product_panels<T: Real>(
     polynomial: Option<[T; 3]>,
 ) {
     let panels = to.padded / to.width;
-    let to = Target::of(&mut *to.numbers);
+    let to = Target::of(&mut to.numbers);
     parallel::for_each(panels, |panel| {
         level.run(ProductPanel { left, right, panel, to, polynomial });
     });
