@@ -45,7 +45,7 @@ pub use error::ClassificationError;
 pub use evaluation::{Evaluation, evaluate, evaluate_each};
 pub use loss::cross_entropy;
 pub use lr_range::{LearningRateRange, RangePoint, RangeTest, SMOOTHING};
-pub use network::{AnyNetwork, network};
+pub use network::{AnyNetwork, TrainedNetwork, network};
 pub use optimizer::{init_optimizer, learning_rates};
 pub use predict::probabilities;
 pub use predictions::{
@@ -54,6 +54,7 @@ pub use predictions::{
 pub use reference_step::ReferenceStep;
 pub use sanity::{CheckDevice, CheckResult};
 pub use splits::{
-    check_data, class_weights, dtype, image_shape, normalization, source, splits, train_order, train_source,
+    check_data, class_weights, dtype, image_shape, normalization, recorded_normalization, source, splits, train_order,
+    train_source,
 };
 pub use workload::{IMAGES, Workload, WorkloadConfig};

@@ -1,9 +1,9 @@
 use std::marker::PhantomData;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use kindling_config::{Config, ConfigError, Section};
 use kindling_data::{ImageData, ImageSet};
-use kindling_models::{ImageShape, LayerSummary, NetworkConfig};
+use kindling_models::{ImageShape, LayerSummary, Network, NetworkConfig};
 use kindling_record::{RunDirectory, RunRecord};
 use kindling_training::{Host, Order, Place, TrainingError, batches, contained};
 use serde_json::{Map, Value};
@@ -113,6 +113,18 @@ pub trait AnyNetwork: Send + Sync {
         device: (&Device, Option<u64>),
     ) -> Result<Vec<Vec<f32>>, ClassificationError>;
 
+    /// The network with the weights of the run in `directory`, for images of this shape.
+    ///
+    /// # Errors
+    /// When the weights cannot be read or are for images of another shape, or the device fails.
+    fn trained(
+        &self,
+        config: &Config,
+        directory: &RunDirectory,
+        shape: ImageShape,
+        device: &Device,
+    ) -> Result<Box<dyn TrainedNetwork>, ClassificationError>;
+
     /// Checks whether the network can learn from `data`; each result is told as it is found.
     ///
     /// # Errors
@@ -159,6 +171,27 @@ pub trait AnyNetwork: Send + Sync {
         images: usize,
         device: &Device,
     ) -> Result<ReferenceStep, ClassificationError>;
+}
+
+/// A network with its weights, whatever its type.
+pub trait TrainedNetwork: Send {
+    /// # Shapes
+    /// - images, normalized: `[batch, channels, height, width]`
+    /// - logits: `[batch, classes]`
+    fn logits(&self, images: Tensor<4>) -> Tensor<2>;
+
+    /// The same network on another device.
+    fn on(&self, device: &Device) -> Box<dyn TrainedNetwork>;
+}
+
+impl<N: Network> TrainedNetwork for N {
+    fn logits(&self, images: Tensor<4>) -> Tensor<2> {
+        self.forward(images)
+    }
+
+    fn on(&self, device: &Device) -> Box<dyn TrainedNetwork> {
+        Box::new(self.clone().to_device(device))
+    }
 }
 
 /// Registers a network under `name`; the fields of `config` are the defaults of its keys.
@@ -291,6 +324,17 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
             let normalization = recorded_normalization(config, &record, channels)?;
             probabilities(&network, config, images, &normalization, device, largest)
         })
+    }
+
+    fn trained(
+        &self,
+        config: &Config,
+        directory: &RunDirectory,
+        shape: ImageShape,
+        device: &Device,
+    ) -> Result<Box<dyn TrainedNetwork>, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        guarded(|| Ok(Box::new(run::trained(&network, config, shape, directory, device)?) as Box<dyn TrainedNetwork>))
     }
 
     fn sanity_checks(

@@ -92,7 +92,7 @@ pub fn normalization(config: &Config, train: &ImageSet) -> Result<Normalization,
 ///
 /// # Errors
 /// When there is neither one number nor one for each channel.
-pub(crate) fn recorded_normalization(
+pub fn recorded_normalization(
     config: &Config,
     record: &RunRecord,
     channels: usize,

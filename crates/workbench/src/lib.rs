@@ -82,6 +82,7 @@ mod relaunch;
 mod signals;
 pub mod sweep;
 pub mod terminal;
+mod trained;
 mod workload;
 pub mod writable;
 

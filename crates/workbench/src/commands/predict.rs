@@ -15,10 +15,10 @@ use crate::{
     Workbench,
     arguments::RunsDirectory,
     backend::Request,
-    commands::evaluate::Trained,
     outcome::Outcome,
     output::{notice, print, told},
     relaunch, signals, terminal,
+    trained::Trained,
 };
 
 /// About so many pictures are decoded before the network sees them.

@@ -1,0 +1,5 @@
+//! Pages on this machine.
+
+mod play;
+mod server;
+mod watch;
