@@ -1,5 +1,5 @@
 //! A layer as one operation: a convolution, batch norm, a residual, an activation and pooling, each where it is wanted;
-//! [`ConvLayer`] says what it does.
+//! [`ConvLayer`](crate::ConvLayer) says what it does.
 //!
 //! Images come and go as `[channels, height, width]` or `[height, width, channels]` ([`ChannelOrder`]). Within the layer
 //! an image is the latter, its channels in whole vectors, with a border of zeros where it is convolved. By the definition,
