@@ -130,3 +130,5 @@ impl Host for burn::backend::NdArray {
 impl Host for burn::backend::Cube {}
 #[cfg(feature = "remote")]
 impl Host for burn::backend::Remote {}
+#[cfg(feature = "capture")]
+impl Host for burn::backend::capture::CaptureBackend {}

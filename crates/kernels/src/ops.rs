@@ -20,6 +20,7 @@ use crate::{
     LibTorch: cfg(feature = "libtorch"),
     Cube: cfg(feature = "cube"),
     Remote: cfg(feature = "remote"),
+    Capture: cfg(feature = "capture"),
     Autodiff
 )]
 pub trait KernelOps: Backend {
@@ -128,6 +129,8 @@ pub trait KernelOps: Backend {
 impl KernelOps for burn::backend::Cube {}
 #[cfg(feature = "remote")]
 impl KernelOps for burn::backend::Remote {}
+#[cfg(feature = "capture")]
+impl KernelOps for burn::backend::capture::CaptureBackend {}
 
 /// A linear layer, `x W + b`.
 ///

@@ -93,3 +93,5 @@ pub(crate) trait LinearGradients: Host {
 impl LinearGradients for burn::backend::Cube {}
 #[cfg(feature = "remote")]
 impl LinearGradients for burn::backend::Remote {}
+#[cfg(feature = "capture")]
+impl LinearGradients for burn::backend::capture::CaptureBackend {}
