@@ -9,7 +9,7 @@ use std::{
 use crate::RecordError;
 
 /// How the names of temporary files begin.
-const TEMPORARY: &str = ".replacing-";
+pub(crate) const TEMPORARY: &str = ".replacing-";
 
 /// Removes what processes that died while replacing a file left in `directory`.
 ///

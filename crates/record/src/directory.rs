@@ -1,9 +1,7 @@
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io,
+    fs, io,
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
 use jiff::{Timestamp, tz::TimeZone};
@@ -11,23 +9,35 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    EvaluationRecord, RecordError, RunRecord, RunStatus, SCHEMA,
-    atomic::{remove_left_overs, replace_file},
+    EvaluationRecord, Holder, RecordError, RunLock, RunRecord, RunStatus, SCHEMA, atomic::replace_file, lease::Lease,
+    lock,
 };
 
 /// The directory of one run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RunDirectory {
     path: PathBuf,
+    /// Where this is [`RunLock::directory`].
+    lease: Option<Arc<Lease>>,
 }
 
-/// Held by the one process that may write a run; the system releases it when that process ends, however it ends.
-#[derive(Debug)]
-pub struct RunLock {
-    _file: File,
+impl PartialEq for RunDirectory {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
 }
+
+impl Eq for RunDirectory {}
 
 impl RunDirectory {
+    fn new(path: PathBuf) -> Self {
+        Self { path, lease: None }
+    }
+
+    pub(crate) fn of_holder(path: PathBuf, lease: Arc<Lease>) -> Self {
+        Self { path, lease: Some(lease) }
+    }
+
     /// Makes a new directory in `runs_dir`, named `<name>-<date>-<time>` in local time.
     ///
     /// # Errors
@@ -40,7 +50,7 @@ impl RunDirectory {
             let suffix = if attempt == 1 { String::new() } else { format!("-{attempt}") };
             let path = runs_dir.join(format!("{name}-{stamp}{suffix}"));
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self { path }),
+                Ok(()) => return Ok(Self::new(path)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(RecordError::io(path)(error)),
             }
@@ -72,7 +82,7 @@ impl RunDirectory {
                     Some(_) => path.components().collect(),
                     None => fs::canonicalize(&path).map_err(RecordError::io(path))?,
                 };
-                return Ok(Self { path });
+                return Ok(Self::new(path));
             }
         }
         let mut matches: Vec<_> =
@@ -90,7 +100,7 @@ impl RunDirectory {
     ///
     /// # Errors
     /// When the directory is there and cannot be read.
-    pub(crate) fn all_in(runs_dir: &Path) -> Result<Vec<Self>, RecordError> {
+    pub fn all_in(runs_dir: &Path) -> Result<Vec<Self>, RecordError> {
         let entries = match fs::read_dir(runs_dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -100,7 +110,7 @@ impl RunDirectory {
         for entry in entries {
             let path = entry.map_err(RecordError::io(runs_dir))?.path();
             if path.join("run.json").is_file() {
-                found.push(Self { path });
+                found.push(Self::new(path));
             }
         }
         found.sort_by_key(Self::id);
@@ -164,32 +174,44 @@ impl RunDirectory {
 
     /// Takes the run for this process, until the lock is dropped.
     ///
+    /// A lock that was left by a process of this machine is taken at once. On a folder that other machines share, one that
+    /// another machine's process left is taken when it was not renewed for a minute, in which this waits.
+    ///
     /// # Errors
     /// [`RecordError::Busy`] when another process holds it.
     pub fn lock(&self) -> Result<RunLock, RecordError> {
-        let path = self.path.join("lock");
-        let file =
-            OpenOptions::new().create(true).write(true).truncate(false).open(&path).map_err(RecordError::io(&path))?;
-        // `is_alive` in another process holds the lock for an instant; an owner holds it for longer than this.
-        let deadline = Instant::now() + Duration::from_millis(300);
-        loop {
-            match file.try_lock() {
-                Ok(()) => {
-                    remove_left_overs(&self.path)?;
-                    return Ok(RunLock { _file: file });
-                }
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
-                Err(TryLockError::WouldBlock) => return Err(RecordError::Busy { path: self.path.clone() }),
-                Err(TryLockError::Error(error)) => return Err(RecordError::io(path)(error)),
-            }
-        }
+        lock::lock_directory(&self.path)
     }
 
-    /// Whether a process holds the run at this moment.
+    /// Whether a process holds the run at this moment. Of a process on another machine this is a guess, by when it was last
+    /// heard of: it may be wrong for a minute, or for as long as the clocks of this machine and the shared folder differ.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        File::open(self.path.join("lock"))
-            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        lock::is_alive(&self.path)
+    }
+
+    /// The process that holds the run, as far as [`is_alive`](Self::is_alive) knows.
+    #[must_use]
+    pub fn holder(&self) -> Option<Holder> {
+        lock::holder(&self.path)
+    }
+
+    /// Checks that the run is still this process's, where this is [`RunLock::directory`]: a process that was suspended for
+    /// longer than a minute may have lost it to one on another machine. It reads one small file; call it before files of
+    /// the run are replaced.
+    ///
+    /// # Errors
+    /// [`RecordError::Lost`] when it is not.
+    pub fn ensure_held(&self) -> Result<(), RecordError> {
+        self.lease.as_ref().map_or(Ok(()), |lease| lease.ensure_held())
+    }
+
+    /// As [`ensure_held`](Self::ensure_held), for what is done all the time: it looks every few seconds.
+    ///
+    /// # Errors
+    /// [`RecordError::Lost`] when it is not.
+    pub fn ensure_held_lately(&self) -> Result<(), RecordError> {
+        self.lease.as_ref().map_or(Ok(()), |lease| lease.ensure_held_lately())
     }
 
     /// The status to show for `record`: one that says `running` without a live owner was interrupted.
@@ -213,8 +235,9 @@ impl RunDirectory {
     /// Replaces `run.json` atomically.
     ///
     /// # Errors
-    /// When it cannot be written; the old record then stays.
+    /// When it cannot be written, or this process no longer holds the run; the old record then stays.
     pub fn write_record(&self, record: &RunRecord) -> Result<(), RecordError> {
+        self.ensure_held()?;
         write_json(&self.path.join("run.json"), record)
     }
 
@@ -232,6 +255,7 @@ impl RunDirectory {
     /// # Errors
     /// When it cannot be written; the old one then stays.
     pub fn write_evaluation(&self, evaluation: &EvaluationRecord) -> Result<(), RecordError> {
+        self.ensure_held()?;
         write_json(&self.evaluation(), evaluation)
     }
 }
@@ -269,7 +293,7 @@ pub(crate) mod tests {
 
     /// A run with a record that has another id.
     pub(crate) fn run_in(runs_dir: &Path, name: &str) -> RunDirectory {
-        let directory = RunDirectory { path: runs_dir.join(name) };
+        let directory = RunDirectory::new(runs_dir.join(name));
         fs::create_dir_all(directory.path()).unwrap();
         let record = json!({
             "schema": SCHEMA, "id": "as it was first called", "status": "finished", "started": "2026-01-02T03:04:05Z",
@@ -321,19 +345,6 @@ pub(crate) mod tests {
         let first = run_in(runs_dir.path(), "mlp-1");
         run_in(runs_dir.path(), "mlp-1-2");
         assert_eq!(RunDirectory::find(runs_dir.path(), "mlp-1").unwrap(), first);
-    }
-
-    #[test]
-    fn a_second_lock_is_refused_until_the_first_is_dropped() {
-        let runs_dir = tempfile::tempdir().unwrap();
-        let run = RunDirectory::create(runs_dir.path(), "mlp").unwrap();
-        assert!(!run.is_alive());
-        let lock = run.lock().unwrap();
-        assert!(run.is_alive());
-        assert!(matches!(run.lock(), Err(RecordError::Busy { .. })));
-        drop(lock);
-        assert!(!run.is_alive());
-        run.lock().unwrap();
     }
 
     #[test]

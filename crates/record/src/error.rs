@@ -2,6 +2,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use crate::Holder;
+
 /// What can go wrong with a run on disk.
 #[derive(Debug, Error)]
 pub enum RecordError {
@@ -23,12 +25,28 @@ pub enum RecordError {
     },
     /// Another process holds the run.
     #[error(
-        "{path}: another process is writing this run; wait for it, stop it, or start a new run",
+        "{path}: another process is writing this run{}; wait for it, stop it, or start a new run",
+        told(holder.as_ref()),
         path = path.display()
     )]
     Busy {
         /// The run directory.
         path: PathBuf,
+        /// That process, where it is known.
+        holder: Option<Holder>,
+    },
+    /// The run was this process's, and no longer is.
+    #[error(
+        "{path}: this process no longer holds the run{}: it was suspended, or cut off from the folder, for longer than a \
+         minute; nothing more is written here, and the run can be resumed when nobody trains it",
+        if holder.is_some() { format!(", another one does{}", told(holder.as_ref())) } else { String::new() },
+        path = path.display()
+    )]
+    Lost {
+        /// The run directory.
+        path: PathBuf,
+        /// The process that holds it, if one does.
+        holder: Option<Holder>,
     },
     /// No run has this id, prefix or path.
     #[error(
@@ -63,4 +81,10 @@ impl RecordError {
         let path = path.into();
         move |source| Self::Io { path, source }
     }
+}
+
+/// The holder in brackets, where it is known.
+fn told(holder: Option<&Holder>) -> String {
+    let told = |Holder { host, process, since, .. }: &Holder| format!(" (process {process} on {host}, since {since})");
+    holder.map(told).unwrap_or_default()
 }

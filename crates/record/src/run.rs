@@ -22,11 +22,11 @@ pub struct RunRecord {
     pub status: RunStatus,
     /// When the run was first started, RFC 3339 in UTC.
     pub started: String,
-    /// The processes that trained it, one after the other.
+    /// The processes that trained it, one after the other; none of an imported run.
     pub parts: Vec<PartRecord>,
     /// The complete config; the program that trained the run reads it back.
     pub config: Map<String, Value>,
-    /// Name of the latest part's backend, as in `--backend`.
+    /// Name of the latest part's backend, as in `--backend`; of an imported run the one that it is used on by default.
     pub backend: String,
     /// That part's device as the backend describes it.
     pub device: String,
@@ -40,7 +40,7 @@ pub struct RunRecord {
     pub model: String,
     /// Number of parameters, those of frozen layers included.
     pub parameters: usize,
-    /// The weights that training started from; none where they were drawn from the seed.
+    /// The weights that training started from, or that an imported run has; none where they were drawn from the seed.
     #[serde(default)]
     pub initial_weights: Option<InitialWeightsRecord>,
     /// Names of the parameters that training leaves as they are, such as `conv1.weight`.
@@ -66,7 +66,7 @@ pub struct RunRecord {
     pub timings: Timings,
     /// Where the run diverged, if it did.
     pub diverged: Option<DivergenceRecord>,
-    /// What ended a failed run.
+    /// What ended a failed run, or an interrupted one that its user did not stop.
     pub error: Option<String>,
 }
 
@@ -84,6 +84,16 @@ pub enum RunStatus {
     Diverged,
     /// Ended by an error.
     Failed,
+    /// Not trained here: its weights are those of a file from elsewhere.
+    Imported,
+}
+
+impl RunStatus {
+    /// Whether a run of this status has weights to use.
+    #[must_use]
+    pub fn has_weights(self) -> bool {
+        matches!(self, Self::Finished | Self::Imported)
+    }
 }
 
 impl fmt::Display for RunStatus {
@@ -94,6 +104,7 @@ impl fmt::Display for RunStatus {
             Self::Interrupted => "interrupted",
             Self::Diverged => "diverged",
             Self::Failed => "failed",
+            Self::Imported => "imported",
         })
     }
 }

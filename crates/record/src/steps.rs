@@ -4,6 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -61,14 +62,18 @@ pub struct LayerGradient {
     pub norm: f64,
 }
 
+/// How long lines may wait: whatever follows a run reads them from the file.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
 /// The open `steps.jsonl` of a run.
 ///
-/// Lines are buffered; [`flush`](Self::flush) writes them and tells how long the file is, so that a
+/// Lines are buffered for about a second; [`flush`](Self::flush) writes them and tells how long the file is, so that a
 /// checkpoint can say where it stands in it.
 pub struct StepLog {
     path: PathBuf,
     file: BufWriter<File>,
     bytes: u64,
+    written: Instant,
 }
 
 impl StepLog {
@@ -89,19 +94,23 @@ impl StepLog {
         }
         file.set_len(bytes).map_err(RecordError::io(path))?;
         file.seek(SeekFrom::End(0)).map_err(RecordError::io(path))?;
-        Ok(Self { path: path.to_path_buf(), file: BufWriter::new(file), bytes })
+        Ok(Self { path: path.to_path_buf(), file: BufWriter::new(file), bytes, written: Instant::now() })
     }
 
     /// Adds one line.
     ///
     /// # Errors
-    /// When a full buffer cannot be written.
+    /// When the lines that wait cannot be written.
     pub fn append(&mut self, step: &StepRecord) -> Result<(), RecordError> {
         let mut line = serde_json::to_vec(step)
             .map_err(|error| RecordError::Malformed { path: self.path.clone(), message: error.to_string() })?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(RecordError::io(&self.path))?;
         self.bytes += line.len() as u64;
+        if self.written.elapsed() >= LONGEST_WAIT {
+            self.file.flush().map_err(RecordError::io(&self.path))?;
+            self.written = Instant::now();
+        }
         Ok(())
     }
 
@@ -140,6 +149,18 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn lines_do_not_wait_for_a_flush_longer_than_a_second() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("steps.jsonl");
+        let mut log = StepLog::open(&path, 0).unwrap();
+        for step in 1..=2 {
+            log.append(&StepRecord { step, epoch: 1, loss: 2.5, learning_rate: 0.1, gradient: None }).unwrap();
+            log.written = Instant::now().checked_sub(LONGEST_WAIT).unwrap();
+        }
+        assert_eq!(read_steps(&path).unwrap().len(), 2);
+    }
 
     #[test]
     fn an_unfinished_last_line_is_left_out_and_a_broken_one_is_named() {
