@@ -39,10 +39,12 @@ pub fn group(runs: Vec<Run>) -> Vec<Group> {
 }
 
 impl Run {
-    /// What it has in common with the runs of its group.
-    fn kind(&self) -> (BTreeMap<String, Value>, (&str, usize), &str, Vec<Setup>) {
+    /// What it has in common with the runs of its group. Digests are of the data and of the weights from elsewhere.
+    fn kind(&self) -> (BTreeMap<String, Value>, (&str, usize), [Option<&str>; 2], Vec<Setup>) {
         let record = &self.record;
-        (self.shared_keys(), (&record.model, record.parameters), &record.dataset.sha256, self.setups())
+        let weights = record.initial_weights.as_ref().map(|weights| &*weights.sha256);
+        let digests = [Some(&*record.dataset.sha256), weights];
+        (self.shared_keys(), (&record.model, record.parameters), digests, self.setups())
     }
 
     /// Decides which run of a seed and fold counts: one that is over, the first to be started, the first by name.
@@ -102,7 +104,7 @@ pub fn counted(counts: impl Iterator<Item = usize>) -> String {
 /// How many runs there are, and how those ended that were not finished: `3`, `3 (1 diverged)`, `n = 5 folds`.
 pub(crate) fn runs_text(group: &Group) -> String {
     let mut ended: Vec<(RunStatus, usize)> = Vec::new();
-    for run in group.runs.iter().filter(|run| run.status != RunStatus::Finished) {
+    for run in group.runs.iter().filter(|run| !run.status.has_weights()) {
         match ended.iter_mut().find(|(status, _)| *status == run.status) {
             Some((_, count)) => *count += 1,
             None => ended.push((run.status, 1)),

@@ -10,7 +10,14 @@ use crate::{
     plot::Plot,
 };
 
+/// The style of reports.
 const STYLE: &str = include_str!("report.css");
+
+/// The style of pages that one can use: that of reports, and what buttons, bars and tiles add.
+pub const PAGE_STYLE: &str = concat!(include_str!("report.css"), include_str!("page.css"));
+
+/// A module of JavaScript for such pages: a canvas to draw on.
+pub const DRAWING: &str = include_str!("drawing.js");
 
 /// The page may use its own styles and pictures, and load nothing, whatever a run's name or label holds.
 const POLICY: &str =
@@ -55,6 +62,12 @@ pub fn html(document: &Document) -> Result<String, ReportError> {
         }
     };
     Ok(page.into_string())
+}
+
+/// The blocks as HTML for a page that has the report's styles: plots in the page's colours, and no scripts.
+#[must_use]
+pub fn fragment(blocks: &[Block]) -> String {
+    self::blocks(blocks).into_string()
 }
 
 fn contents(sections: &[Section]) -> Markup {

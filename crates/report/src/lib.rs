@@ -39,18 +39,19 @@ mod statistics;
 mod table;
 mod write;
 
-pub use curves::{Against, Split, chart, epoch_series, evaluated_splits};
+pub use curves::{Against, Split, chart, colored_chart, epoch_series, evaluated_splits, step_chart};
 pub use document::{Block, Document, Figure, Section, TableBlock, figures};
 pub use error::ReportError;
 pub use group_table::{gradient_chart, groups_json, groups_table};
 pub use groups::{counted, group, repeats};
-pub use html::html;
+pub use html::{DRAWING, PAGE_STYLE, fragment, html};
 pub use markdown::markdown_document;
-pub use metrics::metrics;
-pub use plot::{Axis, Confusion, LineChart, Picture, Pictures, Plot, Point, Series, Style};
+pub use metrics::{metrics, value_text};
+pub use plot::{Axis, Confusion, LineChart, Picture, Pictures, Plot, Point, Series, Style, swatch};
 pub use run::{Group, Run};
 pub use run_report::{
-    comparison_table, configurations, evaluation_blocks, gradient_charts, how_it_was_run, run_report,
+    KeptGradients, comparison_table, configurations, evaluation_blocks, gradient_blocks, gradient_charts,
+    how_it_was_run, run_report,
 };
 pub use statistics::Sample;
 pub use table::{duration, grouped, markdown, percent, runs_table, summary, table};

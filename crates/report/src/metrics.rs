@@ -43,7 +43,8 @@ pub(crate) fn titled(text: &str, metric: &MetricRecord) -> String {
 
 /// One of its values: a fraction in percent, any other number with four decimals, or as `1.234e-5` where those would
 /// not show it.
-pub(crate) fn value_text(metric: &MetricRecord, value: f64) -> String {
+#[must_use]
+pub fn value_text(metric: &MetricRecord, value: f64) -> String {
     if is_fraction(metric) { format!("{:.2} %", value * 100.0) } else { number(value) }
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn best(metric: &MetricRecord, samples: &[Option<Sample>]) -> Vec<usi
     known().filter(|&(_, mean)| is_worse && Some(mean) == best).map(|(index, _)| index).collect()
 }
 
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if is_plain(value) { format!("{value:.4}") } else { format!("{value:.3e}") }
 }
 

@@ -58,7 +58,7 @@ impl Run {
         self.record.epochs.iter().rev().find_map(value)
     }
 
-    /// Whether it went as far as its config wanted: finished, or left the finite numbers.
+    /// Whether it was trained as far as its config wanted: finished, or left the finite numbers.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.status, RunStatus::Finished | RunStatus::Diverged)

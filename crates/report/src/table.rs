@@ -89,7 +89,8 @@ pub fn runs_table(runs: &[(RunStatus, RunRecord)], width: Option<u16>) -> String
         ];
         let value = |metric: &MetricRecord| shown.get(&metric.name).map(|value| value_text(metric, value));
         row.extend(metrics.iter().map(|metric| value(metric).unwrap_or_default()));
-        row.push(duration(record.seconds));
+        let is_trained = record.status != RunStatus::Imported;
+        row.push(if is_trained { duration(record.seconds) } else { String::new() });
         row
     });
     table(&header, &right, width, rows)
@@ -128,8 +129,12 @@ fn on_data(record: &RunRecord) -> String {
     }
 }
 
-/// The epochs that the run has and those that its config wants: `3/10`; the first alone where the config does not say.
+/// The epochs that the run has and those that its config wants: `3/10`; the first alone where the config does not say. An
+/// imported run has none.
 fn epochs_text(record: &RunRecord) -> String {
+    if record.status == RunStatus::Imported {
+        return String::new();
+    }
     let planned = key(record, "training.epochs").map_or_else(String::new, |planned| format!("/{planned}"));
     format!("{}{planned}", record.epochs.len())
 }
@@ -168,6 +173,9 @@ pub fn summary(record: &RunRecord) -> String {
     if !values.is_empty() {
         lines.push(format!("{values} ({}; n = 1)", weights(record)));
     }
+    if record.status == RunStatus::Imported {
+        return lines.join("\n");
+    }
     let throughput = record.samples_per_second.map_or_else(String::new, |throughput| {
         // Whole numbers of samples, well below 2^53.
         format!(", {} training {}/s", grouped(throughput.round() as usize), samples(record))
@@ -178,6 +186,12 @@ pub fn summary(record: &RunRecord) -> String {
 
 /// Which weights were tested: `weights of epoch 7, the lowest valid loss`.
 fn weights(record: &RunRecord) -> String {
+    if record.status == RunStatus::Imported {
+        return record
+            .initial_weights
+            .as_ref()
+            .map_or_else(String::new, |weights| format!("weights of {}", weights.source));
+    }
     let metric = record.monitor.split_once('/').map_or(record.monitor.as_str(), |(_, name)| name);
     let is_higher = record.metrics.iter().any(|known| known.name == metric && known.higher_is_better);
     let reports_last = record.test.is_some() && record.monitor.starts_with("test/");
@@ -233,6 +247,19 @@ mod tests {
 
     use super::*;
     use crate::run_report::fixtures::run;
+
+    #[test]
+    fn an_imported_run_has_no_epochs_and_no_times() {
+        let place = tempfile::tempdir().unwrap();
+        let weights = json!({ "source": "fm.pt", "sha256": "00", "taken": 6, "fresh": [], "unused": [] });
+        let changes =
+            json!({ "status": "imported", "initial_weights": weights, "parts": [], "epochs": [], "seconds": 0.0 });
+        let imported = run(place.path(), "cnn-1", changes).record;
+        let said = summary(&imported);
+        assert!(said.ends_with("test loss 0.5000, test accuracy 75.00 % (weights of fm.pt; n = 1)"), "{said}");
+        let text = runs_table(&[(RunStatus::Imported, imported)], None);
+        assert!(text.contains("imported") && !text.contains("0/") && !text.contains(" s "), "{text}");
+    }
 
     #[test]
     fn a_run_is_summed_up_by_its_test_metrics_or_else_by_those_of_its_best_epoch() {

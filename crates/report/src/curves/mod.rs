@@ -55,9 +55,24 @@ pub fn epoch_series(
 /// As [`epoch_series`].
 pub fn chart(groups: &[Group], metric: &str, splits: &[Split], against: Against) -> Result<LineChart, ReportError> {
     let prominent = prominent(groups);
+    let color = |index| prominent.iter().position(|&one| one == index);
+    colored_chart(groups, &(0..groups.len()).map(color).collect::<Vec<_>>(), metric, splits, against)
+}
+
+/// The same with a colour for each group, which it keeps whatever stands beside it; those without one are grey. Of
+/// several splits each has a colour of its own.
+///
+/// # Errors
+/// As [`epoch_series`].
+pub fn colored_chart(
+    groups: &[Group],
+    colors: &[Option<usize>],
+    metric: &str,
+    splits: &[Split],
+    against: Against,
+) -> Result<LineChart, ReportError> {
     let mut series = Vec::new();
-    for (index, group) in groups.iter().enumerate() {
-        let color = prominent.iter().position(|&one| one == index);
+    for (group, &color) in groups.iter().zip(colors) {
         for (offset, &split) in splits.iter().enumerate() {
             let color_of_split = color.unwrap_or(0) * splits.len() + offset;
             let mut one = epoch_series(group, color_of_split, metric, split, against)?;
@@ -73,6 +88,16 @@ pub fn chart(groups: &[Group], metric: &str, splits: &[Split], against: Against)
             }
         }
     }
+    Ok(with_axes(series, groups, metric, splits, against))
+}
+
+/// The training loss of each batch over the steps: what [`chart`] reads from step logs, of points that were read already.
+#[must_use]
+pub fn step_chart(series: Vec<Series>, groups: &[Group]) -> LineChart {
+    with_axes(series, groups, "loss", &[Split::Train], Against::Step)
+}
+
+fn with_axes(series: Vec<Series>, groups: &[Group], metric: &str, splits: &[Split], against: Against) -> LineChart {
     let known = self::metric(groups, metric);
     let name = match (splits, metric, against) {
         ([Split::Train], "loss", Against::Step) => "train loss of each batch".to_owned(),
@@ -81,11 +106,11 @@ pub fn chart(groups: &[Group], metric: &str, splits: &[Split], against: Against)
     };
     let label = if is_fraction(&known) { format!("{name} (fraction)") } else { titled(&name, &known) };
     let logarithmic = !known.higher_is_better && is_wide(&series);
-    Ok(LineChart {
+    LineChart {
         x: Axis { label: against.axis().to_owned(), ..Axis::default() },
         y: Axis { label, logarithmic, range: None },
         series,
-    })
+    }
 }
 
 /// Those of valid and test that the groups have metrics of after each epoch.

@@ -5,7 +5,11 @@ use kuva::render::{
     render::{Primitive, Scene, TextAnchor},
 };
 
-use super::{escaped, text_width};
+use super::{
+    Series, Style, escaped,
+    lines::{color, dash},
+    text_width,
+};
 
 /// Size of its letters.
 const LETTERS: u32 = 12;
@@ -101,6 +105,18 @@ impl<'a> Legend<'a> {
             }
         }
     }
+}
+
+/// A short line in the colour and the dashes of the measured curves of this number, as SVG: what stands beside a name.
+#[must_use]
+pub fn swatch(number: usize) -> String {
+    let series = Series { label: String::new(), points: Vec::new(), color: number, style: Style::Measured };
+    format!(
+        "<svg viewBox=\"0 0 24 8\" width=\"24\" height=\"8\" aria-hidden=\"true\"><line x1=\"0\" y1=\"4\" x2=\"24\" \
+         y2=\"4\" stroke=\"{}\" stroke-width=\"3\" stroke-dasharray=\"{}\"/></svg>",
+        color(&series),
+        dash(&series)
+    )
 }
 
 /// The row of each of entries that are so wide, as many to a row as have room.

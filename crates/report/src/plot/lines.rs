@@ -15,7 +15,7 @@ use super::{
     legend::{Entry, Legend},
     png, svg,
 };
-use crate::ReportError;
+use crate::{ReportError, metrics::number};
 
 /// Width and height of the axes with their labels. Two or three stand side by side on a wide page, and the letters are
 /// still large enough on a phone.
@@ -86,7 +86,7 @@ impl LineChart {
         let own = self.series.iter().filter(|series| !matches!(series.style, Style::Context | Style::Mark));
         for series in context.chain(own) {
             for piece in pieces(series, &self.x, &self.y) {
-                plots.extend(draw(series, &piece, ink));
+                plots.extend(draw(series, &piece, &self.x, ink));
             }
         }
         let is_empty = plots.is_empty();
@@ -211,7 +211,7 @@ fn thinned(points: &[Point]) -> Vec<Point> {
     kept
 }
 
-fn draw(series: &Series, points: &[Point], ink: Ink) -> Vec<Kuva> {
+fn draw(series: &Series, points: &[Point], x: &Axis, ink: Ink) -> Vec<Kuva> {
     let data: Vec<(f64, f64)> = points.iter().map(|point| (point.x, point.y)).collect();
     let is_reference = series.style == Style::Reference;
     let mut line = LinePlot::new()
@@ -231,13 +231,23 @@ fn draw(series: &Series, points: &[Point], ink: Ink) -> Vec<Kuva> {
     }
     let mut plots = vec![line.into()];
     if points.len() == 1 || (series.points.len() <= MARKED && ink != Ink::Terminal && !is_context) {
-        let marks = ScatterPlot::new().with_data(data).with_color(color(series)).with_marker(marker(series));
+        let mut marks = ScatterPlot::new().with_data(data).with_color(color(series)).with_marker(marker(series));
+        if ink == Ink::Page {
+            // What a browser shows beside the pointer.
+            marks = marks.with_tooltip_labels(points.iter().map(|point| readout(series, point, x)));
+        }
         plots.push(marks.with_size(if is_reference { 2.5 } else { 3.0 }).into());
     }
     plots
 }
 
-fn color(series: &Series) -> &'static str {
+/// A point in numbers: `train: epoch 3, 0.4523 ± 0.0012`.
+fn readout(series: &Series, point: &Point, x: &Axis) -> String {
+    let std = point.std.map_or_else(String::new, |std| format!(" ± {}", number(std)));
+    format!("{}: {} {}, {}{std}", series.label, x.label, point.x, number(point.y))
+}
+
+pub(super) fn color(series: &Series) -> &'static str {
     if series.style == Style::Context { CONTEXT } else { COLORS[series.color % COLORS.len()] }
 }
 
@@ -249,7 +259,7 @@ fn width_of(series: &Series) -> f64 {
     }
 }
 
-fn dash(series: &Series) -> &'static str {
+pub(super) fn dash(series: &Series) -> &'static str {
     match series.style {
         // Colours that come again have other dashes.
         Style::Measured => DASHES[(series.color + series.color / COLORS.len()) % DASHES.len()],
@@ -309,6 +319,9 @@ mod tests {
         }
         let inline = chart(vec![point(1.0, 0.5), point(2.0, 0.4)]).inline_svg();
         assert!(inline.contains("currentColor") && inline.contains("var(--grid)") && !inline.contains("white"));
+        // A page has its points in numbers as well.
+        assert!(inline.contains("<title>a &lt; b &amp; $c: epoch 2, 0.4000 ± 0.1000</title>"), "{inline}");
+        assert!(!drawn.contains("<title>"));
     }
 
     #[test]

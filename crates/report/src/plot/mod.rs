@@ -7,6 +7,7 @@ mod pictures;
 
 use kuva::{Theme, backend::svg::SvgBackend, render::render::Scene};
 
+pub use self::legend::swatch;
 use crate::ReportError;
 
 /// Something that can be drawn.

@@ -12,6 +12,17 @@ use crate::{
     run::{Group, Run, key},
 };
 
+/// The gradients that a group of runs kept.
+#[derive(Clone, Debug)]
+pub struct KeptGradients {
+    /// What legends call the group.
+    pub label: String,
+    /// Its colour; without one it is grey, and its layers are not shown.
+    pub color: Option<usize>,
+    /// The steps of each of its runs that have gradients.
+    pub steps: Vec<Vec<StepRecord>>,
+}
+
 /// A statistic of all gradients, with what it is called and how its axis is drawn.
 struct Statistic {
     name: &'static str,
@@ -59,19 +70,25 @@ pub fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Block>, Rep
         steps.retain(|steps| !steps.is_empty());
         if !steps.is_empty() {
             let color = prominent.iter().position(|&one| one == index);
-            measured.push((group.marked_label(), color, steps));
+            measured.push(KeptGradients { label: group.marked_label(), color, steps });
         }
     }
+    Ok(gradient_blocks(&measured, prefix))
+}
+
+/// The same of gradients that were read already.
+#[must_use]
+pub fn gradient_blocks(measured: &[KeptGradients], prefix: &str) -> Vec<Block> {
     if measured.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let mut blocks = vec![Block::Paragraph(format!(
         "Gradients are those of the loss before each step, before any clipping; curves are means and bands standard \
          deviations over the runs ({}). Those of a layer are of its weights and biases together.",
-        counted(measured.iter().map(|(_, _, steps)| steps.len()))
+        counted(measured.iter().map(|group| group.steps.len()))
     ))];
     for statistic in &STATISTICS {
-        let series = measured.iter().map(|(label, color, steps)| {
+        let series = measured.iter().map(|KeptGradients { label, color, steps }| {
             let one = curve(label, color.unwrap_or(0), steps, |gradient| Some((statistic.value)(gradient)));
             Series { style: if color.is_some() { Style::Measured } else { Style::Context }, ..one }
         });
@@ -85,7 +102,7 @@ pub fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Block>, Rep
             },
         }));
     }
-    for (index, (label, color, steps)) in measured.iter().enumerate() {
+    for (index, KeptGradients { label, color, steps }) in measured.iter().enumerate() {
         if color.is_none() {
             continue;
         }
@@ -104,7 +121,7 @@ pub fn gradient_charts(groups: &[Group], prefix: &str) -> Result<Vec<Block>, Rep
             },
         }));
     }
-    Ok(blocks)
+    blocks
 }
 
 /// The steps of a run whose gradients were kept.

@@ -19,7 +19,7 @@ use self::evaluation::{class_blocks, confusion_block};
 pub(crate) use self::{columns::with_count, summary::at_best};
 pub use self::{
     evaluation::evaluation_blocks,
-    gradients::gradient_charts,
+    gradients::{KeptGradients, gradient_blocks, gradient_charts},
     provenance::{configurations, how_it_was_run},
     summary::comparison_table,
 };

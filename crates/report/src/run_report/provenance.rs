@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kindling_record::{PartRecord, RunRecord};
+use kindling_record::{PartRecord, RunRecord, RunStatus};
 use serde_json::Value;
 
 use crate::{
@@ -156,8 +156,9 @@ fn transfers(groups: &[Group]) -> Vec<String> {
         let whose = if groups.len() > 1 { format!(" of {}", group.label) } else { String::new() };
         if let Some(weights) = &record.initial_weights {
             let [fresh, unused] = [&weights.fresh, &weights.unused].map(|names| named(names));
+            let what = if record.status == RunStatus::Imported { "Weights" } else { "Starting weights" };
             lines.push(format!(
-                "Starting weights{whose}: {} of the tensors are from `{}`, SHA-256 `{}`{}{}",
+                "{what}{whose}: {} of the tensors are from `{}`, SHA-256 `{}`{}{}",
                 grouped(weights.taken),
                 weights.source,
                 weights.sha256,

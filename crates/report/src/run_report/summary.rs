@@ -113,8 +113,17 @@ fn ending(run: &Run) -> Option<String> {
     let epochs = record.epochs.len();
     match run.status {
         RunStatus::Finished => None,
-        RunStatus::Interrupted if epochs == 1 => Some("interrupted after 1 epoch".to_owned()),
-        RunStatus::Interrupted => Some(format!("interrupted after {epochs} epochs")),
+        RunStatus::Imported => Some(
+            record
+                .initial_weights
+                .as_ref()
+                .map_or_else(|| "imported".to_owned(), |weights| format!("imported from {}", weights.source)),
+        ),
+        RunStatus::Interrupted => {
+            // Where it was not its user, the record says what it was.
+            let why = record.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+            Some(format!("interrupted after {epochs} epoch{}{why}", if epochs == 1 { "" } else { "s" }))
+        }
         RunStatus::Running => Some(format!("still running, epoch {}", epochs + 1)),
         RunStatus::Failed => {
             Some(record.error.as_ref().map_or_else(|| "failed".to_owned(), |error| format!("failed: {error}")))
