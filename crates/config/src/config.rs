@@ -61,6 +61,10 @@ impl Config {
             let wanted = format!("at most the {} epochs of the run", training.epochs);
             return Err(invalid("schedule.warm_up_epochs", wanted, &warm_up));
         }
+        if training.accumulate > training.batch_size {
+            let wanted = format!("at most the {} images of training.batch_size", training.batch_size);
+            return Err(invalid("training.accumulate", wanted, &training.accumulate));
+        }
         let is_adaptive = matches!(self.optimizer, Optimizer::Adam(_) | Optimizer::Adamw(_) | Optimizer::Muon(_));
         if training.precision == Precision::F16 && is_adaptive {
             // Adam's epsilon of 1e-8 and the squares of most gradients are zero in f16, and so is what it divides by.

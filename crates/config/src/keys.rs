@@ -298,7 +298,8 @@ pub(crate) fn unknown(key: &str, registry: &Registry) -> ConfigError {
 }
 
 /// The known name, or path of a key, that looks most like `name`.
-pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let wanted = name.replace('-', "_").to_lowercase();
     let alone = wanted.rsplit('.').next().unwrap_or(&wanted);
     let similarity = |known: &str| {

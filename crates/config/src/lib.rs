@@ -40,7 +40,7 @@ pub use augment::{Augmentation, Edge};
 pub use config::Config;
 pub use error::ConfigError;
 pub use grid::Grid;
-pub use keys::{Key, keys};
+pub use keys::{Key, keys, nearest};
 pub use kind::{Kind, Range};
 pub use partial::Partial;
 pub use sections::{

@@ -8,10 +8,43 @@ use image::{
     imageops::{self, FilterType},
 };
 
-use crate::{DataError, fit::over_white};
+use kindling_config::Fit;
+
+use crate::{
+    DataError,
+    fit::{fitted_picture, over_white},
+};
 
 /// The largest difference from the background that still counts as background: 5 % of the range, as in the paper.
 const CLOSE: u8 = 12;
+
+/// How a picture becomes an image like those that a network was trained on.
+#[derive(Clone, Debug)]
+pub struct Preparation {
+    /// `[channels, height, width]` of the images.
+    pub shape: [usize; 3],
+    /// How pictures are brought to the size, where the images were made from pictures or are in colour; none for the grey
+    /// images of a set's own.
+    pub fit: Option<Fit>,
+    /// The background of the images, for grey ones of a set's own.
+    pub background: u8,
+}
+
+impl Preparation {
+    /// The pixels of the picture as such an image, `[channels, height, width]`. For grey images of a set's own it is
+    /// [`prepared`], or [`as_it_is`].
+    ///
+    /// # Errors
+    /// When nothing stands out from the background, or the shape has no pixel.
+    pub fn image(&self, picture: &DynamicImage, as_is: bool) -> Result<Vec<u8>, DataError> {
+        let [_, height, width] = self.shape;
+        match self.fit {
+            Some(fit) => fitted_picture(picture, self.shape, fit),
+            None if as_is => Ok(as_it_is(picture, [height, width]).into_raw()),
+            None => Ok(prepared(picture, [height, width], self.background)?.into_raw()),
+        }
+    }
+}
 
 /// The picture in grey on a background like `usual`, without edges that show background alone, as large as
 /// `[height, width]` allows, in the middle. One that has this size already is only made grey and, if need be, inverted.

@@ -32,6 +32,12 @@ pub trait NetworkConfig: Serialize + DeserializeOwned + Clone + Send + Sync + 's
     /// # Errors
     /// When the config makes no network for such images: [`ModelError::Invalid`] with the reason.
     fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Result<Self::Network, ModelError>;
+
+    /// Returns how many numbers of an image are in a channel where a batch norm of the network has the fewest: with one
+    /// number, batches of one image cannot be trained on. By default as many as there can be, as without batch norms.
+    fn normalized_pixels(&self, _shape: ImageShape) -> usize {
+        usize::MAX
+    }
 }
 
 /// What can go wrong with a network.

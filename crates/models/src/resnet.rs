@@ -77,6 +77,15 @@ impl NetworkConfig for ResnetConfig {
             linear: initializer.kaiming_linear(third, shape.classes),
         })
     }
+
+    fn normalized_pixels(&self, shape: ImageShape) -> usize {
+        halved_twice(shape)
+    }
+}
+
+/// Pixels of an image in the third of three stages, of which the second and the third halve it and round up.
+pub(crate) fn halved_twice(shape: ImageShape) -> usize {
+    shape.height.div_ceil(4).saturating_mul(shape.width.div_ceil(4))
 }
 
 // A config's keys are described once for all networks that have them.

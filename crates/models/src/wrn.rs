@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ImageShape, ModelError, Network, NetworkConfig,
     init::Initializer,
-    resnet::{DEPTH_HELP, WIDTH_HELP, blocks_of},
+    resnet::{DEPTH_HELP, WIDTH_HELP, blocks_of, halved_twice},
 };
 
 /// A wide residual network: Zagoruyko and Komodakis, "Wide Residual Networks", <https://arxiv.org/abs/1605.07146>.
@@ -96,6 +96,10 @@ impl NetworkConfig for WrnConfig {
             bn: BatchNorm::new(third, device),
             fc: initializer.kaiming_linear(third, shape.classes),
         })
+    }
+
+    fn normalized_pixels(&self, shape: ImageShape) -> usize {
+        halved_twice(shape)
     }
 }
 

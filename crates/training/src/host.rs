@@ -1,12 +1,19 @@
 //! What a run needs from its caller, and what it tells the caller.
 
-use std::{env::consts, path::Path, thread, time::Instant};
+use std::{
+    env::consts,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use burn::{
-    tensor::Device,
+    tensor::{Device, Tensor},
     train::{Interrupter, renderer::MetricsRenderer},
 };
 use kindling_record::{EpochRecord, InitialWeightsRecord, MachineRecord, PartRecord, now};
+
+use crate::{TrainingError, contained};
 
 /// Makes the renderer that a run reports to, given the epoch it starts after.
 pub type MakeRenderer = Box<dyn FnOnce(usize) -> Box<dyn MetricsRenderer>>;
@@ -84,6 +91,11 @@ pub struct Place {
     /// Where to train, without autodiff and with the wanted precision for their default: one device, or several of one
     /// backend that share every batch.
     pub devices: Vec<Device>,
+    /// The server of each device, where other processes serve them: one that goes away ends the run as interrupted, and
+    /// no server is asked to reach another. Otherwise empty.
+    pub servers: Vec<String>,
+    /// How often the midst of an epoch leaves a checkpoint as well, beside the end of each.
+    pub checkpoint_every: Option<Duration>,
     /// Largest allocation of a device in bytes, if the backend has a limit.
     pub largest_tensor: Option<u64>,
     /// Bytes of memory that the devices share with the program, where there is such a limit.
@@ -115,6 +127,8 @@ impl Place {
         let platform = format!("{} {}", consts::OS, consts::ARCH);
         Self {
             devices: vec![device],
+            servers: Vec::new(),
+            checkpoint_every: None,
             largest_tensor: None,
             memory: None,
             graph: false,
@@ -125,6 +139,23 @@ impl Place {
             instructions: String::new(),
             machine: MachineRecord { platform, processor: None, threads },
         }
+    }
+
+    /// The devices beside the first, with autodiff, each with whether it is on another server than the first.
+    pub(crate) fn others(&self) -> Vec<(Device, bool)> {
+        let others = self.devices.iter().enumerate().skip(1);
+        let is_apart = |index| self.servers.get(index) != self.servers.first();
+        others.map(|(index, device)| (device.clone().autodiff(), is_apart(index))).collect()
+    }
+
+    /// The first server that no longer answers.
+    pub(crate) fn lost_server(&self) -> Option<&str> {
+        let answers = |device: &Device| {
+            let read = || Tensor::<1>::zeros([1], device).try_into_data().map_err(TrainingError::backend);
+            contained(read).is_ok()
+        };
+        let mut served = self.devices.iter().zip(&self.servers);
+        served.find(|(device, _)| !answers(device)).map(|(_, server)| server.as_str())
     }
 
     /// The record of the part that starts now.

@@ -83,6 +83,7 @@
 //!
 //! This crate knows no image, no network, no data set and no backend, and it parses no arguments.
 
+mod carried;
 mod checkpoint;
 mod clip;
 mod deferred;

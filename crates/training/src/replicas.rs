@@ -11,6 +11,7 @@ use burn::{optim::GradientsAccumulator, tensor::Device};
 
 use crate::{
     Step, Task, TrainingError,
+    carried::{CarriedStep, CarriedWeights},
     feed::{Epoch, SharedSource},
     guard::message,
     task::weighted_step,
@@ -31,8 +32,17 @@ pub(crate) struct Replicas<T: Task> {
 
 struct Replica<T> {
     work: Sender<Work<T>>,
-    results: Receiver<Result<Step, String>>,
+    results: Receiver<Result<Outcome, String>>,
     device: Device,
+    is_apart: bool,
+}
+
+/// What a replica computed.
+enum Outcome {
+    /// The gradients are on its device.
+    There(Step),
+    /// The first device cannot fetch them there.
+    Carried(CarriedStep),
 }
 
 /// Parts of a batch for a replica.
@@ -45,15 +55,28 @@ struct Work<T> {
 }
 
 impl<T: Task> Replicas<T> {
-    /// `others` with a thread for each, which takes its samples from `source`; all have autodiff.
-    pub(crate) fn new(main: Device, others: &[Device], micro_batches: usize, source: &SharedSource<T::Batch>) -> Self {
-        let others = others.iter().map(|device| Replica::new(device, source)).collect();
+    /// `others` with a thread for each, which takes its samples from `source`; all have autodiff. Each comes with whether
+    /// it is apart: on another server than the first, so that weights and gradients have to go through this program.
+    pub(crate) fn new(
+        main: Device,
+        others: &[(Device, bool)],
+        micro_batches: usize,
+        source: &SharedSource<T::Batch>,
+    ) -> Self {
+        let others = others.iter().map(|(device, is_apart)| Replica::new(device, *is_apart, source)).collect();
         Self { main, others, micro_batches }
     }
 
     /// How many parts of a batch the first device computes, and out of how many.
     pub(crate) fn parts(&self) -> (usize, usize) {
         (self.micro_batches, self.micro_batches * (1 + self.others.len()))
+    }
+
+    /// Seeds the generators of the servers beside the first, each with a function of `seed` of its own.
+    pub(crate) fn seed(&self, seed: u64) {
+        for (index, replica) in (1..).zip(&self.others).filter(|(_, replica)| replica.is_apart) {
+            replica.device.seed(seed.wrapping_add(index));
+        }
     }
 
     /// The gradients of the mean loss over a whole batch of `epoch` on the first device, whose own parts are `own`, and
@@ -67,12 +90,24 @@ impl<T: Task> Replicas<T> {
     ) -> Result<Step, TrainingError> {
         let (mine, of) = self.parts();
         let whole = epoch.range(batch).len();
-        let mut busy = Vec::new();
+        let (mut busy, mut weights) = (Vec::new(), None);
         for (index, replica) in (1..).zip(&self.others) {
             // A last batch with fewer samples than devices leaves some without a share, but never the first.
             let parts = epoch.parts(batch, index * mine..(index + 1) * mine, of);
             if !parts.is_empty() {
-                replica.start(task, epoch.clone(), parts, whole);
+                let task = if replica.is_apart {
+                    let plain = task.valid();
+                    let weights = match &weights {
+                        Some(weights) => weights,
+                        None => weights.insert(CarriedWeights::of(&plain)?),
+                    };
+                    weights.placed(plain, &replica.device.clone().inner()).train()
+                } else {
+                    // A copy with running statistics of its own: `fork` alone would share them.
+                    task.valid().train().fork(&replica.device)
+                };
+                // Where the thread is gone, `finish` says so.
+                let _ = replica.work.send(Work { task, epoch: epoch.clone(), parts, whole });
                 busy.push(replica);
             }
         }
@@ -83,9 +118,15 @@ impl<T: Task> Replicas<T> {
         let (mut sum, mut sums) = (GradientsAccumulator::new(), own.sums);
         sum.accumulate(task, own.gradients);
         for replica in busy {
-            let step = replica.finish()?;
-            sums.join(step.sums);
-            sum.accumulate(task, step.gradients.to_device(&self.main, task));
+            let (gradients, measured) = match replica.finish()? {
+                Outcome::There(step) => (step.gradients.to_device(&self.main, task), step.sums),
+                Outcome::Carried(step) => {
+                    let measured = step.sums.clone();
+                    (step.gradients(task, &self.main.clone().inner()), measured)
+                }
+            };
+            sums.join(measured);
+            sum.accumulate(task, gradients);
         }
         Ok(Step { gradients: sum.grads(), sums })
     }
@@ -113,7 +154,7 @@ fn sum_of_parts<T: Task>(
 }
 
 impl<T: Task> Replica<T> {
-    fn new(device: &Device, source: &SharedSource<T::Batch>) -> Self {
+    fn new(device: &Device, is_apart: bool, source: &SharedSource<T::Batch>) -> Self {
         let (work, tasks) = channel::<Work<T>>();
         let (sender, results) = channel();
         let (source, own) = (source.clone(), device.clone());
@@ -122,24 +163,20 @@ impl<T: Task> Replica<T> {
                 let parts = parts.into_iter();
                 let batches = parts.map(|part| epoch.make(&*source, part, &own).map_err(TrainingError::Source));
                 // Burn panics where a backend fails; the thread that trains turns it into an error of the run.
-                let step = catch_unwind(AssertUnwindSafe(|| sum_of_parts(&task, batches, whole)));
+                let step = catch_unwind(AssertUnwindSafe(|| {
+                    let step = sum_of_parts(&task, batches, whole)?;
+                    if is_apart { CarriedStep::of(&task, step).map(Outcome::Carried) } else { Ok(Outcome::There(step)) }
+                }));
                 let step = step.map_err(|panic| message(&*panic).to_owned());
                 if sender.send(step.and_then(|step| step.map_err(|error| error.to_string()))).is_err() {
                     break;
                 }
             }
         });
-        Self { work, results, device: device.clone() }
+        Self { work, results, device: device.clone(), is_apart }
     }
 
-    fn start(&self, task: &T, epoch: Epoch, parts: Vec<Range<usize>>, whole: usize) {
-        // A copy with running statistics of its own: `fork` alone would share them.
-        let task = task.valid().train().fork(&self.device);
-        // Where the thread is gone, `finish` says so.
-        let _ = self.work.send(Work { task, epoch, parts, whole });
-    }
-
-    fn finish(&self) -> Result<Step, TrainingError> {
+    fn finish(&self) -> Result<Outcome, TrainingError> {
         let step = self.results.recv().map_err(TrainingError::backend)?;
         step.map_err(|message| TrainingError::Backend(format!("on {:?}: {message}", self.device)))
     }
@@ -164,14 +201,16 @@ mod tests {
 
     /// The steps of an epoch in batches of 25, shared among so many devices and cut into so many micro-batches.
     fn steps(task: &Net, devices: usize, micro_batches: usize) -> Result<Vec<Step>, TrainingError> {
-        steps_of(task, devices, micro_batches, Table::new(84, 1))
+        steps_of(task, &vec![false; devices - 1], micro_batches, Table::new(84, 1))
     }
 
-    fn steps_of(task: &Net, devices: usize, micro_batches: usize, table: Table) -> Result<Vec<Step>, TrainingError> {
+    /// The same with a device for each of `apart` beside the first.
+    fn steps_of(task: &Net, apart: &[bool], micro_batches: usize, table: Table) -> Result<Vec<Step>, TrainingError> {
         let plan = Plan { batch_size: 25, limit: None, order: Order::Shuffled { seed: 4 } };
         let epoch = Epoch::new(plan, 1, 84);
         let source: SharedSource<_> = Arc::new(table);
-        let replicas = Replicas::new(device(), &vec![device(); devices - 1], micro_batches, &source);
+        let others: Vec<_> = apart.iter().map(|&is_apart| (device(), is_apart)).collect();
+        let replicas = Replicas::new(device(), &others, micro_batches, &source);
         let mut feed = Feed::new(&source, &epoch, 0, replicas.parts(), &device(), 0);
         (0..epoch.batches()).map(|batch| replicas.step(task, &epoch, batch, feed.next()?)).collect()
     }
@@ -212,17 +251,27 @@ mod tests {
     fn the_same_devices_give_the_same_bits_whichever_is_ready_first() {
         let task = Net::new(&device());
         let all = |slow| -> Vec<_> {
-            let steps = steps_of(&task, 3, 2, Table { slow, ..Table::new(84, 1) }).unwrap();
+            let steps = steps_of(&task, &[false; 2], 2, Table { slow, ..Table::new(84, 1) }).unwrap();
             steps.iter().map(|step| numbers(&task, step)).collect()
         };
         assert!(all(false) == all(true));
     }
 
     #[test]
+    fn devices_that_only_the_program_reaches_give_the_same_bits() {
+        let task = Net::new(&device());
+        let all = |apart: &[bool]| -> Vec<_> {
+            let steps = steps_of(&task, apart, 2, Table::new(84, 1)).unwrap();
+            steps.iter().map(|step| numbers(&task, step)).collect()
+        };
+        assert!(all(&[true, false, true]) == all(&[false; 3]));
+    }
+
+    #[test]
     fn a_share_that_cannot_be_made_is_an_error_of_its_device() {
         let task = Net::new(&device());
         let missing = epoch_order_row();
-        let error = steps_of(&task, 2, 1, Table { missing: Some(missing), ..Table::new(84, 1) }).err().unwrap();
+        let error = steps_of(&task, &[false], 1, Table { missing: Some(missing), ..Table::new(84, 1) }).err().unwrap();
         let message = error.to_string();
         assert!(message.starts_with("training failed: on ") && message.contains("cannot be made"), "{message}");
     }

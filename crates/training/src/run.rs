@@ -6,10 +6,10 @@ use std::{
 };
 
 use burn::{module::Module, store::ModuleRecord, tensor::Device};
-use kindling_record::{RunDirectory, RunRecord, RunStatus, StepLog, replace_file};
+use kindling_record::{RunDirectory, RunRecord, RunStatus, StepLog, read_steps, replace_file};
 
 use crate::{
-    Checkpoint, Event, Host, Order, Phase, Task, Trainer, TrainingError,
+    Checkpoint, Event, Host, Order, Phase, Place, Task, Trainer, TrainingError,
     checkpoint::{self, Newest},
     early_stopping::Monitor,
     ema::Ema,
@@ -36,6 +36,7 @@ const KILLED: &str = "Killing training from user input.";
 /// Burn panics where a backend fails; this is the boundary that catches it.
 pub(crate) fn guard(
     directory: &RunDirectory,
+    place: &Place,
     training: impl FnOnce() -> Result<RunRecord, TrainingError>,
 ) -> Result<RunRecord, TrainingError> {
     let error = match catch_unwind(AssertUnwindSafe(training)) {
@@ -51,6 +52,9 @@ pub(crate) fn guard(
             message => TrainingError::Backend(message.to_owned()),
         },
     };
+    if let Some(server) = place.lost_server() {
+        return lost(directory, server, &error);
+    }
     log::error!("{error}");
     let failure = |record| RunRecord { status: RunStatus::Failed, error: Some(error.to_string()), ..record };
     // Where this fails too, the first error is the one that tells.
@@ -58,6 +62,22 @@ pub(crate) fn guard(
         log::error!("the record could not be brought up to date: {second}");
     }
     Err(error)
+}
+
+/// Ends the run as interrupted, because `server` is gone with what was on it.
+pub(crate) fn lost(directory: &RunDirectory, server: &str, error: &TrainingError) -> Result<RunRecord, TrainingError> {
+    log::error!("{server} is lost: {error}");
+    // The lines of the log that were written before the run ended.
+    let step = read_steps(&directory.steps()).ok().and_then(|steps| steps.last().map(|step| step.step));
+    let when = step.map_or_else(|| "before the first step".to_owned(), |step| format!("after step {step}"));
+    let kept = match checkpoint::latest_step(&directory.checkpoints()) {
+        Some(step) => format!("the checkpoint of step {step} is kept"),
+        None => "there is no checkpoint yet, and a resume begins anew".to_owned(),
+    };
+    let error = format!("the server {server} was lost {when}; {kept}");
+    let record = RunRecord { status: RunStatus::Interrupted, error: Some(error), ..directory.read_record()? };
+    directory.write_record(&record)?;
+    Ok(record)
 }
 
 /// The first device, with autodiff.
@@ -109,8 +129,7 @@ pub(crate) fn run<T: Task>(
         checkpoint::save(&directory.checkpoints(), &state, &task, averaged, &optimizer)?;
     }
     tell_frozen(&task, &mut host);
-    let devices: Vec<_> = host.place.devices.iter().map(|device| device.clone().autodiff()).collect();
-    let replicas = Replicas::new(tracked.clone(), &devices[1..], settings.micro_batches, &train);
+    let replicas = Replicas::new(tracked.clone(), &host.place.others(), settings.micro_batches, &train);
     let evaluated = Epoch::new(Plan { order: Order::File, ..plan }, 0, valid.len());
     if host.place.compiles_kernels {
         (host.on_event)(Event::Compiling);
@@ -152,6 +171,7 @@ pub(crate) fn run<T: Task>(
         seconds_before: state.record.seconds,
         started: Instant::now(),
         program_start: Some(host.program_start),
+        checkpoint_every: host.place.checkpoint_every,
         on_event: host.on_event,
         on_step: trainer.on_step,
         on_epoch: trainer.on_epoch,
@@ -235,6 +255,7 @@ fn finish<T: Task>(
         session.state.record.test = Some(tested);
     }
     let weights = weights::with_metadata(&weights::write(&task, T::ROOT)?, &session.settings.weights_metadata)?;
+    directory.ensure_held()?;
     replace_file(&directory.weights(), &weights)?;
     session.state.record.timings.evaluation_seconds += clock.elapsed().as_secs_f64();
     session.count_seconds();

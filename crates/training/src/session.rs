@@ -1,6 +1,10 @@
 //! The training loop, in which a checkpoint can be taken after any step.
 
-use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use burn::{optim::ModuleOptimizer, tensor::Device};
 use kindling_record::{EpochRecord, RunDirectory, RunStatus, StepLog, StepRecord};
@@ -86,6 +90,8 @@ pub(crate) struct Session<T: Task> {
     pub(crate) on_event: OnEvent,
     pub(crate) on_step: Vec<OnStep>,
     pub(crate) on_epoch: Vec<OnEpoch>,
+    /// How often the midst of an epoch leaves a checkpoint.
+    pub(crate) checkpoint_every: Option<Duration>,
     /// When the program started; taken by the first step.
     pub(crate) program_start: Option<Instant>,
     /// When this part of the run started, and the seconds of the parts before.
@@ -203,8 +209,9 @@ impl<T: Task> Session<T> {
         state.begin_epoch();
     }
 
-    fn save(&mut self, task: &T) -> Result<(), TrainingError> {
+    pub(crate) fn save(&mut self, task: &T) -> Result<(), TrainingError> {
         let clock = Instant::now();
+        self.directory.ensure_held()?;
         self.state.steps_bytes = self.step_log.flush()?;
         self.count_seconds();
         let averaged = self.ema.as_ref().map(|ema| ema.module(task));
@@ -222,6 +229,7 @@ impl<T: Task> Session<T> {
     }
 
     fn diverge(&mut self, task: T) -> Result<(T, End), TrainingError> {
+        self.directory.ensure_held()?;
         self.step_log.flush()?;
         self.count_seconds();
         self.state.record.status = RunStatus::Diverged;

@@ -60,7 +60,8 @@ fn fit<T: Task>(
     if !directory.is_new() {
         return Err(taken());
     }
-    let _lock = directory.lock()?;
+    let lock = directory.lock()?;
+    let directory = &lock.directory();
     // Another process may have trained here before this one had the lock.
     if !directory.is_new() {
         return Err(taken());
@@ -102,7 +103,8 @@ fn fit<T: Task>(
     directory.write_record(&record)?;
     log::info!("started {} on {}", directory.id(), place.device_name);
     let state = at_start(record, &trainer, &sources);
-    guard(directory, || run(trainer, sources, monitor, state, None, directory))
+    let place = place.clone();
+    guard(directory, &place, || run(trainer, sources, monitor, state, None, directory))
 }
 
 fn resume<T: Task>(
@@ -110,7 +112,8 @@ fn resume<T: Task>(
     directory: &RunDirectory,
     sources: Sources<T>,
 ) -> Result<RunRecord, TrainingError> {
-    let _lock = directory.lock()?;
+    let lock = directory.lock()?;
+    let directory = &lock.directory();
     let old = directory.read_record()?;
     // A run that was finished with fewer epochs than it was to have stopped early: its checkpoint says so.
     let is_over = old.status == RunStatus::Finished && trainer.settings.epochs == old.epochs.len();
@@ -140,6 +143,7 @@ fn resume<T: Task>(
     }
     let config = trainer.take_config()?;
     let place = &trainer.host.place;
+    let place = place.clone();
     state.record.parts.push(place.part());
     state.record = RunRecord {
         // A run may have been renamed since.
@@ -163,7 +167,7 @@ fn resume<T: Task>(
     check_frozen(&trainer.task, &old)?;
     directory.write_record(&state.record)?;
     log::info!("resumed {} on {} after step {}", directory.id(), place.device_name, state.step);
-    guard(directory, || run(trainer, sources, monitor, state, start, directory))
+    guard(directory, &place, || run(trainer, sources, monitor, state, start, directory))
 }
 
 /// Sees to it that the run of `state` may have as many epochs as the trainer has.

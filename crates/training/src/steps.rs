@@ -21,8 +21,11 @@ use crate::{
 /// An epoch that is being trained.
 struct Running<T> {
     epoch: Epoch,
-    /// When this session began with it, and how many of its samples were done before.
+    /// When this session began with it, later by the time that checkpoints took, and how many of its samples were done
+    /// before.
     clock: Instant,
+    /// Until when its time is counted.
+    counted: Instant,
     samples_before: usize,
     /// The steps whose losses are not read yet, and what they began with, where they may be several.
     deferred: DeferredSums<Taken>,
@@ -58,12 +61,12 @@ impl<T: Task> Session<T> {
     ) -> Result<(T, Steps), TrainingError> {
         let epoch = Epoch::new(self.plan, self.epoch(), self.train.len());
         reporter.start_training(self.epoch(), epoch.samples())?;
-        let seconds_before = self.state.epoch_seconds;
         if let Some(start) = self.program_start.take() {
             self.state.record.timings.start_up_seconds = start.elapsed().as_secs_f64();
         }
         let (clock, samples_before) = (Instant::now(), self.state.samples);
-        let mut running = Running { epoch, clock, samples_before, deferred: self.deferred(), kept: None };
+        let mut running =
+            Running { epoch, clock, counted: clock, samples_before, deferred: self.deferred(), kept: None };
         let (first, count) = (self.state.batch, running.epoch.batches());
         let (parts, workers) = (self.replicas.parts(), self.settings.workers);
         let mut feed = Feed::new(&self.train, &running.epoch, first, parts, &self.device, workers);
@@ -122,13 +125,27 @@ impl<T: Task> Session<T> {
                 outcome = Steps::Stopped;
                 break;
             }
+            let is_due = self.checkpoint_every.is_some_and(|every| running.counted.elapsed() >= every);
+            if is_due && running.deferred.is_empty() && batch + 1 < count {
+                self.count_time(&mut running);
+                self.refresh(&mut task);
+                self.save(&task)?;
+                running.clock += running.counted.elapsed();
+                running.counted = Instant::now();
+            }
         }
-        let seconds = clock.elapsed().as_secs_f64();
-        self.state.epoch_seconds = seconds_before + seconds;
-        self.state.record.timings.training_seconds += seconds;
+        self.count_time(&mut running);
         reporter.end_training(self.epoch())?;
         self.refresh(&mut task);
         Ok((task, outcome))
+    }
+
+    /// Counts the time of the steps since it was last counted.
+    fn count_time(&mut self, running: &mut Running<T>) {
+        let seconds = running.counted.elapsed().as_secs_f64();
+        running.counted = Instant::now();
+        self.state.epoch_seconds += seconds;
+        self.state.record.timings.training_seconds += seconds;
     }
 
     /// Makes `task` the one after the last step.
@@ -169,7 +186,9 @@ impl<T: Task> Session<T> {
         own: Vec<T::Batch>,
     ) -> Result<Step, TrainingError> {
         // What is random in a step, such as dropout, is a function of the seed and the step.
-        self.device.seed(stream(self.settings.seed, "step", step as u64).next_u64());
+        let seed = stream(self.settings.seed, "step", step as u64).next_u64();
+        self.device.seed(seed);
+        self.replicas.seed(seed);
         self.replicas.step(task, epoch, batch, own)
     }
 
@@ -220,6 +239,7 @@ impl<T: Task> Session<T> {
         let mut stops = false;
         for (Taken { step, position, learning_rate, gradient }, totals) in read {
             let record = StepRecord { step, epoch: self.epoch(), loss: totals.loss(), learning_rate, gradient };
+            self.directory.ensure_held_lately()?;
             self.step_log.append(&record)?;
             if !totals.is_finite() {
                 return Ok(ControlFlow::Break(step));

@@ -82,7 +82,8 @@ impl Metric {
     }
 
     /// As records have it.
-    pub(crate) fn record(&self) -> MetricRecord {
+    #[must_use]
+    pub fn record(&self) -> MetricRecord {
         let (name, unit) = (self.name.to_owned(), self.unit.map(str::to_owned));
         MetricRecord { name, higher_is_better: self.higher_is_better, unit }
     }

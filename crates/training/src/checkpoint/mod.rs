@@ -198,6 +198,12 @@ fn read_index(directory: &Path) -> Result<Option<Index>, Damage> {
     }
 }
 
+/// The step of the latest checkpoint, if there is one.
+pub(crate) fn latest_step(directory: &Path) -> Option<usize> {
+    let latest = read_index(directory).ok()??.latest;
+    latest.strip_prefix("step-")?.split_once("-batch-")?.0.parse().ok()
+}
+
 /// Writes a checkpoint into `directory` and makes it the latest; the one before it and the best are kept.
 ///
 /// It takes effect with the replacement of `index.json`, so that a crash at any moment leaves the one before.

@@ -6,7 +6,7 @@ use kindling_record::InitialWeightsRecord;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{parameters::each_number, weights};
+use crate::{checkpoint::latest_step, parameters::each_number, run::lost, weights};
 
 pub(super) fn cases() -> impl Strategy<Value = Case> {
     let shape = (0_usize..5, 0_usize..5, 2_usize..4, 3_usize..20, 3_usize..5, any::<u64>());
@@ -294,6 +294,46 @@ fn warm_up_tells_each_step_changes_nothing_and_can_be_stopped() {
     assert_eq!(directory.read_record().unwrap().status, RunStatus::Interrupted);
     case.resume(&directory, patient()).unwrap();
     assert!(outcome(&directory) == whole);
+}
+
+#[test]
+fn a_run_that_dies_in_the_midst_of_an_epoch_is_resumed_from_a_checkpoint_there() {
+    let place = place();
+    let case = Case { optimizer: 2, ema: Some((0.7, true)), ..Case::default() };
+    let whole = case.whole(&place);
+    let mut steps = 0;
+    let dying = host(&Interrupter::new(), move |event| {
+        steps += usize::from(matches!(event, Event::Step { phase: Phase::Train }));
+        assert!(steps < 6, "the device is gone");
+    });
+    let directory = new_run(&place);
+    let often = Place { checkpoint_every: Some(Duration::ZERO), ..dying.place.clone() };
+    let error = case.fit(&directory, Host { place: often, ..dying }).unwrap_err();
+    assert!(error.to_string().contains("the device is gone"), "{error}");
+    // The second of three epochs with three steps each.
+    assert_eq!(latest_step(&directory.checkpoints()), Some(5));
+    case.resume(&directory, patient()).unwrap();
+    assert!(outcome(&directory) == whole);
+}
+
+#[test]
+fn a_run_whose_server_is_lost_is_interrupted_and_says_what_is_left_of_it() {
+    let place = place();
+    let directory = new_run(&place);
+    Case::default().fit(&directory, stopping(2, |_| true)).unwrap();
+    let error = TrainingError::backend("no answer");
+    let record = lost(&directory, "ws://gpu-2:3000", &error).unwrap();
+    assert_eq!(directory.read_record().unwrap(), record);
+    assert_eq!(record.status, RunStatus::Interrupted);
+    assert_eq!(
+        record.error.unwrap(),
+        "the server ws://gpu-2:3000 was lost after step 2; the checkpoint of step 2 is kept"
+    );
+    let record = Case::default().resume(&directory, patient()).unwrap();
+    assert_eq!((record.status, record.error), (RunStatus::Finished, None));
+    // A device that answers is not lost.
+    let device = Device::flex();
+    assert_eq!(Place { servers: vec!["ws://gpu:3000".to_owned()], ..Place::new(device) }.lost_server(), None);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Weights files: safetensors with PyTorch's names and layout.
 
+mod file;
 mod transfer;
 
 use std::{collections::BTreeMap, fs, path::Path};
@@ -8,17 +9,21 @@ use burn::{
     module::Module,
     store::{
         BurnToPyTorchAdapter, FloatCastAdapter, ModuleAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore,
+        burn_pack::Writer,
     },
     tensor::{DType, FloatDType},
 };
 use sha2::{Digest, Sha256};
 
-pub use self::transfer::{Transferred, compare, transfer};
+pub use self::{
+    file::{Rename, WeightsFile},
+    transfer::{Transferred, compare, sides, transfer, transfer_from},
+};
 pub use crate::error::WeightsError;
 use crate::source::hexadecimal;
 
 /// How the header of a file begins that [`write()`] has made.
-const HEADER: &str = r#"{"__metadata__":{"format":"pt"}"#;
+const METADATA: &str = r#"{"__metadata__":"#;
 
 /// Returns the tensors of `module` as a safetensors file with PyTorch's names and layout, in f32 whatever the module
 /// computes in.
@@ -40,25 +45,46 @@ pub fn write<M: Module>(module: &M, root: &str) -> Result<Vec<u8>, WeightsError>
     module.save_into(&mut store).and_then(|()| store.get_bytes()).map_err(WeightsError::new)
 }
 
-/// Returns a file that [`write()`] has made with more entries of metadata, in the order of their keys, so that the same
-/// entries are the same bytes.
+/// Returns a file that [`write()`] has made, or this function, with more entries of metadata, in the order of their keys, so
+/// that the same entries are the same bytes.
 ///
 /// # Errors
 /// When the file is another.
 pub fn with_metadata(file: &[u8], entries: &BTreeMap<String, String>) -> Result<Vec<u8>, WeightsError> {
-    let fails = || WeightsError("expected a file with `format: pt` as its metadata, found another".to_owned());
+    let fails = || WeightsError("expected a file with `format: pt` in its metadata, found another".to_owned());
     let (length, rest) = file.split_first_chunk::<8>().ok_or_else(fails)?;
     let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| fails())?;
     let (header, tensors) = rest.split_at_checked(length).ok_or_else(fails)?;
     let header = std::str::from_utf8(header).map_err(WeightsError::new)?.trim_end();
-    let others = header.strip_prefix(HEADER).ok_or_else(fails)?;
-    let mut entries = entries.clone();
-    entries.insert("format".to_owned(), "pt".to_owned());
-    let entries = serde_json::to_string(&entries).map_err(WeightsError::new)?;
-    let mut header = format!("{{\"__metadata__\":{entries}{others}").into_bytes();
+    let header = header.strip_prefix(METADATA).ok_or_else(fails)?;
+    let mut values = serde_json::Deserializer::from_str(header).into_iter::<BTreeMap<String, String>>();
+    let mut all = values.next().ok_or_else(fails)?.map_err(WeightsError::new)?;
+    if all.get("format").is_none_or(|format| format != "pt") {
+        return Err(fails());
+    }
+    let others = header.get(values.byte_offset()..).ok_or_else(fails)?;
+    all.extend(entries.clone());
+    let all = serde_json::to_string(&all).map_err(WeightsError::new)?;
+    let mut header = format!("{METADATA}{all}{others}").into_bytes();
     // The tensors begin on a boundary of eight bytes.
     header.resize(header.len().next_multiple_of(8), b' ');
     Ok([&(header.len() as u64).to_le_bytes()[..], &header, tensors].concat())
+}
+
+/// Returns the tensors of `module` as a file of Burn's own (`.bpk`), with Burn's names and layout, in f32 whatever the module
+/// computes in. The same module and entries give the same bytes: identities of parameters, which are drawn anew whenever a
+/// module is made, are left out.
+///
+/// # Errors
+/// When a tensor cannot be read back from the device.
+pub fn burnpack<M: Module>(module: &M, entries: &BTreeMap<String, String>) -> Result<Vec<u8>, WeightsError> {
+    let mut tensors = module.collect(None, Some(Box::new(FloatCastAdapter::to(DType::F32))), false);
+    for tensor in &mut tensors {
+        tensor.param_id = None;
+    }
+    let write = |writer: Writer, (key, value): (&String, &String)| writer.with_metadata(key, value);
+    let writer = entries.iter().fold(Writer::new(tensors), write);
+    Ok(writer.into_bytes().map_err(WeightsError::new)?.to_vec())
 }
 
 /// Returns `module` with the weights of a file such as [`write()`] makes, in the device's own precision.
@@ -87,10 +113,12 @@ pub fn read<M: Module>(mut module: M, root: &str, bytes: Vec<u8>) -> Result<M, W
 /// # Errors
 /// When the file cannot be read.
 pub fn digest(path: &Path) -> Result<String, WeightsError> {
-    Ok(sha256(&fs::read(path).map_err(|error| WeightsError(format!("{}: {error}", path.display())))?))
+    Ok(digest_of(&fs::read(path).map_err(|error| WeightsError(format!("{}: {error}", path.display())))?))
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// Returns SHA-256 of a weights file that is read already, hexadecimal.
+#[must_use]
+pub fn digest_of(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
 
@@ -106,7 +134,7 @@ fn escaped(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use burn::{store::BurnpackStore, tensor::Device};
 
     use super::*;
     use crate::{parameters::initialize, tests::Net};
@@ -128,6 +156,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_burns_own_is_the_same_for_the_same_weights_and_loads_into_the_module() {
+        let device = Device::flex();
+        let net = Net::numbered(2, &device);
+        let entries = [("width", "28")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let bytes = burnpack(&net, &entries).unwrap();
+        assert!(burnpack(&Net::numbered(2, &device), &entries).unwrap() == bytes);
+        let mut other = Net::new(&device);
+        let mut store = BurnpackStore::from_bytes(Some(burn::tensor::Bytes::from_bytes_vec(bytes)));
+        other.load_from(&mut store).unwrap();
+        assert!(write(&other, "net").unwrap() == write(&net, "net").unwrap());
+    }
+
+    #[test]
     fn metadata_is_written_in_the_order_of_its_keys_and_without_any_nothing_changes() {
         let device = Device::flex();
         let bytes = write(&Net::new(&device), "net").unwrap();
@@ -142,7 +183,11 @@ mod tests {
         assert!(file.ends_with(tensors(&bytes)) && file.len() % 8 == bytes.len() % 8);
         let other = read(Net::numbered(1, &device), "net", file.clone()).unwrap();
         assert!(write(&other, "net").unwrap() == bytes);
-        for other in [&b""[..], &file, &bytes[..20], &[255; 64]] {
+        // Entries are added to those that are there already.
+        let more = [("run", "mlp-1"), ("width", "32")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let text = String::from_utf8_lossy(&with_metadata(&file, &more.into()).unwrap()[8..]).into_owned();
+        assert!(text.contains(r#"\"b\"]","format":"pt","run":"mlp-1","width":"32"},"#), "{text}");
+        for other in [&b""[..], &bytes[..20], &[255; 64]] {
             assert!(with_metadata(other, &BTreeMap::new()).is_err());
         }
     }
