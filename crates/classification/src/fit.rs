@@ -4,12 +4,13 @@ use burn::tensor::{Device, Tensor};
 use kindling_config::{Config, ConfigError, Normalize, Optimizer, Precision};
 use kindling_data::{ImageData, ImageSet, ImageSource};
 use kindling_kernels::is_on_host;
-use kindling_models::{ModelError, Network, NetworkConfig};
+use kindling_models::{ImageShape, ModelError, Network, NetworkConfig};
 use kindling_training::{Place, TrainingError, freeze, named_parameters, trainable_parameters};
 
 use crate::{
     ClassificationError,
     classifier::METRICS,
+    optimizer::check_optimizer,
     run::{check_weights, seeded},
     splits::{class_weights, dtype, image_shape, normalization, splits},
 };
@@ -54,8 +55,11 @@ pub(crate) fn check_host<C: NetworkConfig>(
     if place.graph {
         check_graph(config, place)?;
     }
+    let parts = place.devices.len() * config.training.accumulate;
+    check_planes(network, config, image_shape(data), (config.training.batch_size / parts).max(1))?;
     // Lazy parameters take no memory.
     let network = network.init(image_shape(data), config.training.seed, &device.clone().autodiff())?;
+    check_optimizer(&config.optimizer, &config.network, &network)?;
     let parameters = trainable_parameters(&named_parameters(&network));
     let (network, _) = freeze(network, "", &config.training.freeze)?;
     let trained = trainable_parameters(&named_parameters(&network));
@@ -65,6 +69,24 @@ pub(crate) fn check_host<C: NetworkConfig>(
         return Ok(());
     }
     Err(TrainingError::CannotFit { what: described(config), parameters, needed, memory: place.memory }.into())
+}
+
+/// Whether a batch norm has more than one number of a channel to normalize by, where so many images come at once: one is
+/// its own mean, and PyTorch refuses it too.
+pub(crate) fn check_planes<C: NetworkConfig>(
+    network: &C,
+    config: &Config,
+    shape: ImageShape,
+    images: usize,
+) -> Result<(), ModelError> {
+    if images.saturating_mul(network.normalized_pixels(shape)) > 1 {
+        return Ok(());
+    }
+    let (name, ImageShape { height, width, .. }) = (&config.network.name, shape);
+    Err(ModelError::Invalid(format!(
+        "network `{name}`: of an image of {height}x{width} pixels its last batch norms have one number in a channel, and a \
+         part of a batch has one image: a batch norm needs two numbers at least; take larger batches or larger images"
+    )))
 }
 
 /// Whether `network` makes logits `[batch, classes]` of a batch of two images, on `device`.
@@ -144,8 +166,15 @@ fn check_graph(config: &Config, place: &Place) -> Result<(), TrainingError> {
         ("`training.clip_norm`", training.clip_norm.is_some()),
         ("`training.ema_decay`", training.ema_decay.is_some()),
         ("`training.gradient_steps`", training.gradient_steps.is_some()),
-        ("a backend that computes in the program's own memory", place.devices.iter().any(is_on_host)),
-    ])
+    ])?;
+    if !place.servers.is_empty() || place.devices.iter().any(is_on_host) {
+        return Err(TrainingError::Setting {
+            name: "graph",
+            wanted: "a GPU of this machine that records steps (wgpu, vulkan, cuda, metal, rocm)".to_owned(),
+            found: format!("the backend {}", place.backend),
+        });
+    }
+    Ok(())
 }
 
 /// The first of the devices, where all of them can do what `config` asks for.
@@ -175,7 +204,7 @@ fn check_devices<'a>(config: &Config, devices: &'a [Device]) -> Result<&'a Devic
 mod tests {
     use burn::module::Module;
     use kindling_data::ImageSet;
-    use kindling_models::{ImageShape, MlpConfig};
+    use kindling_models::{MlpConfig, ResnetConfig};
     use serde::{Deserialize, Serialize};
     use serde_json::{Value, json};
 
@@ -255,11 +284,29 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_norm_of_a_single_number_is_refused() {
+        let config = fixtures::config(json!({ "network": "mlp" }));
+        let resnet = ResnetConfig { depth: 8, width: 4 };
+        let check = |side, images| {
+            let shape = ImageShape { channels: 1, height: side, width: side, classes: 3 };
+            check_planes(&resnet, &config, shape, images).map_err(|error| error.to_string())
+        };
+        for side in [1, 4] {
+            let message = check(side, 1).unwrap_err();
+            assert!(message.contains(&format!("an image of {side}x{side} pixels")), "{message}");
+            assert!(check(side, 2).is_ok());
+        }
+        assert!(check(5, 1).is_ok());
+        let shape = ImageShape { channels: 1, height: 1, width: 1, classes: 3 };
+        assert!(check_planes(&MlpConfig { hidden: vec![2] }, &config, shape, 1).is_ok());
+    }
+
+    #[test]
     fn the_estimate_counts_weights_gradients_moments_averages_and_images() {
         // Bytes that lie in the host's memory, where the device has them as well.
         let images: u64 = 60 * 10;
         let parameters = (10 * 7 + 7) + (7 * 3 + 3);
-        for (optimizer, copies) in [("sgd", 2), ("momentum", 3), ("adam", 4), ("adamw", 4), ("muon", 3)] {
+        for (optimizer, copies) in [("sgd", 2), ("momentum", 3), ("adam", 4), ("adamw", 4)] {
             assert_eq!(needed(optimizer, &json!({})), parameters * copies * 4 + images, "{optimizer}");
         }
         assert_eq!(needed("sgd", &json!({ "ema_decay": 0.9 })), parameters * 3 * 4 + images);

@@ -25,12 +25,13 @@ mod evaluation;
 mod fit;
 #[cfg(test)]
 mod fixtures;
+mod imported;
 mod loss;
 mod lr_range;
 mod network;
 mod optimizer;
-mod predict;
 mod predictions;
+mod predictor;
 mod reference_step;
 mod run;
 mod sanity;
@@ -43,14 +44,15 @@ mod workload;
 pub use classifier::Classifier;
 pub use error::ClassificationError;
 pub use evaluation::{Evaluation, evaluate, evaluate_each};
+pub use imported::{Imported, TrainedNetwork};
 pub use loss::cross_entropy;
 pub use lr_range::{LearningRateRange, RangePoint, RangeTest, SMOOTHING};
-pub use network::{AnyNetwork, TrainedNetwork, network};
+pub use network::{AnyNetwork, network};
 pub use optimizer::{init_optimizer, learning_rates};
-pub use predict::probabilities;
 pub use predictions::{
     Prediction, balanced_accuracy, calibration, class_records, confused_pairs, macro_f1, mistakes, top_k, weighted_f1,
 };
+pub use predictor::{Predictor, preparation};
 pub use reference_step::ReferenceStep;
 pub use sanity::{CheckDevice, CheckResult};
 pub use splits::{

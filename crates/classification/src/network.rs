@@ -1,20 +1,21 @@
 use std::marker::PhantomData;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use kindling_config::{Config, ConfigError, Section};
-use kindling_data::{ImageData, ImageSet};
-use kindling_models::{ImageShape, LayerSummary, Network, NetworkConfig};
+use kindling_data::ImageData;
+use kindling_models::{ImageShape, LayerSummary, NetworkConfig};
 use kindling_record::{RunDirectory, RunRecord};
-use kindling_training::{Host, Order, Place, TrainingError, batches, contained};
+use kindling_training::{
+    Host, Order, Place, TrainingError, batches, contained,
+    weights::{Rename, WeightsFile},
+};
 use serde_json::{Map, Value};
 
 use crate::{
-    CheckDevice, CheckResult, ClassificationError, Evaluation, LearningRateRange, Prediction, RangeTest, ReferenceStep,
-    Workload, WorkloadConfig,
+    CheckDevice, CheckResult, ClassificationError, Evaluation, Imported, LearningRateRange, Prediction, RangeTest,
+    ReferenceStep, TrainedNetwork, Workload, WorkloadConfig,
     evaluation::evaluate_each,
-    fit, lr_range,
-    predict::probabilities,
-    reference_step, run, sanity,
+    fit, imported, lr_range, reference_step, run, sanity,
     splits::{check_data, image_shape, recorded_normalization, source},
     workload,
 };
@@ -97,22 +98,6 @@ pub trait AnyNetwork: Send + Sync {
         device: (&Device, Option<u64>),
     ) -> Result<(Evaluation, Vec<Prediction>), ClassificationError>;
 
-    /// Returns the probability of each of the run's classes for each of `images`, by the weights of the finished run in
-    /// `directory`.
-    ///
-    /// The images have the size and the channels of those that the run was trained on, and their bytes mean the same;
-    /// they are normalized as those were, and their labels do not matter.
-    ///
-    /// # Errors
-    /// When the weights cannot be read or are for images of another shape, or the device fails.
-    fn predict(
-        &self,
-        config: &Config,
-        images: &ImageSet,
-        directory: &RunDirectory,
-        device: (&Device, Option<u64>),
-    ) -> Result<Vec<Vec<f32>>, ClassificationError>;
-
     /// The network with the weights of the run in `directory`, for images of this shape.
     ///
     /// # Errors
@@ -124,6 +109,20 @@ pub trait AnyNetwork: Send + Sync {
         shape: ImageShape,
         device: &Device,
     ) -> Result<Box<dyn TrainedNetwork>, ClassificationError>;
+
+    /// The network with the tensors of `file`, whose names are read as `renames` say; what it lacks is drawn from the
+    /// config's seed. The classes and the normalization are those of `data`.
+    ///
+    /// # Errors
+    /// When the network cannot take the images, a tensor cannot be read, or the device fails.
+    fn import(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        file: &WeightsFile,
+        renames: &[Rename],
+        device: &Device,
+    ) -> Result<Imported, ClassificationError>;
 
     /// Checks whether the network can learn from `data`; each result is told as it is found.
     ///
@@ -173,27 +172,6 @@ pub trait AnyNetwork: Send + Sync {
     ) -> Result<ReferenceStep, ClassificationError>;
 }
 
-/// A network with its weights, whatever its type.
-pub trait TrainedNetwork: Send {
-    /// # Shapes
-    /// - images, normalized: `[batch, channels, height, width]`
-    /// - logits: `[batch, classes]`
-    fn logits(&self, images: Tensor<4>) -> Tensor<2>;
-
-    /// The same network on another device.
-    fn on(&self, device: &Device) -> Box<dyn TrainedNetwork>;
-}
-
-impl<N: Network> TrainedNetwork for N {
-    fn logits(&self, images: Tensor<4>) -> Tensor<2> {
-        self.forward(images)
-    }
-
-    fn on(&self, device: &Device) -> Box<dyn TrainedNetwork> {
-        Box::new(self.clone().to_device(device))
-    }
-}
-
 /// Registers a network under `name`; the fields of `config` are the defaults of its keys.
 ///
 /// # Panics
@@ -234,7 +212,7 @@ impl<C: NetworkConfig> Registered<C> {
 }
 
 /// Runs `work`, and makes an error of a panic: Burn panics where a backend fails.
-fn guarded<T>(work: impl FnOnce() -> Result<T, ClassificationError>) -> Result<T, ClassificationError> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, ClassificationError>) -> Result<T, ClassificationError> {
     contained(|| Ok(work()))?
 }
 
@@ -308,24 +286,6 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         })
     }
 
-    fn predict(
-        &self,
-        config: &Config,
-        images: &ImageSet,
-        directory: &RunDirectory,
-        (device, largest): (&Device, Option<u64>),
-    ) -> Result<Vec<Vec<f32>>, ClassificationError> {
-        let network = self.parsed(&config.network.keys)?;
-        let record = directory.read_record()?;
-        let [channels, height, width] = images.shape();
-        guarded(|| {
-            let shape = ImageShape { channels, height, width, classes: record.dataset.classes().len() };
-            let network = run::trained(&network, config, shape, directory, device)?;
-            let normalization = recorded_normalization(config, &record, channels)?;
-            probabilities(&network, config, images, &normalization, device, largest)
-        })
-    }
-
     fn trained(
         &self,
         config: &Config,
@@ -335,6 +295,18 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
     ) -> Result<Box<dyn TrainedNetwork>, ClassificationError> {
         let network = self.parsed(&config.network.keys)?;
         guarded(|| Ok(Box::new(run::trained(&network, config, shape, directory, device)?) as Box<dyn TrainedNetwork>))
+    }
+
+    fn import(
+        &self,
+        config: &Config,
+        data: &ImageData,
+        file: &WeightsFile,
+        renames: &[Rename],
+        device: &Device,
+    ) -> Result<Imported, ClassificationError> {
+        let network = self.parsed(&config.network.keys)?;
+        guarded(|| imported::import(&network, config, data, file, renames, device))
     }
 
     fn sanity_checks(

@@ -2,9 +2,9 @@ use burn::{
     module::{Module, ParamGroup},
     optim::ModuleOptimizer,
 };
-use kindling_config::Optimizer;
+use kindling_config::{Choice, ConfigError, Optimizer};
 use kindling_kernels::WeightDecay;
-use kindling_training::{LearningRates, named_parameters};
+use kindling_training::{LearningRates, Parameter, named_parameters};
 
 use crate::steps::{Adam, Momentum, Muon, Sgd};
 
@@ -28,9 +28,32 @@ pub fn init_optimizer<M: Module>(optimizer: &Optimizer, model: &M) -> ModuleOpti
             let weight_decay = WeightDecay::Decoupled(muon.weight_decay);
             let rest = Adam { betas: [muon.beta_1, muon.beta_2], epsilon: muon.epsilon, weight_decay };
             let matrices = Muon { momentum: muon.momentum, weight_decay: muon.weight_decay };
-            ModuleOptimizer::from(rest).with_group(hidden_matrices(model), matrices, None)
+            ModuleOptimizer::from(rest).with_group(hidden_group(model), matrices, None)
         }
     }
+}
+
+/// Checks that `optimizer` trains `model`, which is `network` in the config, as its name says.
+///
+/// # Errors
+/// For Muon where there is nothing that it is for, so that AdamW would train everything.
+pub(crate) fn check_optimizer<M: Module>(
+    optimizer: &Optimizer,
+    network: &Choice,
+    model: &M,
+) -> Result<(), ConfigError> {
+    if !matches!(optimizer, Optimizer::Muon(_)) || hidden_matrices(model).next().is_some() {
+        return Ok(());
+    }
+    Err(ConfigError::Invalid {
+        key: "optimizer.name".to_owned(),
+        wanted: format!(
+            "another than `muon` for the network `{}`, which has no matrix between its first and its last layer, so that \
+             AdamW would train all of it (`adamw`)",
+            network.name
+        ),
+        found: "muon".to_owned(),
+    })
 }
 
 /// The config's learning rates: beside Muon's, which records show, that of what it leaves to AdamW.
@@ -49,32 +72,38 @@ fn rates<M: Module>(optimizer: &Optimizer, model: &M, shown: f64, adamw: impl Fn
     match optimizer {
         Optimizer::Muon(muon) => {
             let rest = LearningRates::from(adamw(muon.adamw_learning_rate));
-            rest.with_group(hidden_matrices(model), shown).shown_as(shown)
+            rest.with_group(hidden_group(model), shown).shown_as(shown)
         }
         _ => shown.into(),
     }
 }
 
-/// The matrices between the network's first and last layer: what Muon is for.
-fn hidden_matrices<M: Module>(model: &M) -> ParamGroup {
+fn hidden_group<M: Module>(model: &M) -> ParamGroup {
+    ParamGroup::from_paths(hidden_matrices(model).collect())
+}
+
+/// The paths of the matrices between the network's first and last layer: what Muon is for.
+fn hidden_matrices<M: Module>(model: &M) -> impl Iterator<Item = String> {
     let parameters = named_parameters(model);
-    let ends = [parameters.first(), parameters.last()].map(|end| end.map(|parameter| parameter.layer.as_str()));
-    let is_hidden = |layer: &str| !ends.contains(&Some(layer));
-    let hidden = parameters.iter().filter(|parameter| parameter.shape.len() == 2 && is_hidden(&parameter.layer));
-    ParamGroup::from_paths(hidden.map(|parameter| parameter.path.clone()).collect())
+    let ends = [parameters.first(), parameters.last()].map(|end| end.map(|parameter| parameter.layer.clone()));
+    let hidden = move |parameter: &Parameter| {
+        parameter.shape.len() == 2 && !ends.iter().flatten().any(|end| *end == parameter.layer)
+    };
+    parameters.into_iter().filter(hidden).map(|parameter| parameter.path)
 }
 
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use kindling_models::{CnnConfig, ImageShape, MlpConfig, NetworkConfig};
+    use kindling_models::{CnnConfig, ImageShape, MlpConfig, NetworkConfig, ResnetConfig};
+    use serde_json::json;
 
     use super::*;
-    use crate::Classifier;
+    use crate::{Classifier, fixtures};
 
     fn hidden(config: &impl NetworkConfig) -> Vec<String> {
         let model = Classifier::new(config.init(ImageShape::MNIST, 1, &Device::flex()).unwrap(), 0.0);
-        let group = hidden_matrices(&model);
+        let group = hidden_group(&model);
         let id = burn::module::ParamId::new();
         let paths = named_parameters(&model).into_iter().map(|parameter| parameter.path);
         paths.filter(|path| group.matches(&id, Some(path))).collect()
@@ -85,5 +114,21 @@ mod tests {
         assert_eq!(hidden(&MlpConfig { hidden: vec![8, 8] }), ["network.layers.1.weight"]);
         assert_eq!(hidden(&MlpConfig { hidden: vec![8; 4] }).len(), 3);
         assert_eq!(hidden(&CnnConfig { channels: vec![2, 2], hidden: 4 }), ["network.fc1.weight"]);
+    }
+
+    #[test]
+    fn muon_is_refused_where_there_are_no_such_matrices() {
+        let resnet = ResnetConfig { depth: 8, width: 4 }.init(ImageShape::MNIST, 1, &Device::flex()).unwrap();
+        let narrow = MlpConfig { hidden: vec![8] }.init(ImageShape::MNIST, 1, &Device::flex()).unwrap();
+        let deep = MlpConfig { hidden: vec![8, 8] }.init(ImageShape::MNIST, 1, &Device::flex()).unwrap();
+        let of = |optimizer| fixtures::config(json!({ "network": "mlp", "optimizer": optimizer }));
+        let (muon, adamw) = (of("muon"), of("adamw"));
+        let message = check_optimizer(&muon.optimizer, &muon.network, &resnet).unwrap_err().to_string();
+        let expected =
+            "optimizer.name: expected another than `muon` for the network `mlp`, which has no matrix between";
+        assert!(message.starts_with(expected), "{message}");
+        assert!(check_optimizer(&muon.optimizer, &muon.network, &narrow).is_err());
+        assert!(check_optimizer(&muon.optimizer, &muon.network, &deep).is_ok());
+        assert!(check_optimizer(&adamw.optimizer, &adamw.network, &resnet).is_ok());
     }
 }

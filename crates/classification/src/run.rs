@@ -200,7 +200,7 @@ pub(crate) fn prepare<C: NetworkConfig>(
 
 /// What the use of the weights file takes beside the tensors: the images' shape, and the numbers that pixels in [0, 1] are
 /// normalized by, as JSON lists.
-fn weights_metadata(data: &ImageData, normalization: &Normalization) -> BTreeMap<String, String> {
+pub(crate) fn weights_metadata(data: &ImageData, normalization: &Normalization) -> BTreeMap<String, String> {
     let ImageShape { channels, height, width, .. } = image_shape(data);
     let entries = [
         ("channels", json!(channels)),

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{AnyNetwork, ClassificationError, WorkloadConfig, fixtures, network, run::fresh};
+use crate::{AnyNetwork, ClassificationError, Predictor, WorkloadConfig, fixtures, network, run::fresh};
 
 const OPTIMIZERS: [&str; 5] = ["sgd", "momentum", "adam", "adamw", "muon"];
 const SCHEDULES: [&str; 4] = ["constant", "step", "cosine", "one-cycle"];
@@ -197,7 +197,8 @@ fn a_run_keeps_what_its_images_and_its_network_were() {
     let (evaluation, predictions) = mlp.test(&config, &SHAPES, &directory, (&device, None)).unwrap();
     assert_eq!(TestRecord::from(evaluation), *test);
     assert_eq!(predictions.len(), 12);
-    let rows = mlp.predict(&config, &SHAPES.test, &directory, (&device, None)).unwrap();
+    let predictor = Predictor::open(&*mlp, &config, &record, &directory, (&device, None)).unwrap();
+    let rows = predictor.probabilities(&SHAPES.test).unwrap();
     assert_eq!((rows.len(), rows[0].len()), (30, 10));
     let mut other = SHAPES.clone();
     other.sha256 = "another".to_owned();

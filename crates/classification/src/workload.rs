@@ -13,7 +13,10 @@ use kindling_models::{ImageShape, Network, NetworkConfig};
 use kindling_training::{DeferredSums, LearningRates, Order, Step, Sums, Totals, batches, training_step};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
-use crate::{ClassificationError, Classifier, init_optimizer, learning_rates, run::fresh_for};
+use crate::{
+    ClassificationError, Classifier, fit::check_planes, init_optimizer, learning_rates, optimizer::check_optimizer,
+    run::fresh_for,
+};
 
 /// Images that batches are made from: 26 MB at 28x28, more than the caches hold.
 pub const IMAGES: usize = 32_768;
@@ -73,6 +76,10 @@ pub(crate) fn workload<C: NetworkConfig>(
     workload.kernels.choose();
     let device = if workload.trains { device.clone().autodiff() } else { device.clone() };
     let model = fresh_for(network, config, workload.shape, &device)?;
+    if workload.trains {
+        check_planes(network, config, workload.shape, workload.batch_size)?;
+        check_optimizer(&config.optimizer, &config.network, &model)?;
+    }
     // Whole batches only, so that every step is the same work; a copy of a smaller set would fit the caches.
     let images = IMAGES.next_multiple_of(workload.batch_size);
     let source = ImageSource::new(random_images(workload.shape, images)?, Normalization::default(), "random");

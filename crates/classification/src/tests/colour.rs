@@ -10,7 +10,7 @@ use kindling_training::Place;
 use serde_json::{Value, json};
 
 use super::{SHAPES, new_run, outcome, patient, place, small, stopping};
-use crate::{ClassificationError, fixtures, top_k};
+use crate::{ClassificationError, Predictor, fixtures, top_k};
 
 /// The same shapes in colour at 32x32 pixels: nine in ten of the images are of the first two classes.
 static COLOURED: LazyLock<ImageData> = LazyLock::new(|| {
@@ -67,12 +67,13 @@ fn uneven_images_in_colour_are_trained_tested_and_predicted_with_their_own_numbe
         let (evaluation, predictions) = network.test(&config, &COLOURED, &directory, (&device, None)).unwrap();
         assert_eq!(TestRecord::from(evaluation.clone()), *record.test.as_ref().unwrap());
         assert!((top_k(&predictions, 10)[0] - evaluation.accuracy).abs() < 1e-15);
-        let rows = network.predict(&config, &COLOURED.test, &directory, (&device, None)).unwrap();
+        let predictor = Predictor::open(&*network, &config, &record, &directory, (&device, None)).unwrap();
+        let rows = predictor.probabilities(&COLOURED.test).unwrap();
         // The same numbers from batches of the same size.
         let confidences = rows.iter().zip(&predictions).map(|(row, it)| f64::from(row[it.predicted]));
         assert_eq!(confidences.collect::<Vec<_>>(), predictions.iter().map(|it| it.confidence).collect::<Vec<_>>());
-        let grey = network.predict(&config, &SHAPES.test, &directory, (&device, None)).unwrap_err();
-        assert!(matches!(grey, ClassificationError::Weights(_)), "{grey}");
+        let grey = predictor.probabilities(&SHAPES.test).unwrap_err();
+        assert!(matches!(grey, ClassificationError::Data(_)), "{grey}");
 
         // What the file says beside the tensors.
         let bytes = fs::read(directory.weights()).unwrap();
