@@ -50,6 +50,10 @@ reproduce *ARGS:
 runs *ARGS:
     @just kindling cpu runs "$@"
 
+# Watch the runs in a browser as they train; --control lets it stop and resume them: just watch --open
+watch *ARGS:
+    @just kindling cpu watch "$@"
+
 # Set runs side by side: just compare RUN RUN
 compare *ARGS:
     @just kindling cpu compare "$@"
@@ -61,6 +65,18 @@ evaluate RUN *ARGS:
 # Classify pictures with a run's weights: just predict RUN shoe.jpg
 predict RUN *ARGS:
     @just kindling cpu predict "$@"
+
+# Write a run for other programs (onnx, safetensors, burn, huggingface, csv, tensorboard, html): just export RUN --format onnx
+export *ARGS:
+    @just kindling cpu export "$@"
+
+# Make a run of weights from elsewhere (.pt, .safetensors, .onnx): just import FILE --network cnn --name NAME
+import FILE *ARGS:
+    @just kindling cpu import "$@"
+
+# Try a run on drawings, pictures and the camera, in a browser: just play RUN
+play *ARGS:
+    @just kindling cpu play "$@"
 
 # Write a report of runs, HTML and Markdown: just report RUN RUN
 report *ARGS:

@@ -1,6 +1,6 @@
 //! What the program refuses, in which words, and with which exit code; and what it leaves undone then.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use crate::program::{SHORT, VARIABLES, command, kindling, only_run, small_files, text};
 
@@ -68,6 +68,18 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
         (
             &["train", "airbench", "--dataset", "synthetic", "--image-size", "24"],
             "an airbench pools its images: this one needs at least 25x25 pixels (got 24x24); use an mlp or a resnet",
+        ),
+        (
+            &["train", "resnet-8", "--dataset", "synthetic", "--optimizer", "muon"],
+            "optimizer.name: expected another than `muon` for the network `resnet-8`, which has no matrix between",
+        ),
+        (
+            &["train", "resnet-8", "--dataset", "synthetic", "--image-size", "4", "--batch-size", "1"],
+            "network `resnet-8`: of an image of 4x4 pixels its last batch norms have one number in a channel",
+        ),
+        (
+            &["train", "mlp", "--accumulate", "65"],
+            "training.accumulate: expected at most the 64 images of training.batch_size, found 65",
         ),
         (&["train", "cnn", "--hidden", "8,8"], "network.hidden: expected a whole number, found [8,8]"),
         (
@@ -193,4 +205,26 @@ fn images_too_small_for_the_network_are_refused_before_a_run_is_made() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("needs at least 4x4 pixels (got 3x3)"), "{}", text(&output.stderr));
     assert!(!place.path().join("runs").exists());
+}
+
+#[test]
+fn a_bench_whose_pytorch_cannot_take_part_says_so_and_fails_at_its_end() {
+    let place = tempfile::tempdir().unwrap();
+    let python = place.path().join("python");
+    let about = r#"{"torch": "2", "python": "3", "threads": 1, "device": "cpu", "tf32": false, "variants": ["eager"]}"#;
+    let refusal = r#"{"ok": false, "error": "no such optimizer"}"#;
+    fs::write(&python, format!("#!/bin/sh\necho '{about}'\nwhile read -r line; do echo '{refusal}'; done\n")).unwrap();
+    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+    let short =
+        ["--batch-sizes", "4", "--modes", "infer", "--repeats", "1", "--seconds", "0.001", "--backends", "flex"];
+    let output = kindling(place.path(), &[&["bench", "mlp", "--pytorch", "./python"], &short[..]].concat());
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("pytorch eager: left out: PyTorch: no such optimizer"), "{message}");
+    assert!(
+        message.contains("left out where it has no peer, as said above: eager at mlp, batch 4, infer, sgd"),
+        "{message}"
+    );
+    // What was timed is not lost.
+    assert!(text(&output.stdout).contains("flex"));
 }

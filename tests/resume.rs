@@ -24,7 +24,7 @@ use crate::program::{command, config, kindling, only_run, record, text, with};
 static SHAPES: LazyLock<ImageData> = LazyLock::new(synthetic::draw);
 
 /// Six batches in each of four epochs: moments and a schedule are state to lose, and augmentations a place.
-const CONFIG: &str = r#"{
+pub(crate) const CONFIG: &str = r#"{
     "network": {"name": "mlp", "hidden": [16, 8]}, "data": {"name": "synthetic", "augment": ["shift", "flip", "erase"]},
     "optimizer": "momentum", "schedule": "cosine",
     "training": {"epochs": 4, "limit_batches": 6, "batch_size": 16, "gradient_steps": 10}
@@ -79,12 +79,12 @@ fn trained(place: &Path, directory: &str, flags: &[&str]) -> PathBuf {
 }
 
 /// The same run, never stopped.
-fn whole(place: &Path) -> PathBuf {
+pub(crate) fn whole(place: &Path) -> PathBuf {
     trained(place, "whole", &[])
 }
 
 /// Whether two runs have the same weights and the same steps, to the bit.
-fn check_same(run: &Path, whole: &Path) {
+pub(crate) fn check_same(run: &Path, whole: &Path) {
     for file in ["model.safetensors", "steps.jsonl"] {
         assert!(fs::read(run.join(file)).unwrap() == fs::read(whole.join(file)).unwrap(), "{file}");
     }

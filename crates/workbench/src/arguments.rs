@@ -15,10 +15,10 @@ use kindling_kernels::Kernels;
 
 pub use self::config::ConfigArguments;
 pub(crate) use self::{
-    config::{config_flags, with_set},
+    config::{MODEL, config_flags, with_set},
     grid::{GridArguments, grid_flags},
 };
-use crate::{Workbench, backend::Request, terminal};
+use crate::{Workbench, backend::Request, tensorboard::TensorboardArguments, terminal};
 
 /// The program's arguments. Wrong ones end it with a message and the exit code 2, a request for help with 0.
 pub(crate) fn parse(workbench: &Workbench, commands: impl IntoIterator<Item = Command>) -> ArgMatches {
@@ -50,6 +50,8 @@ pub(crate) struct HostArguments {
     /// Record a training step on the GPU and repeat it, an experiment: for plain sgd, with the same results to the bit
     #[arg(long)]
     pub(crate) graph: bool,
+    #[command(flatten)]
+    pub(crate) tensorboard: TensorboardArguments,
     /// Whether to show the dashboard: auto does on a terminal with escape sequences, without --json
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dashboard: Dashboard,
@@ -88,17 +90,20 @@ pub struct DeviceArguments {
     /// [default: 1, or the run's]
     #[arg(long, value_name = "N")]
     pub devices: Option<usize>,
-    /// With --backend remote: where the command `serve` listens, as in ws://127.0.0.1:3000
-    #[arg(long, value_name = "URL")]
-    pub remote: Option<String>,
+    /// With --backend remote: where the command `serve` listens, as in ws://127.0.0.1:3000; several share every batch,
+    /// a device each, the first of its server unless #INDEX names another
+    #[arg(long, value_name = "URL[,URL...]", value_delimiter = ',')]
+    pub remote: Vec<String>,
 }
 
 impl DeviceArguments {
     /// What they ask for, with `default` where they name no backend: its name, and the number of its devices.
     pub(crate) fn request(&self, default: (&str, Option<usize>)) -> anyhow::Result<Request> {
         match &self.backend {
-            Some(backend) => Request::new(backend, self.devices, self.remote.as_deref()),
-            None => Request::new(default.0, self.devices.or(default.1), self.remote.as_deref()),
+            Some(backend) => Request::new(backend, self.devices, &self.remote),
+            // Servers that are named are as many as are named: a run goes on with those that are left.
+            None if !self.remote.is_empty() => Request::new(default.0, self.devices, &self.remote),
+            None => Request::new(default.0, self.devices.or(default.1), &self.remote),
         }
     }
 }

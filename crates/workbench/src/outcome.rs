@@ -5,6 +5,7 @@ use std::{error::Error, process::ExitCode};
 use kindling_classification::ClassificationError;
 use kindling_config::ConfigError;
 use kindling_data::DataError;
+use kindling_exchange::ExchangeError;
 use kindling_record::RecordError;
 use kindling_training::TrainingError;
 
@@ -44,6 +45,9 @@ impl Outcome {
 /// Whether a cause lies in arguments or config.
 fn is_misuse(cause: &(dyn Error + 'static)) -> bool {
     // These stand for what they hold, which is therefore no cause of its own.
+    if let Some(ExchangeError::Classification(error)) = cause.downcast_ref() {
+        return is_misuse(error);
+    }
     match cause.downcast_ref() {
         Some(ClassificationError::Config(_) | ClassificationError::Model(_)) => true,
         Some(ClassificationError::Training(error)) => is_misuse(error),
@@ -54,6 +58,7 @@ fn is_misuse(cause: &(dyn Error + 'static)) -> bool {
                 || cause.is::<clap::Error>()
                 || cause.is::<ConfigError>()
                 || matches!(cause.downcast_ref(), Some(RecordError::InvalidName { .. }))
+                || matches!(cause.downcast_ref(), Some(ExchangeError::Rename { .. }))
                 || matches!(cause.downcast_ref(), Some(DataError::Directory(_)))
                 || matches!(
                     cause.downcast_ref(),

@@ -3,7 +3,10 @@
 use std::{
     fs, mem,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -24,6 +27,8 @@ enum Action {
     Leave(Option<String>, Option<PathBuf>),
     /// Stops this run after its step; the signal after that ends the program.
     Stop(Interrupter),
+    /// Says so; the signal after that ends the program.
+    Tell(Arc<AtomicBool>),
 }
 
 static NEXT: Mutex<Action> = Mutex::new(Action::Leave(None, None));
@@ -39,6 +44,10 @@ pub(crate) fn install() -> Result<()> {
             for signal in signals.forever() {
                 let interrupter = match set(Action::Leave(None, None)) {
                     Action::Stop(interrupter) => interrupter,
+                    Action::Tell(told) => {
+                        told.store(true, Ordering::Relaxed);
+                        continue;
+                    }
                     Action::Leave(last, temporary) => {
                         dashboard::restore_terminal();
                         if let Some(path) = temporary {
@@ -68,6 +77,13 @@ pub(crate) fn install() -> Result<()> {
 /// From here on the first signal stops this run, and only the second ends the program.
 pub(crate) fn stop_gently(interrupter: &Interrupter) {
     set(Action::Stop(interrupter.clone()));
+}
+
+/// From here on the first signal is told by what is returned, and only the second ends the program.
+pub(crate) fn until_signal() -> impl Fn() -> bool + Sync {
+    let told = Arc::new(AtomicBool::new(false));
+    set(Action::Tell(Arc::clone(&told)));
+    move || told.load(Ordering::Relaxed)
 }
 
 /// From here on the first signal ends the program, with this notice: there is no run, or nothing of it to save yet.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kindling_classification::AnyNetwork;
+use kindling_classification::{AnyNetwork, Predictor};
 use kindling_config::{Config, Partial, Precision};
 use kindling_data::ImageData;
 use kindling_record::{RunDirectory, RunRecord, RunStatus};
@@ -16,7 +16,7 @@ use crate::{
     output::{notice, program},
 };
 
-/// A finished run, whose weights can be used.
+/// A finished or imported run, whose weights can be used.
 pub(crate) struct Trained<'a> {
     pub(crate) directory: &'a RunDirectory,
     pub(crate) record: RunRecord,
@@ -28,10 +28,10 @@ impl<'a> Trained<'a> {
     /// Reads the record in `directory`.
     ///
     /// # Errors
-    /// When the run is not finished, with what to do next, or its network is not in the workbench.
+    /// When the run is neither finished nor imported, with what to do next, or its network is not in the workbench.
     pub(crate) fn read(workbench: &'a Workbench, directory: &'a RunDirectory) -> Result<Self> {
         let record = directory.read_record()?;
-        if record.status != RunStatus::Finished {
+        if !record.status.has_weights() {
             bail!(Misuse(format!("only a finished run has weights to use: {}", unfinished(directory, &record))));
         }
         let config =
@@ -49,6 +49,13 @@ impl<'a> Trained<'a> {
             notice(format_args!("trained in {wanted}, computing in {}", backend.precision));
         }
         Ok(backend)
+    }
+
+    /// The network in memory, on a device of `backend`.
+    pub(crate) fn predictor(&self, backend: &Backend) -> Result<Predictor> {
+        let (record, directory) = (&self.record, self.directory);
+        Predictor::open(self.network, &self.config, record, directory, backend.first())
+            .with_context(|| format!("the weights of {} cannot be used", directory.id()))
     }
 
     /// The run's data, from `directory` or from where the run found it, if it still is there.
@@ -72,7 +79,7 @@ fn unfinished(directory: &RunDirectory, record: &RunRecord) -> String {
                 record.diverged.as_ref().map_or_else(String::new, |diverged| format!(" at step {}", diverged.step));
             format!("{id} diverged{step}; train it again with a lower learning rate")
         }
-        RunStatus::Finished => format!("{id} is finished"),
+        RunStatus::Finished | RunStatus::Imported => format!("{id} is {}", record.status),
     }
 }
 

@@ -6,7 +6,6 @@ mod known;
 #[cfg(feature = "libtorch")]
 pub(crate) mod libtorch;
 mod ready;
-#[cfg(feature = "remote")]
 mod remote;
 
 use anyhow::{Context, Result, bail};
@@ -15,11 +14,11 @@ use kindling_classification::dtype;
 use kindling_config::Precision;
 use kindling_record::Setup;
 
-use self::ready::setup;
 pub(crate) use self::{
     known::{KNOWN, Known, compiled_in, default_name},
     ready::Backend,
 };
+use self::{ready::setup, remote::Served};
 use crate::{machine, outcome::Misuse};
 
 /// Which backend, and which of its devices.
@@ -31,13 +30,13 @@ pub(crate) struct Request {
     indices: Vec<usize>,
     /// Number of devices, where none were named.
     count: usize,
-    /// The server of a remote device.
-    server: Option<String>,
+    /// The devices that servers offer; each has an entry where the backend is `remote`.
+    served: Vec<Served>,
 }
 
 impl Request {
-    /// Understands `NAME` or `NAME:INDEX[,INDEX...]`, with the number of devices and the server that flags name.
-    pub(crate) fn new(text: &str, count: Option<usize>, server: Option<&str>) -> Result<Self> {
+    /// Understands `NAME` or `NAME:INDEX[,INDEX...]`, with the number of devices and the servers that flags name.
+    pub(crate) fn new(text: &str, count: Option<usize>, servers: &[String]) -> Result<Self> {
         let (name, indices) = text.split_once(':').map_or((text, None), |(name, indices)| (name, Some(indices)));
         let name = if name == "cpu" { "flex" } else { name };
         let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
@@ -68,10 +67,11 @@ impl Request {
         if count == Some(0) {
             bail!(Misuse("--devices: expected at least 1, found 0".to_owned()));
         }
-        if (name == "remote") != server.is_some() {
+        if (name == "remote") == servers.is_empty() {
             bail!(Misuse("backend `remote` requires --remote ws://HOST:PORT, and --remote requires it".to_owned()));
         }
-        let count = count.unwrap_or(indices.len().max(1));
+        let served = if servers.is_empty() { Vec::new() } else { Served::all(servers, &indices, count)? };
+        let count = if served.is_empty() { count.unwrap_or(indices.len().max(1)) } else { served.len() };
         // Burn makes tensors of its own on the device that this variable names, and panics where there is none.
         if let Some(other) = std::env::var_os("BURN_DEVICE").filter(|other| *other != known.burn_name) {
             let other = other.display();
@@ -79,7 +79,7 @@ impl Request {
                 "BURN_DEVICE is {other} and the backend is {name}; unset BURN_DEVICE, --backend decides"
             )));
         }
-        Ok(Self { name: known.name, indices, count, server: server.map(str::to_owned) })
+        Ok(Self { name: known.name, indices, count, served })
     }
 
     /// How a run in `precision` would compute with the kernels that were chosen, as far as it decides bits.
@@ -180,7 +180,7 @@ impl Request {
             #[cfg(feature = "libtorch")]
             "libtorch-cuda" => libtorch::open_cuda(self.indices()),
             #[cfg(feature = "remote")]
-            "remote" => remote::open(self.server.as_deref(), self.indices()),
+            "remote" => remote::open(&self.served),
             #[cfg(feature = "cuda")]
             "cuda" => Ok(own_kernels("cuda", self.indices().into_iter().map(Device::cuda))),
             #[cfg(feature = "metal")]
@@ -217,30 +217,30 @@ fn own_kernels(name: &'static str, devices: impl IntoIterator<Item = Device>) ->
 mod tests {
     use super::*;
 
-    fn refusal(text: &str, count: Option<usize>, server: Option<&str>) -> String {
-        Request::new(text, count, server).unwrap_err().to_string()
+    fn refusal(text: &str, count: Option<usize>) -> String {
+        Request::new(text, count, &[]).unwrap_err().to_string()
     }
 
     #[test]
     fn cpu_is_another_name_for_flex() {
-        let request = Request::new("cpu", None, None).unwrap();
+        let request = Request::new("cpu", None, &[]).unwrap();
         assert_eq!((request.name, request.count), ("flex", 1));
     }
 
     #[test]
     fn a_backend_that_is_not_there_is_refused_with_the_way_to_get_it() {
-        assert!(refusal("tpu", None, None).starts_with("no backend `tpu`; there are flex, ndarray, wgpu,"));
+        assert!(refusal("tpu", None).starts_with("no backend `tpu`; there are flex, ndarray, wgpu,"));
         if !cfg!(feature = "rocm") {
-            assert!(refusal("rocm", None, None).contains("it comes with: just train rocm;"));
+            assert!(refusal("rocm", None).contains("it comes with: just train rocm;"));
         }
     }
 
     #[test]
     fn devices_that_make_no_sense_are_refused() {
-        assert_eq!(refusal("flex:1", None, None), "backend `flex` has one device, the CPU; found `flex:1`");
-        assert_eq!(refusal("flex", Some(0), None), "--devices: expected at least 1, found 0");
+        assert_eq!(refusal("flex:1", None), "backend `flex` has one device, the CPU; found `flex:1`");
+        assert_eq!(refusal("flex", Some(0)), "--devices: expected at least 1, found 0");
         assert_eq!(
-            refusal("flex", None, Some("ws://x:1")),
+            Request::new("flex", None, &["ws://x:1".to_owned()]).unwrap_err().to_string(),
             "backend `remote` requires --remote ws://HOST:PORT, and --remote requires it"
         );
     }
@@ -248,7 +248,7 @@ mod tests {
     #[cfg(feature = "ndarray")]
     #[test]
     fn a_precision_that_a_backend_lacks_is_refused_with_those_it_has() {
-        let request = Request::new("ndarray", None, None).unwrap();
+        let request = Request::new("ndarray", None, &[]).unwrap();
         let error = request.open(Precision::Bf16).err().unwrap().to_string();
         let expected = "precision bf16: ndarray on this device computes in f32; choose one of them, or another backend";
         assert_eq!(error, expected);

@@ -1,6 +1,6 @@
 //! A backend with its devices: what it has, and how runs compute on it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::{tensor::Device, train::Interrupter};
 use kindling_config::Precision;
@@ -8,8 +8,11 @@ use kindling_kernels::{Kernels, Level};
 use kindling_record::{RunDirectory, Setup};
 use kindling_training::{Host, MakeRenderer, OnEvent, Place};
 
-use super::known::KNOWN;
+use super::{known::KNOWN, remote::Served};
 use crate::machine;
+
+/// How often a run on servers leaves a checkpoint in the midst of an epoch: what is on a server is lost with it.
+const CHECKPOINTS: Duration = Duration::from_secs(300);
 
 /// A backend that is ready to train.
 pub(crate) struct Backend {
@@ -18,6 +21,8 @@ pub(crate) struct Backend {
     pub(crate) devices: Vec<Device>,
     /// Description of the device.
     pub(crate) device_name: String,
+    /// Of a remote backend, what each device is.
+    pub(crate) served: Vec<Served>,
     /// The most bytes that a device takes in one piece, where there is a known limit.
     pub(crate) largest_tensor: Option<u64>,
     /// Number type of the devices.
@@ -35,6 +40,7 @@ impl Backend {
             name,
             devices,
             device_name,
+            served: Vec::new(),
             largest_tensor: None,
             precision: Precision::F32,
             compiles_kernels: false,
@@ -76,6 +82,8 @@ impl Backend {
     pub(crate) fn place(&self) -> Place {
         Place {
             devices: self.devices.clone(),
+            servers: self.served.iter().map(|served| served.url.clone()).collect(),
+            checkpoint_every: (!self.served.is_empty()).then_some(CHECKPOINTS),
             largest_tensor: self.largest_tensor,
             memory: self.memory(),
             graph: false,
@@ -107,8 +115,9 @@ impl Backend {
             ("kindling", build) => format!("just kindling {build}"),
             _ => program.to_owned(),
         };
-        let server = if self.name == "remote" { format!(" --remote {}", self.device_name) } else { String::new() };
-        format!("{program} resume {}{server}", run.path().display())
+        let servers = self.served.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let remote = if servers.is_empty() { String::new() } else { format!(" --remote {servers}") };
+        format!("{program} resume {}{remote}", run.path().display())
     }
 }
 

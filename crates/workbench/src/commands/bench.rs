@@ -117,10 +117,12 @@ pub(crate) fn bench(workbench: &Workbench, arguments: &BenchArguments) -> Result
         None => None,
     };
     let mut report = report(workbench, arguments, &backends, pytorch.as_ref());
+    let mut missing = Vec::new();
     for rivals in &cases {
         let case = &rivals[0];
         notice(format_args!("{}, batch {}, {} …", case.model, case.batch_size(), case.mode.as_str()));
-        let setting = Setting { workbench, arguments, pytorch: pytorch.as_ref(), agreements: &mut report.agreements };
+        let (pytorch, agreements) = (pytorch.as_ref(), &mut report.agreements);
+        let setting = Setting { workbench, arguments, pytorch, agreements, missing: &mut missing };
         let mut contenders = setting.contenders(rivals, &backends);
         for (name, error) in time(&mut contenders, arguments.repeats, arguments.seconds) {
             notice(format_args!("{name}: left out: {}", told(&error)));
@@ -132,8 +134,11 @@ pub(crate) fn bench(workbench: &Workbench, arguments: &BenchArguments) -> Result
         bail!("nothing could be timed; what stood in the way is above");
     }
     show(arguments, &report)?;
+    if !missing.is_empty() {
+        notice(format_args!("--pytorch: left out where it has no peer, as said above: {}", missing.join("; ")));
+    }
     let agree = report.agreements.iter().all(Agreement::is_one);
-    Ok(if agree { Outcome::Done } else { Outcome::Failed })
+    Ok(if agree && missing.is_empty() { Outcome::Done } else { Outcome::Failed })
 }
 
 fn check(arguments: &BenchArguments) -> Result<()> {
@@ -156,11 +161,11 @@ fn check(arguments: &BenchArguments) -> Result<()> {
 fn requests(arguments: &BenchArguments) -> Result<Vec<Request>> {
     if arguments.backends.is_empty() {
         let all = backend::compiled_in().filter(|known| known.name != "remote");
-        return all.map(|known| Request::new(known.name, None, None)).collect();
+        return all.map(|known| Request::new(known.name, None, &[])).collect();
     }
     let request = |name: &String| {
-        let server = arguments.remote.as_deref().filter(|_| name.starts_with("remote"));
-        Request::new(name, None, server)
+        let servers = if name.starts_with("remote") { arguments.remote.as_slice() } else { &[] };
+        Request::new(name, None, servers)
     };
     arguments.backends.iter().map(request).collect()
 }
@@ -234,6 +239,8 @@ struct Setting<'a> {
     arguments: &'a BenchArguments,
     pytorch: Option<&'a PyTorch>,
     agreements: &'a mut Vec<Agreement>,
+    /// The cases that PyTorch cannot take part in.
+    missing: &'a mut Vec<String>,
 }
 
 impl Setting<'_> {
@@ -261,13 +268,19 @@ impl Setting<'_> {
         contenders
     }
 
-    fn peers(&self, case: &Case) -> Vec<Contender> {
+    fn peers(&mut self, case: &Case) -> Vec<Contender> {
         let Some(pytorch) = self.pytorch else { return Vec::new() };
         let mut peers = Vec::new();
         for variant in &self.arguments.pytorch_variants {
             match pytorch.contender(case, variant) {
                 Ok(contender) => peers.push(contender),
-                Err(error) => notice(format_args!("pytorch {variant}: left out: {}", told(&error))),
+                Err(error) => {
+                    notice(format_args!("pytorch {variant}: left out: {}", told(&error)));
+                    let Case { model, mode, config, .. } = case;
+                    let (mode, optimizer) = (mode.as_str(), config.optimizer.name());
+                    self.missing
+                        .push(format!("{variant} at {model}, batch {}, {mode}, {optimizer}", case.batch_size()));
+                }
             }
         }
         peers

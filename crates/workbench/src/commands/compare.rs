@@ -58,6 +58,9 @@ pub(crate) fn compare(_: &Workbench, arguments: &CompareArguments) -> Result<Out
     let groups = group(read_runs(&arguments.runs_dir.path, &arguments.runs)?);
     let splits = splits(&arguments.splits, &groups)?;
     let metrics = names_of_metrics(arguments.metric.as_deref(), &groups)?;
+    if let Some(path) = arguments.output.as_ref().filter(|_| splits.is_empty()) {
+        bail!(Misuse(format!("--output {}: these runs were imported and have no curves", path.display())));
+    }
     let curves = chart(&groups, metrics.first().map_or("loss", String::as_str), &splits, arguments.against)?;
     let outcome = arguments.output.as_ref().map_or(Outcome::Done, |path| figure::keep(&curves, path));
     if arguments.json {
@@ -72,7 +75,7 @@ pub(crate) fn compare(_: &Workbench, arguments: &CompareArguments) -> Result<Out
         print(table(&header, &block.right, width, block.rows));
         print(block.caption + "\n");
     }
-    if let Some(width) = width {
+    if let Some(width) = width.filter(|_| !curves.series.is_empty()) {
         print(figure::terminal(&curves, width));
     }
     Ok(outcome)
@@ -110,9 +113,16 @@ fn names_of_metrics(wanted: Option<&str>, groups: &[Group]) -> Result<Vec<String
 
 /// The splits to compare: those `wanted`, or where none are, those evaluated after each epoch.
 fn splits(wanted: &[Split], groups: &[Group]) -> Result<Vec<Split>> {
-    let mut records = groups.iter().flat_map(|group| &group.runs).map(|run| &run.record);
-    if records.all(|record| record.epochs.is_empty()) {
-        bail!("expected runs to compare epoch by epoch, found none that has finished its first one");
+    let records = || groups.iter().flat_map(|group| &group.runs).map(|run| &run.record);
+    if records().all(|record| record.epochs.is_empty()) {
+        // Runs that were imported have no epochs, and a test once they were evaluated.
+        if records().any(|record| record.test.is_some()) && wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        bail!(
+            "expected runs to compare epoch by epoch, found none that has finished its first one; one that was imported is \
+             compared once it is evaluated"
+        );
     }
     let there = evaluated_splits(groups);
     if wanted.is_empty() {

@@ -105,7 +105,7 @@ struct Recommendation {
 
 /// The command `doctor`.
 pub(crate) fn doctor(workbench: &Workbench, arguments: &DoctorArguments) -> Result<Outcome> {
-    let all = backend::compiled_in().filter_map(|known| Request::new(known.name, None, None).ok());
+    let all = backend::compiled_in().filter_map(|known| Request::new(known.name, None, &[]).ok());
     relaunch::with(&all.flat_map(|request| request.environment()).collect::<Vec<_>>())?;
     signals::install()?;
     let backends: Vec<_> = backend::KNOWN.iter().map(|known| examine(workbench, known)).collect();
@@ -158,7 +158,7 @@ fn examine(workbench: &Workbench, known: &'static Known) -> BackendFindings {
 }
 
 fn measure(workbench: &Workbench, name: &str, findings: &mut BackendFindings) -> Result<()> {
-    let backend = Request::new(name, None, None)?.open(Precision::F32)?;
+    let backend = Request::new(name, None, &[])?.open(Precision::F32)?;
     findings.kernels = Some(backend.kernels(Kernels::Auto));
     findings.device = Some(backend.device_name.clone());
     findings.matmul_gflops = Some(matmul_gflops(&backend.devices[0], MATRIX, 5)?);

@@ -9,7 +9,7 @@ use kindling_classification::{
 };
 use kindling_data::{ImageData, ImageSet};
 use kindling_kernels::Kernels;
-use kindling_record::{EvaluationRecord, RunDirectory, SCHEMA, now};
+use kindling_record::{EvaluationRecord, Metrics, RunDirectory, RunRecord, RunStatus, SCHEMA, TestRecord, now};
 use serde::Serialize;
 
 use crate::{
@@ -59,7 +59,7 @@ pub(crate) fn evaluate(workbench: &Workbench, arguments: &EvaluateArguments) -> 
     let directory = RunDirectory::find(&arguments.runs_dir.path, &arguments.run)?;
     let trained = Trained::read(workbench, &directory)?;
     let name = arguments.backend.as_deref().unwrap_or(&trained.record.backend);
-    let request = Request::new(name, None, arguments.remote.as_deref())?;
+    let request = Request::new(name, None, arguments.remote.as_slice())?;
     relaunch::with(&request.environment())?;
     let backend = trained.open(&request)?;
     notice(format_args!("backend: {} on {}", backend.name, backend.device_name));
@@ -151,10 +151,24 @@ fn keep(directory: &RunDirectory, evaluation: &EvaluationRecord, images: &ImageS
         unless_missing(fs::rename(directory.mistakes(), &old))?;
         fs::rename(&new, directory.mistakes())?;
         directory.write_evaluation(evaluation)?;
+        keep_test(directory, evaluation)?;
         unless_missing(fs::remove_dir_all(&old))?;
         Ok(())
     };
     kept().with_context(|| format!("the evaluation cannot be kept in {}", directory.path().display()))
+}
+
+/// Makes the evaluation the test of a run that was not trained here: no other will ever be in its record.
+fn keep_test(directory: &RunDirectory, evaluation: &EvaluationRecord) -> Result<()> {
+    // Without a record it is no imported run.
+    let Ok(record) = directory.read_record() else { return Ok(()) };
+    if record.status == RunStatus::Imported {
+        let metrics = [("test/loss", evaluation.loss), ("test/accuracy", evaluation.accuracy)];
+        let metrics = Metrics(metrics.map(|(name, value)| (name.to_owned(), value)).into());
+        let test = Some(TestRecord { metrics, confusion: Some(evaluation.confusion.clone()) });
+        directory.write_record(&RunRecord { test, ..record })?;
+    }
+    Ok(())
 }
 
 /// Success also where there was no such file.

@@ -6,9 +6,12 @@ mod compare;
 mod config;
 mod doctor;
 pub(crate) mod evaluate;
+mod export;
 mod gradients;
+mod import;
 mod lr_find;
 mod models;
+mod play;
 mod predict;
 mod report;
 mod resume;
@@ -17,6 +20,7 @@ pub(crate) mod samples;
 mod serve;
 mod sweep;
 pub(crate) mod train;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -25,7 +29,7 @@ use clap::{ArgMatches, Args, Command};
 
 use crate::{
     Workbench,
-    arguments::{config_flags, grid_flags, parse},
+    arguments::{MODEL, config_flags, grid_flags, parse},
     outcome::Outcome,
     output::{name_program, notice, told},
     relaunch,
@@ -44,6 +48,10 @@ pub(crate) struct Entry {
 pub(crate) fn all(workbench: &Workbench) -> Vec<Entry> {
     let registry = workbench.registry();
     let with_config = |entry: Entry| Entry { command: config_flags(entry.command, &registry), ..entry };
+    let with_network = |entry: Entry| Entry {
+        command: config_flags(entry.command, &registry).mut_arg(MODEL, |model| model.long("network")),
+        ..entry
+    };
     let with_grid = |entry: Entry| Entry { command: grid_flags(entry.command, &registry), ..entry };
     let mut all = vec![
         entry(
@@ -77,6 +85,7 @@ pub(crate) fn all(workbench: &Workbench) -> Vec<Entry> {
         )),
         with_config(entry("gradients", "Show the gradients of a model's first steps", gradients::gradients)),
         entry("runs", "List the runs", runs::runs),
+        entry("watch", "Watch runs in a browser as they train; --control lets it stop and resume them", watch::watch),
         entry("compare", "Compare runs: a table, and curves", compare::compare),
         entry(
             "evaluate",
@@ -84,6 +93,17 @@ pub(crate) fn all(workbench: &Workbench) -> Vec<Entry> {
             evaluate::evaluate,
         ),
         entry("predict", "Classify pictures with a run's weights", predict::predict),
+        entry("play", "Try a run, or two side by side, on drawings, pictures and the camera, in a browser", play::play),
+        entry(
+            "export",
+            "Write a run for other programs: ONNX, PyTorch, Burn, the Hugging Face hub, TensorBoard, tables, a page",
+            export::export,
+        ),
+        with_network(entry(
+            "import",
+            "Make a run of weights from elsewhere: safetensors, PyTorch's .pt, ONNX",
+            import::import,
+        )),
         entry("report", "Write a report of runs: HTML, Markdown, and every plot as SVG and PNG", report::report),
         entry("bench", "Compare the throughput of models, backends and batch sizes, and of PyTorch", bench::bench),
         entry(

@@ -36,7 +36,7 @@ pub(crate) struct ModelsArguments {
 
 /// The command `models`.
 pub(crate) fn models(workbench: &Workbench, arguments: &ModelsArguments) -> Result<Outcome> {
-    let backend = Request::new(backend::default_name(), None, None)?.open(Precision::F32)?;
+    let backend = Request::new(backend::default_name(), None, &[])?.open(Precision::F32)?;
     let (device, _) = backend.first();
     let config = config(workbench, arguments)?;
     let shape = likely_shape(&config.data);

@@ -5,9 +5,9 @@ use std::{
 
 use anyhow::{Context, Error, Result, bail};
 use clap::Args;
-use kindling_config::Fit;
-use kindling_data::{ImageSet, fitted_picture, photo, picture};
-use kindling_record::{ImagesRecord, RunDirectory};
+use kindling_classification::preparation;
+use kindling_data::{ImageSet, photo::Preparation, picture};
+use kindling_record::RunDirectory;
 use kindling_report::{percent, table};
 use serde::Serialize;
 
@@ -74,27 +74,25 @@ pub(crate) fn predict(workbench: &Workbench, arguments: &PredictArguments) -> Re
     let data = trained.record.dataset.images.as_ref();
     let data = data.with_context(|| format!("{} was not trained on images", directory.id()))?;
     let name = arguments.backend.as_deref().unwrap_or(&trained.record.backend);
-    let request = Request::new(name, None, arguments.remote.as_deref())?;
+    let request = Request::new(name, None, arguments.remote.as_slice())?;
     relaunch::with(&request.environment())?;
     signals::install()?;
     let mut outcome = Outcome::Done;
-    let images = read_all(arguments, data, trained.config.data.fit, |error| {
+    let preparation = preparation(data, trained.config.data.fit);
+    let images = read_all(arguments, &preparation, |error| {
         notice(format_args!("error: {}", told(error)));
         outcome = Outcome::Failed;
     });
-    let (top, mut backend) = (usize::from(arguments.top), None);
+    let (top, mut predictor) = (usize::from(arguments.top), None);
     let mut answers = Vec::new();
     in_chunks(images, chunk(trained.config.training.batch_size), |images| {
-        if backend.is_none() {
-            backend = Some(trained.open(&request)?);
-        }
-        let device = backend.as_ref().context("what was just opened is gone")?.first();
+        let predictor = match &predictor {
+            Some(predictor) => predictor,
+            None => predictor.insert(trained.predictor(&trained.open(&request)?)?),
+        };
         let pixels = images.iter().flat_map(|(_, pixels)| pixels).copied().collect();
-        let set = ImageSet::new(pixels, vec![0; images.len()], [data.channels, data.height, data.width])?;
-        let rows = trained
-            .network
-            .predict(&trained.config, &set, &directory, device)
-            .with_context(|| format!("the weights of {} cannot be used", directory.id()))?;
+        let set = ImageSet::new(pixels, vec![0; images.len()], preparation.shape)?;
+        let rows = predictor.probabilities(&set)?;
         answers.extend(images.iter().zip(&rows).map(|((path, _), row)| Answer {
             image: path.display().to_string(),
             predictions: likeliest(row, &data.classes).into_iter().take(top).collect(),
@@ -113,19 +111,18 @@ pub(crate) fn predict(workbench: &Workbench, arguments: &PredictArguments) -> Re
     Ok(outcome)
 }
 
-/// Reads and prepares the pictures, one after the other, for a network that was trained on images like `data`'s, each with
-/// its pixels; `complain` is told of each that cannot be read.
+/// Reads and prepares the pictures, one after the other, each with its pixels; `complain` is told of each that cannot be
+/// read.
 fn read_all(
     arguments: &PredictArguments,
-    data: &ImagesRecord,
-    fit: Fit,
+    preparation: &Preparation,
     mut complain: impl FnMut(&Error),
 ) -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
     let files = arguments.images.iter().flat_map(|path| match files(path) {
         Ok(files) => files.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error)],
     });
-    let read = move |file: PathBuf| prepared(&file, arguments.as_is, data, fit).map(|pixels| (file, pixels));
+    let read = move |file: PathBuf| prepared(&file, arguments.as_is, preparation).map(|pixels| (file, pixels));
     files.filter_map(move |file| file.and_then(read).map_err(|error| complain(&error)).ok())
 }
 
@@ -171,21 +168,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The pixels of the picture in the form of the training images: `[channels, height, width]`.
-///
-/// Where those were made from pictures, or are in colour, it is brought to their shape with `fit`.
-fn prepared(path: &Path, as_is: bool, data: &ImagesRecord, fit: Fit) -> Result<Vec<u8>> {
-    let picture = picture::read(path)?;
-    let size = [data.height, data.width];
-    if data.fit.is_some() || data.channels != 1 {
-        let shape = [data.channels, data.height, data.width];
-        return fitted_picture(&picture, shape, fit).with_context(|| path.display().to_string());
-    }
-    let image = if as_is {
-        photo::as_it_is(&picture, size)
-    } else {
-        photo::prepared(&picture, size, data.background).with_context(|| path.display().to_string())?
-    };
-    Ok(image.into_raw())
+fn prepared(path: &Path, as_is: bool, preparation: &Preparation) -> Result<Vec<u8>> {
+    preparation.image(&picture::read(path)?, as_is).with_context(|| path.display().to_string())
 }
 
 /// All classes, the most probable first; equal ones in the order of their labels, NaN last.
@@ -210,6 +194,8 @@ fn rows_of(answer: &Answer<'_>) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use image::{GrayImage, RgbImage};
+    use kindling_config::Fit;
+    use kindling_record::ImagesRecord;
 
     use super::*;
     use crate::fixtures;
@@ -263,12 +249,12 @@ mod tests {
         let path = place.path().join("wall.png");
         let wall = GrayImage::from_pixel(50, 40, image::Luma([180]));
         wall.save(&path).unwrap();
-        let data = fixtures::run(place.path(), "mlp", &serde_json::json!({})).record.dataset.images.unwrap();
-        let message = told(&prepared(&path, false, &data, Fit::Crop).unwrap_err());
+        let grey = Preparation { shape: [1, 28, 28], fit: None, background: 0 };
+        let message = told(&prepared(&path, false, &grey).unwrap_err());
         assert!(message.contains("wall.png: nothing stands out from the background"), "{message}");
-        assert_eq!(prepared(&path, true, &data, Fit::Crop).unwrap().len(), 28 * 28);
+        assert_eq!(prepared(&path, true, &grey).unwrap().len(), 28 * 28);
         fs::write(&path, "no picture").unwrap();
-        let message = told(&prepared(&path, true, &data, Fit::Crop).unwrap_err());
+        let message = told(&prepared(&path, true, &grey).unwrap_err());
         assert!(message.contains("wall.png"), "{message}");
     }
 
@@ -279,9 +265,9 @@ mod tests {
         RgbImage::from_pixel(4, 3, image::Rgb([250, 120, 10])).save(&path).unwrap();
         let data = fixtures::run(place.path(), "mlp", &serde_json::json!({})).record.dataset.images.unwrap();
         let data = ImagesRecord { channels: 3, height: 3, width: 4, fit: Some("pad".to_owned()), ..data };
-        let pixels = prepared(&path, false, &data, Fit::Pad).unwrap();
+        let pixels = prepared(&path, false, &preparation(&data, Fit::Pad)).unwrap();
         assert_eq!(pixels, [[250; 12], [120; 12], [10; 12]].concat());
         let grey = ImagesRecord { channels: 1, ..data };
-        assert_eq!(prepared(&path, false, &grey, Fit::Pad).unwrap().len(), 12);
+        assert_eq!(prepared(&path, false, &preparation(&grey, Fit::Pad)).unwrap().len(), 12);
     }
 }

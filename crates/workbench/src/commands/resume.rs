@@ -35,7 +35,17 @@ pub(crate) fn resume(workbench: &Workbench, arguments: &ResumeArguments) -> Resu
         RunStatus::Finished if arguments.epochs.is_none() => Some(Outcome::Done),
         // The same steps would lead to the same end.
         RunStatus::Diverged => Some(Outcome::Diverged),
-        RunStatus::Running => bail!(RecordError::Busy { path: directory.path().to_path_buf() }),
+        RunStatus::Running => {
+            bail!(RecordError::Busy { path: directory.path().to_path_buf(), holder: directory.holder() })
+        }
+        RunStatus::Imported => bail!(Misuse(format!(
+            "{id} was imported: there is nothing to resume; train another run from its weights with: {program} train \
+             {model} --weights {path}",
+            id = directory.id(),
+            program = workbench.program(),
+            model = record.model,
+            path = directory.path().display(),
+        ))),
         RunStatus::Finished | RunStatus::Interrupted | RunStatus::Failed => None,
     } {
         let (said, way) = match outcome {
@@ -50,9 +60,9 @@ pub(crate) fn resume(workbench: &Workbench, arguments: &ResumeArguments) -> Resu
     config.training.epochs = arguments.epochs.unwrap_or(config.training.epochs);
     let network = workbench.network_of(&config.network)?;
     let shows_dashboard = dashboard::is_wanted(host.dashboard, host.json)?;
-    if record.backend == "remote" && host.place.device.backend.is_none() && host.place.device.remote.is_none() {
+    if record.backend == "remote" && host.place.device.backend.is_none() && host.place.device.remote.is_empty() {
         bail!(Misuse(format!(
-            "{} was trained on a remote device: name its server with --remote URL, or resume it with --backend flex",
+            "{} was trained on a remote device: name its server, or several, with --remote URL,URL, or resume it with --backend flex",
             directory.id()
         )));
     }
@@ -68,6 +78,7 @@ pub(crate) fn resume(workbench: &Workbench, arguments: &ResumeArguments) -> Resu
         notice(change);
     }
     signals::install()?;
+    host.tensorboard.check()?;
     let data = data::load_again(workbench, &config.data, host.place.data_dir.as_deref(), &record.dataset)?;
     run_and_tell(workbench, &directory, host, &backend, shows_dashboard, |host| {
         network.resume(&config, &data, &directory, host)

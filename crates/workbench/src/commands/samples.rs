@@ -118,7 +118,7 @@ pub(crate) fn samples(workbench: &Workbench, arguments: &SamplesArguments) -> Re
     let image = |index: usize| images.map_or(index, |images| images[index]);
     let labels: Vec<u16> = (0..set.count()).map(|index| set.labels()[image(index)]).collect();
     let indices = chosen(arguments, &labels, &data.classes)?;
-    let backend = Request::new(backend::default_name(), None, None)?.open(config.training.precision)?;
+    let backend = Request::new(backend::default_name(), None, &[])?.open(config.training.precision)?;
     let shapes = shapes(&set, &config, &backend)?;
     let (chosen, mixed) = match epoch.as_ref().filter(|_| !indices.is_empty()) {
         Some(epoch) => epoch.show(&indices, &backend.devices[0])?,
@@ -326,7 +326,7 @@ mod tests {
         let test = synthetic::draw().test;
         let expected = Shapes { image: [1, 28, 28], batch: [64, 1, 28, 28], targets: [64] };
         let backend =
-            Request::new(backend::default_name(), None, None).unwrap().open(config.training.precision).unwrap();
+            Request::new(backend::default_name(), None, &[]).unwrap().open(config.training.precision).unwrap();
         assert_eq!(shapes(&test, &config, &backend).unwrap(), expected);
         let few = shapes(&test.select(&[1, 2, 3]), &config, &backend).unwrap();
         assert_eq!((few.batch, few.targets), ([3, 1, 28, 28], [3]));

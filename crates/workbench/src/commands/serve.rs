@@ -21,9 +21,12 @@ pub(crate) struct ServeArguments {
     /// Offer N devices of the backend
     #[arg(long, value_name = "N")]
     devices: Option<usize>,
-    /// Address to listen on; there is no authentication: others than loopback only in a network that you trust
+    /// Address to listen on; others than loopback need --allow-anyone
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
+    /// Let anyone who reaches the address use this machine: there is neither authentication nor encryption
+    #[arg(long)]
+    allow_anyone: bool,
 }
 
 /// The command `serve`.
@@ -44,10 +47,18 @@ pub(crate) fn serve(workbench: &Workbench, arguments: &ServeArguments) -> Result
         };
         bail!(Misuse(format!("this build cannot serve; one that can comes with: {way}")));
     }
-    let request = Request::new(name, arguments.devices, None)?;
+    let address = arguments.listen;
+    if !address.ip().is_loopback() && !arguments.allow_anyone {
+        let port = address.port();
+        bail!(Misuse(format!(
+            "--listen {address}: other machines would reach it, and there is neither authentication nor encryption; \
+             listen on 127.0.0.1:{port} and reach it through `ssh -N -L {port}:127.0.0.1:{port} THIS-MACHINE`, or, in a \
+             network that you trust, add --allow-anyone"
+        )));
+    }
+    let request = Request::new(name, arguments.devices, &[])?;
     relaunch::with(&request.environment())?;
     let backend = request.open(Precision::F32)?;
-    let address = arguments.listen;
     let listener = TcpListener::bind(address)
         .with_context(|| format!("--listen: cannot listen on {address} (another port: --listen HOST:PORT)"))?;
     let address = listener.local_addr()?;

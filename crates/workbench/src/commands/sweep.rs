@@ -1,17 +1,25 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
 use kindling_config::{Grid, Registry};
 use kindling_record::RunDirectory;
 use kindling_report::{group, groups_json, groups_table};
+use serde_json::json;
 
 use crate::{
     Workbench,
     arguments::{GridArguments, PlaceArguments},
     outcome::{Misuse, Outcome},
     output::{notice, print},
-    sweep::{Planned, request, sweep as run_all},
+    sweep::{
+        Part, Planned, cluster,
+        known::with_weights_of_runs,
+        plan, request,
+        status::{Standing, counts, standings_json, standings_table, survey},
+        sweep_part,
+    },
+    tensorboard::TensorboardArguments,
     terminal,
 };
 
@@ -33,7 +41,37 @@ pub(crate) struct SweepArguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    tensorboard: TensorboardArguments,
+    #[command(flatten)]
+    shared: SharedArguments,
+    #[command(flatten)]
     grid: GridArguments,
+}
+
+const SHARED: &str = "Several machines with a shared directory of runs";
+
+/// Arguments of a sweep that several machines share.
+#[derive(Args)]
+struct SharedArguments {
+    /// Submit what is left as an array job of Slurm, a run each, with these options of sbatch, as in
+    /// "--partition=gpu --gres=gpu:1 --time=1:00:00"; the same command again submits what is left then
+    #[arg(long, help_heading = SHARED, value_name = "OPTIONS", allow_hyphen_values = true)]
+    slurm: Option<String>,
+    /// With --slurm: train at most N of the runs at the same time
+    #[arg(long, help_heading = SHARED, value_name = "N", requires = "slurm", value_parser = clap::value_parser!(u32).range(1..))]
+    at_once: Option<u32>,
+    /// Show where each run stands, on any machine, and train none
+    #[arg(long, help_heading = SHARED, conflicts_with_all = ["slurm", "shard"])]
+    status: bool,
+    /// Train the I-th of N shares of the runs, for any scheduler: start N processes, from 1/N to N/N
+    #[arg(long, help_heading = SHARED, value_name = "I/N", conflicts_with = "slurm")]
+    shard: Option<Part>,
+    /// The plan that a task of an array job trains a run of
+    #[arg(long, hide = true, value_name = "FILE", requires = "only")]
+    planned: Option<PathBuf>,
+    /// The index of that run
+    #[arg(long, hide = true, value_name = "INDEX", requires = "planned", conflicts_with_all = ["slurm", "status", "shard"])]
+    only: Option<usize>,
 }
 
 /// The command `sweep`.
@@ -42,24 +80,33 @@ pub(crate) fn sweep(workbench: &Workbench, arguments: &SweepArguments) -> Result
         // The program may start itself again here, and a grid from a pipe can be read only once.
         request(&arguments.place)?;
     }
-    let registry = workbench.registry();
-    let grids = arguments.grid.grids(arguments.seeds, &registry)?;
-    let (plan, repeated) = plan(&grids, arguments.name.as_deref(), &registry)?;
-    if repeated > 0 {
-        let all = plan.len() + repeated;
-        notice(format_args!("{repeated} of {all} combinations repeat others and are left out"));
-    }
-    if plan.is_empty() {
-        bail!(Misuse("expected at least one run, found an empty list of grids".to_owned()));
-    }
-    plan.iter().try_for_each(|planned| workbench.check_keys(&planned.config))?;
+    let shared = &arguments.shared;
+    let plan = match &shared.planned {
+        Some(path) => plan::read(workbench, path)?,
+        None => typed_plan(workbench, arguments)?,
+    };
     if arguments.dry_run {
         for planned in &plan {
             print(&planned.name);
         }
         return Ok(Outcome::Done);
     }
-    let swept = run_all(workbench, &plan, &arguments.place)?;
+    if shared.status || shared.slurm.is_some() {
+        let plan = with_weights_of_runs(&plan, &arguments.place)?;
+        let standings = survey(workbench, &plan, &arguments.place)?;
+        return match &shared.slurm {
+            Some(options) => submit(arguments, &plan, &standings, options),
+            None => show(arguments, &standings),
+        };
+    }
+    let part = match (shared.only, shared.shard) {
+        (Some(index), _) if index >= plan.len() => {
+            bail!(Misuse(format!("--only: expected an index below {}, found {index}", plan.len())))
+        }
+        (Some(index), _) => Part::One(index),
+        (None, shard) => shard.unwrap_or_default(),
+    };
+    let swept = sweep_part(workbench, &plan, part, &arguments.place, &arguments.tensorboard)?;
     let outcome = swept.outcome();
     let groups = group(swept.runs.into_iter().flatten().collect());
     if arguments.json {
@@ -70,8 +117,64 @@ pub(crate) fn sweep(workbench: &Workbench, arguments: &SweepArguments) -> Result
     Ok(outcome)
 }
 
+/// Shows where the runs stand.
+fn show(arguments: &SweepArguments, standings: &[Standing]) -> Result<Outcome> {
+    if arguments.json {
+        print(serde_json::to_string_pretty(&standings_json(standings))?);
+    } else {
+        print(standings_table(standings, terminal::width()));
+        notice(format_args!("{} runs: {}", standings.len(), counts(standings)));
+    }
+    Ok(Outcome::Done)
+}
+
+/// Submits what is left to Slurm.
+fn submit(arguments: &SweepArguments, plan: &[Planned], standings: &[Standing], options: &str) -> Result<Outcome> {
+    notice(format_args!("{} runs: {}", standings.len(), counts(standings)));
+    let left: Vec<usize> = (0..plan.len()).filter(|index| standings[*index].state.is_left()).collect();
+    let Some(first) = plan.first().filter(|_| !left.is_empty()) else {
+        notice("nothing is left to submit");
+        if arguments.json {
+            print(json!({ "job": null, "runs": [] }));
+        }
+        return Ok(Outcome::Done);
+    };
+    let label = arguments.name.as_deref().unwrap_or(&first.config.network.name);
+    let at_once = arguments.shared.at_once.map(|at_once| at_once as usize);
+    let job = cluster::submit(plan, &left, label, (options, at_once), (&arguments.place, &arguments.tensorboard))?;
+    let (id, script) = (&job.id, job.script.display());
+    notice(format_args!("submitted {} of {} runs as job {id}: {script}", left.len(), plan.len()));
+    notice(format_args!("their output is beside it, in job-{id}_*.txt"));
+    notice(format_args!(
+        "look: the same command with --status in place of --slurm, or squeue --jobs {id}; cancel: scancel {id}"
+    ));
+    if arguments.json {
+        let runs: Vec<_> = left.iter().map(|index| &plan[*index].name).collect();
+        print(serde_json::to_string_pretty(&json!({ "job": id, "script": job.script, "runs": runs }))?);
+    } else {
+        print(id);
+    }
+    Ok(Outcome::Done)
+}
+
+/// The runs that the arguments ask for.
+fn typed_plan(workbench: &Workbench, arguments: &SweepArguments) -> Result<Vec<Planned>> {
+    let registry = workbench.registry();
+    let grids = arguments.grid.grids(arguments.seeds, &registry)?;
+    let (plan, repeated) = plan_of(&grids, arguments.name.as_deref(), &registry)?;
+    if repeated > 0 {
+        let all = plan.len() + repeated;
+        notice(format_args!("{repeated} of {all} combinations repeat others and are left out"));
+    }
+    if plan.is_empty() {
+        bail!(Misuse("expected at least one run, found an empty list of grids".to_owned()));
+    }
+    plan.iter().try_for_each(|planned| workbench.check_keys(&planned.config))?;
+    Ok(plan)
+}
+
 /// The runs of all combinations, each config once and each with a name of its own; and how many came again.
-fn plan(grids: &[Grid], name: Option<&str>, registry: &Registry) -> Result<(Vec<Planned>, usize)> {
+fn plan_of(grids: &[Grid], name: Option<&str>, registry: &Registry) -> Result<(Vec<Planned>, usize)> {
     let (mut plan, mut repeated) = (Vec::<Planned>::new(), 0);
     let mut names = BTreeSet::new();
     for grid in grids {
@@ -109,7 +212,7 @@ mod tests {
 
     fn planned(grid: &str, name: Option<&str>) -> (Vec<String>, usize) {
         let registry = Workbench::new("kindling").registry();
-        let (plan, repeated) = plan(&Grid::from_file(grid).unwrap(), name, &registry).unwrap();
+        let (plan, repeated) = plan_of(&Grid::from_file(grid).unwrap(), name, &registry).unwrap();
         (plan.into_iter().map(|planned| planned.name).collect(), repeated)
     }
 

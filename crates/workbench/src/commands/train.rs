@@ -5,7 +5,7 @@ use burn::train::Interrupter;
 use clap::Args;
 use kindling_classification::ClassificationError;
 use kindling_config::Config;
-use kindling_record::{InitialWeightsRecord, RunDirectory, RunRecord, RunStatus};
+use kindling_record::{InitialWeightsRecord, RecordError, RunDirectory, RunRecord, RunStatus};
 use kindling_report::{grouped, summary};
 use kindling_training::{Event, Host, MakeRenderer, OnEvent, Place, TrainingError};
 
@@ -46,6 +46,7 @@ pub(crate) fn train(workbench: &Workbench, arguments: &TrainArguments) -> Result
     host.place.kernels.unwrap_or_default().choose();
     signals::install()?;
     writable::check(&host.place.runs_dir.path)?;
+    host.tensorboard.check()?;
     let data = data::load(workbench, &config.data, host.place.data_dir.as_deref())?;
     network.check(&config, &data, &Place { graph: host.graph, ..backend.place() })?;
     let directory = RunDirectory::create(&host.place.runs_dir.path, name)?;
@@ -99,8 +100,10 @@ pub(crate) fn run_and_tell(
     });
     let mut host = backend.host(interrupter, renderer, on_event, workbench.start());
     host.place.graph = arguments.graph;
+    let following = arguments.tensorboard.follow(directory);
     let outcome = training(host);
     dashboard::restore_terminal();
+    drop(following);
     let is_kept = directory.checkpoints().join("index.json").exists();
     if outcome.as_ref().is_err_and(|error| !is_lost(error)) && is_kept {
         notice(format_args!(
@@ -117,7 +120,15 @@ pub(crate) fn run_and_tell(
     print_result(&record, directory, arguments.json)?;
     Ok(match record.status {
         RunStatus::Interrupted => {
-            notice(format_args!("interrupted; resume with: {resume}"));
+            if let Some(lost) = &record.error {
+                notice(lost);
+            }
+            let without = if record.error.is_some() && backend.served.len() > 1 {
+                "  (without a server: leave it out of --remote)"
+            } else {
+                ""
+            };
+            notice(format_args!("interrupted; resume with: {resume}{without}"));
             Outcome::Interrupted
         }
         RunStatus::Diverged => Outcome::Diverged,
@@ -175,6 +186,7 @@ fn is_lost(error: &ClassificationError) -> bool {
                 | TrainingError::Mismatch { .. }
                 | TrainingError::FrozenFresh { .. }
                 | TrainingError::Setting { .. }
+                | TrainingError::Record(RecordError::Lost { .. })
         ),
         _ => false,
     }

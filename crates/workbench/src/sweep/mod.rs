@@ -1,28 +1,38 @@
-//! Many runs, one after the other: those that are finished are not run again, interrupted ones are resumed.
+//! Many runs, one after the other or on many machines: those that are finished are not run again, interrupted ones are
+//! resumed.
 
-use std::{collections::BTreeMap, path::Path, time::Instant};
+pub(crate) mod cluster;
+pub(crate) mod known;
+pub(crate) mod plan;
+pub(crate) mod status;
 
-use anyhow::{Context, Result, bail};
+use std::time::Instant;
+
+use anyhow::{Context, Error, Result, bail};
 use burn::{tensor::Device, train::Interrupter};
-use kindling_classification::check_data;
-use kindling_config::{Config, Partial, Precision};
+use kindling_classification::ClassificationError;
+use kindling_config::{Config, Precision};
 use kindling_kernels::Kernels;
 use kindling_models::LayerSummary;
-use kindling_record::{RunDirectory, RunRecord, RunStatus, Setup, list_runs};
+use kindling_record::{Holder, RecordError, RunDirectory, RunRecord, RunStatus};
 use kindling_report::{Run, duration};
-use kindling_training::{Event, Host, OnEvent, Silent, weights};
+use kindling_training::{Event, Host, OnEvent, Silent, TrainingError};
 
+use self::known::{keep_alike, known_runs, over, with_weights_of_runs};
+pub(crate) use self::plan::Part;
 use crate::{
     Workbench,
     arguments::PlaceArguments,
     backend::{self, Backend, Request},
-    commands::train::{frozen_line, weights_lines, with_weights},
+    commands::train::{frozen_line, weights_lines},
     data::{self, DataSets},
     log_file,
     outcome::Outcome,
     output::{notice, told},
     progress::SweepBar,
-    relaunch, signals, writable,
+    relaunch, signals,
+    tensorboard::TensorboardArguments,
+    writable,
 };
 
 /// A run to make, or to find.
@@ -41,6 +51,8 @@ pub struct Swept {
     pub runs: Vec<Option<Run>>,
     /// Names of the planned runs that failed, each with its error.
     pub failures: Vec<(String, String)>,
+    /// Names of those that another process trains.
+    pub elsewhere: Vec<String>,
     /// Whether the user interrupted it.
     pub interrupted: bool,
 }
@@ -51,6 +63,9 @@ impl Swept {
     pub fn outcome(&self) -> Outcome {
         for (name, error) in &self.failures {
             notice(format_args!("{name} failed: {error}"));
+        }
+        if !self.elsewhere.is_empty() {
+            notice(format_args!("trained by other processes: {}", self.elsewhere.join(", ")));
         }
         if self.interrupted {
             notice("interrupted; the same command resumes it");
@@ -67,65 +82,104 @@ impl Swept {
 struct Bench<'a> {
     workbench: &'a Workbench,
     place: &'a PlaceArguments,
+    tensorboard: &'a TensorboardArguments,
     request: Request,
+    part: Part,
     backends: Vec<(Precision, Backend)>,
     data: DataSets<'a>,
 }
 
-/// Trains the runs that are not there yet. One that fails or diverges does not stop the others.
+/// Trains the runs that are not there yet. One that fails or diverges does not stop the others, nor does one that another
+/// process trains.
 ///
 /// Call it before anything else is done or printed: the program may start itself again.
 pub fn sweep(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
+    sweep_part(workbench, plan, Part::Whole, place, &TensorboardArguments::default())
+}
+
+/// As [`sweep`], for a part of the plan, beside other processes on a shared directory of runs.
+pub(crate) fn sweep_part(
+    workbench: &Workbench,
+    plan: &[Planned],
+    part: Part,
+    place: &PlaceArguments,
+    tensorboard: &TensorboardArguments,
+) -> Result<Swept> {
     let request = request(place)?;
     signals::install()?;
     let plan = &with_weights_of_runs(plan, place)?;
+    let own: Vec<(usize, &Planned)> = plan.iter().enumerate().filter(|(index, _)| part.has(*index)).collect();
     let data = DataSets::new(workbench, place.data_dir.as_deref());
-    let mut bench = Bench { workbench, place, request, backends: Vec::new(), data };
-    let mut known = known_runs(plan, &mut bench.data, place)?;
-    known.retain(|(config, run)| run.setups() == [bench.request.setup(config.training.precision)]);
-    let pending = plan.iter().filter(|planned| over(&known, &planned.config).is_none()).count();
-    if pending < plan.len() {
-        notice(format_args!("{} of {} runs are already finished", plan.len() - pending, plan.len()));
+    let mut bench = Bench { workbench, place, tensorboard, request, part, backends: Vec::new(), data };
+    let mut known = bench.known(&own.iter().map(|(_, planned)| (*planned).clone()).collect::<Vec<_>>())?;
+    let waiting: Vec<f64> = own
+        .iter()
+        .filter(|(_, planned)| over(&known, &planned.config).is_none())
+        .map(|(_, planned)| cost(workbench, &planned.config))
+        .collect();
+    if waiting.len() < own.len() {
+        notice(format_args!("{} of {} runs are already finished", own.len() - waiting.len(), own.len()));
     }
-    if pending > 0 {
+    if !waiting.is_empty() {
         writable::check(&place.runs_dir.path)?;
+        tensorboard.check()?;
     }
-    let costs: Vec<f64> = plan.iter().map(|planned| cost(workbench, &planned.config)).collect();
-    let waiting = plan.iter().zip(&costs).filter(|(planned, _)| over(&known, &planned.config).is_none());
-    let bar = SweepBar::new(waiting.map(|(_, cost)| cost).sum());
-    let mut swept = Swept::default();
-    for (index, planned) in plan.iter().enumerate() {
+    let bar = SweepBar::new(waiting.iter().sum());
+    let mut swept = Swept { runs: vec![None; plan.len()], ..Swept::default() };
+    for (index, planned) in own {
         let title = format!("run {} of {}: {}", index + 1, plan.len(), planned.name);
         if let Some(run) = over(&known, &planned.config) {
-            swept.runs.push(Some(run.clone()));
+            swept.runs[index] = Some(run.clone());
             continue;
         }
-        let found = known.iter().find(|(config, _)| *config == planned.config).map(|(_, run)| run.directory.clone());
         let clock = Instant::now();
-        let progress = bar.run(&title, costs[index], planned.config.training.epochs);
-        let trained = bench.train(planned, found, &progress);
-        progress.finish_run();
+        let trained = bench.take(planned, &mut known, |bench, found| {
+            let progress = bar.run(&title, cost(workbench, &planned.config), planned.config.training.epochs);
+            let trained = bench.train(planned, found, &progress);
+            progress.finish_run();
+            trained
+        });
         match trained {
             Ok(run) => {
                 swept.interrupted = run.status == RunStatus::Interrupted;
                 bar.say(&format!("{title}: {} in {}", outcome(&run.record), duration(clock.elapsed().as_secs_f64())));
                 known.push((planned.config.clone(), run.clone()));
-                swept.runs.push(Some(run));
+                swept.runs[index] = Some(run);
             }
             Err(error) => {
+                if let Some(holder) = holder(&error) {
+                    let told = |Holder { host, process, .. }: &Holder| format!(" ({process} on {host})");
+                    let by = holder.as_ref().map(told).unwrap_or_default();
+                    bar.say(&format!("{title}: another process{by} trains it; skipped"));
+                    swept.elsewhere.push(planned.name.clone());
+                    continue;
+                }
                 let error = told(&error);
                 bar.say(&format!("{title}: failed: {error}"));
                 swept.failures.push((planned.name.clone(), error));
-                swept.runs.push(None);
             }
         }
         if swept.interrupted {
             break;
         }
     }
-    swept.runs.resize(plan.len(), None);
     bar.end();
     Ok(swept)
+}
+
+/// The process that holds a run, where that is what the error is about.
+fn holder(error: &Error) -> Option<Option<Holder>> {
+    error.chain().find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(RecordError::Busy { holder, .. }), _)
+        | (
+            _,
+            Some(
+                ClassificationError::Record(RecordError::Busy { holder, .. })
+                | ClassificationError::Training(TrainingError::Record(RecordError::Busy { holder, .. })),
+            ),
+        ) => Some(holder.clone()),
+        _ => None,
+    })
 }
 
 /// Returns the runs of `plan` that are over and trains none. They may come from a processor with other instructions than
@@ -161,28 +215,6 @@ pub fn find(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> 
     Ok(Swept { runs, ..Swept::default() })
 }
 
-/// The plan with the files of weights where its configs name runs that they are to come from.
-fn with_weights_of_runs(plan: &[Planned], place: &PlaceArguments) -> Result<Vec<Planned>> {
-    let resolved = plan
-        .iter()
-        .cloned()
-        .map(|Planned { name, config }| Ok(Planned { name, config: with_weights(config, &place.runs_dir.path)? }));
-    resolved.collect()
-}
-
-/// Keeps the runs of one setup like `wanted`: the most frequent one; of several, `wanted` itself.
-fn keep_alike(known: &mut Vec<(Config, Run)>, wanted: &Setup) {
-    let setups: Vec<Vec<Setup>> = known.iter().map(|(_, run)| run.setups()).collect();
-    let count = |one: &&Vec<Setup>| (setups.iter().filter(|other| other == one).count(), **one == [wanted.clone()]);
-    let alike = setups.iter().filter(|setups| matches!(&setups[..], [one] if one.is_like(wanted)));
-    let kept = alike.max_by_key(count).cloned();
-    known.retain(|(_, run)| Some(run.setups()) == kept);
-    if let Some([kept]) = kept.as_deref().filter(|kept| **kept != [wanted.clone()]) {
-        let [_, kernels, _, instructions] = kept.in_words();
-        notice(format_args!("these runs are from a processor with other instructions: {kernels} {instructions}"));
-    }
-}
-
 /// The backend that the arguments ask for; the program may start itself again.
 pub(crate) fn request(place: &PlaceArguments) -> Result<Request> {
     let request = place.device.request((backend::default_name(), None))?;
@@ -191,12 +223,38 @@ pub(crate) fn request(place: &PlaceArguments) -> Result<Request> {
     Ok(request)
 }
 
-/// The run of this config that is over.
-fn over<'a>(known: &'a [(Config, Run)], config: &Config) -> Option<&'a Run> {
-    known.iter().find(|(other, run)| other == config && run.is_over()).map(|(_, run)| run)
-}
-
 impl Bench<'_> {
+    /// The runs of these that are there, in a setup that counts.
+    fn known(&mut self, plan: &[Planned]) -> Result<Vec<(Config, Run)>> {
+        let mut known = known_runs(plan, &mut self.data, self.place)?;
+        known.retain(|(config, run)| self.part.takes(run, &self.request.setup(config.training.precision)));
+        Ok(known)
+    }
+
+    /// Does `train` with the directory where the run was begun, if it was, unless another process holds that or has the
+    /// run made by now.
+    fn take(
+        &mut self,
+        planned: &Planned,
+        known: &mut Vec<(Config, Run)>,
+        train: impl FnOnce(&mut Self, Option<RunDirectory>) -> Result<Run>,
+    ) -> Result<Run> {
+        let claim = self.part.claim(&self.place.runs_dir.path, &planned.config)?;
+        if claim.is_some() {
+            // Another process may have begun it, or ended it, since.
+            known.retain(|(config, _)| *config != planned.config);
+            known.extend(self.known(std::slice::from_ref(planned))?);
+            if let Some(run) = over(known, &planned.config) {
+                return Ok(run.clone());
+            }
+        }
+        let found = known.iter().find(|(config, _)| *config == planned.config).map(|(_, run)| run.directory.clone());
+        if let Some(directory) = found.as_ref().filter(|directory| directory.is_alive()) {
+            bail!(RecordError::Busy { path: directory.path().to_path_buf(), holder: directory.holder() });
+        }
+        train(self, found)
+    }
+
     /// Trains `planned` in a new directory, or resumes it in the one where it was begun.
     fn train(&mut self, planned: &Planned, found: Option<RunDirectory>, progress: &SweepBar) -> Result<Run> {
         let config = &planned.config;
@@ -222,12 +280,14 @@ impl Bench<'_> {
         let interrupter = Interrupter::new();
         signals::stop_gently(&interrupter);
         let host = host(backend, interrupter, progress.clone());
+        let following = self.tensorboard.follow(&directory);
         let outcome = if is_new {
             network.train(config, data, &directory, host)
         } else {
             network.resume(config, data, &directory, host)
         };
         signals::leave_at_once(None);
+        drop(following);
         outcome.with_context(|| format!("run {}", directory.id()))?;
         Ok(Run::read(directory)?)
     }
@@ -248,46 +308,6 @@ fn host(backend: &Backend, interrupter: Interrupter, progress: SweepBar) -> Host
         Event::Step { .. } => {}
     });
     backend.host(interrupter, Box::new(|_| Box::new(Silent)), on_event, Instant::now())
-}
-
-/// The runs of the plan's configs that were made with the same data and from the same weights, in any setup.
-fn known_runs(plan: &[Planned], data: &mut DataSets<'_>, place: &PlaceArguments) -> Result<Vec<(Config, Run)>> {
-    let registry = data.workbench().registry();
-    let mut known = Vec::new();
-    // Of weights to start from, the config has the path alone.
-    let mut digests = BTreeMap::<String, String>::new();
-    for path in plan.iter().filter_map(|planned| planned.config.training.weights.as_ref()) {
-        if !digests.contains_key(path) {
-            digests.insert(path.clone(), weights::digest(Path::new(path))?);
-        }
-    }
-    for (directory, record) in list_runs(&place.runs_dir.path)? {
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => {
-                notice(error);
-                continue;
-            }
-        };
-        // One of another version, or of another program's networks, is none that could be asked for.
-        let read = Partial::from_object(record.config.clone()).and_then(|partial| partial.resolve(&registry));
-        let Ok(config) = read else { continue };
-        if !plan.iter().any(|planned| planned.config == config) {
-            continue;
-        }
-        let found = record.initial_weights.as_ref().map(|weights| &weights.sha256);
-        if config.training.weights.as_ref().and_then(|path| digests.get(path)) != found {
-            continue;
-        }
-        // Which directory a set is read from does not stand in the config; these are the same in any.
-        let is_fixed = matches!(config.data.name.as_str(), "fashion-mnist" | "synthetic");
-        if !is_fixed && !data.get(&config.data).is_ok_and(|data| check_data(&record, data).is_ok()) {
-            continue;
-        }
-        let status = directory.status(&record);
-        known.push((config, Run { directory, record, status }));
-    }
-    Ok(known)
 }
 
 /// How much work a run is, in any unit: multiplications of an image's way through the network, times epochs.
@@ -315,78 +335,9 @@ fn outcome(record: &RunRecord) -> String {
             test.metrics.0.iter().map(value).collect::<Vec<_>>().join(", ")
         }
         (None, Some(diverged)) => format!("diverged at step {}", diverged.step),
-        (None, None) => record.status.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::{
-        arguments::{DeviceArguments, RunsDirectory},
-        fixtures,
-    };
-
-    #[test]
-    fn runs_from_weights_that_were_overwritten_are_none_of_the_plans() {
-        let runs = tempfile::tempdir().unwrap();
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("best.pt");
-        std::fs::write(&path, "old weights").unwrap();
-        let mut config = fixtures::config("mlp", 1);
-        config["training"]["weights"] = path.to_str().unwrap().into();
-        let sha256 = weights::digest(&path).unwrap();
-        let initial = json!({ "source": path, "sha256": sha256, "taken": 6, "fresh": [], "unused": [] });
-        fixtures::run(runs.path(), "with", &json!({ "config": config, "initial_weights": initial }));
-        fixtures::run(runs.path(), "unknown", &json!({ "config": config }));
-        fixtures::run(runs.path(), "without", &json!({}));
-
-        let workbench = Workbench::new("kindling");
-        let planned = |config: &serde_json::Value| {
-            let partial = Partial::from_object(config.as_object().cloned().unwrap()).unwrap();
-            Planned { name: "mlp".to_owned(), config: workbench.resolve(partial).unwrap() }
-        };
-        let plan = [planned(&config), planned(&fixtures::config("mlp", 1))];
-        let place = PlaceArguments {
-            device: DeviceArguments { backend: None, devices: None, remote: None },
-            kernels: None,
-            data_dir: None,
-            runs_dir: RunsDirectory { path: runs.path().to_path_buf() },
-        };
-        let known = || {
-            let found = known_runs(&plan, &mut DataSets::new(&workbench, None), &place).unwrap();
-            let mut ids: Vec<_> = found.into_iter().map(|(_, run)| run.record.id).collect();
-            ids.sort();
-            ids
-        };
-        assert_eq!(known(), ["with", "without"]);
-        std::fs::write(&path, "new weights").unwrap();
-        assert_eq!(known(), ["without"]);
-    }
-
-    #[test]
-    fn runs_of_a_report_alone_may_be_from_another_processor_and_all_from_the_same() {
-        let place = tempfile::tempdir().unwrap();
-        let mut partial = Partial::default();
-        partial.set("network.name", "mlp".into());
-        let config = partial.resolve(&Workbench::new("kindling").registry()).unwrap();
-        let by = |id: &str, parts: &[(&str, &str)]| {
-            let parts: Vec<_> =
-                parts.iter().map(|(kernels, instructions)| fixtures::part("flex", kernels, instructions)).collect();
-            (config.clone(), fixtures::run(place.path(), id, &json!({ "parts": parts })))
-        };
-        let (old, new, composed) = (("fused, AVX2", "AVX2"), ("fused, AVX-512", "AVX-512"), ("composed", "AVX2"));
-        let runs = [by("a", &[old]), by("b", &[new]), by("c", &[old]), by("d", &[composed]), by("e", &[old, new])];
-        let kept = |runs: &[(Config, Run)], (kernels, instructions): (&str, &str)| {
-            let mut known = runs.to_vec();
-            keep_alike(&mut known, &Setup::new("flex", kernels, 1, instructions));
-            known.into_iter().map(|(_, run)| run.record.id).collect::<Vec<_>>()
-        };
-        assert_eq!(kept(&runs, new), ["a", "c"]);
-        assert_eq!(kept(&runs[..2], new), ["b"]);
-        assert_eq!(kept(&runs, composed), ["d"]);
-        assert!(kept(&runs[3..], old).is_empty());
+        (None, None) => {
+            let status = record.status;
+            record.error.as_ref().map_or_else(|| status.to_string(), |error| format!("{status}: {error}"))
+        }
     }
 }
