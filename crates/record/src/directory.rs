@@ -174,8 +174,8 @@ impl RunDirectory {
 
     /// Takes the run for this process, until the lock is dropped.
     ///
-    /// A lock that was left by a process of this machine is taken at once. On a folder that other machines share, one that
-    /// another machine's process left is taken when it was not renewed for a minute, in which this waits.
+    /// A lock that was left by a process of this machine is taken at once. On a folder that other machines share, one
+    /// that another machine's process left is taken when it was not renewed for a minute, in which this waits.
     ///
     /// # Errors
     /// [`RecordError::Busy`] when another process holds it.
@@ -183,8 +183,9 @@ impl RunDirectory {
         lock::lock_directory(&self.path)
     }
 
-    /// Whether a process holds the run at this moment. Of a process on another machine this is a guess, by when it was last
-    /// heard of: it may be wrong for a minute, or for as long as the clocks of this machine and the shared folder differ.
+    /// Whether a process holds the run at this moment. Of a process on another machine this is a guess, by when it was
+    /// last heard of: it may be wrong for a minute, or for as long as the clocks of this machine and the shared folder
+    /// differ.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         lock::is_alive(&self.path)
@@ -196,9 +197,9 @@ impl RunDirectory {
         lock::holder(&self.path)
     }
 
-    /// Checks that the run is still this process's, where this is [`RunLock::directory`]: a process that was suspended for
-    /// longer than a minute may have lost it to one on another machine. It reads one small file; call it before files of
-    /// the run are replaced.
+    /// Checks that the run is still this process's, where this is [`RunLock::directory`]: a process that was suspended
+    /// for longer than a minute may have lost it to one on another machine. It reads one small file; call it before
+    /// files of the run are replaced.
     ///
     /// # Errors
     /// [`RecordError::Lost`] when it is not.

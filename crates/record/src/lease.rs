@@ -1,12 +1,13 @@
-//! Who writes a run, in a file beside the lock: on a folder that several machines share, a lock may reach one of them only.
+//! Who writes a run, in a file beside the lock: on a folder that several machines share, a lock may reach one of them
+//! only.
 //!
 //! The holder renews its lease once in a period. No clock of another machine is believed: a lease is stale when one who
 //! wants the run has watched it for [`PERIODS`] periods and nothing in it has changed, or when its process was on this
 //! machine and is gone. Leases are made whole and by one alone (a hard link to a name that is not there yet). Whoever
 //! takes a stale one over first makes `lease.after-<token>`, named after its token: of two that try, one has the name.
-//! The file takes the place of the old lease by a rename. The last holder may be alive after all, for a suspended process
-//! renews nothing: what it still writes to its lease goes to a file that has no name any more, and before it writes to
-//! the run it looks whether the lease is its own.
+//! The file takes the place of the old lease by a rename. The last holder may be alive after all, for a suspended
+//! process renews nothing: what it still writes to its lease goes to a file that has no name any more, and before it
+//! writes to the run it looks whether the lease is its own.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -51,8 +52,8 @@ pub struct Holder {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) host: String,
-    /// The start of the machine, and the space of process numbers in it: a container has its own. Empty where the system
-    /// does not say.
+    /// The start of the machine, and the space of process numbers in it: a container has its own. Empty where the
+    /// system does not say.
     pub(crate) boot: String,
     pub(crate) process: u32,
     /// When the process started, in ticks of that machine: numbers are used again.

@@ -1,9 +1,9 @@
 //! The run directory and the run record.
 //!
-//! Everything a run leaves behind goes through this crate: [`RunRecord`] is the content of `run.json`,
-//! [`RunDirectory`] is the place it lives in, [`StepLog`] is its `steps.jsonl`, and [`EvaluationRecord`] is its
-//! `evaluation.json`. These are plain data types with
-//! atomic writing, an operating-system lock and a lease for machines that it does not reach. The layout and the schema are described in ARCHITECTURE.md.
+//! Everything a run leaves behind goes through this crate: [`RunRecord`] is the content of `run.json`, [`RunDirectory`]
+//! is the place it lives in, [`StepLog`] is its `steps.jsonl`, and [`EvaluationRecord`] is its `evaluation.json`. These
+//! are plain data types with atomic writing, an operating-system lock and a lease for machines that it does not reach.
+//! The layout and the schema are described in ARCHITECTURE.md.
 //!
 //! This crate knows neither tensors nor models, and it never prints: whatever reads runs (tables, plots, reports)
 //! can depend on it alone.

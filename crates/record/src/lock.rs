@@ -20,8 +20,8 @@ use crate::{
     lease::{self, Identity, Lease, PERIOD, Terms},
 };
 
-/// Held by the one process that may write a run. The system's lock ends with the process, however it ends, and its lease
-/// is not renewed after that.
+/// Held by the one process that may write a run. The system's lock ends with the process, however it ends, and its
+/// lease is not renewed after that.
 #[derive(Debug)]
 pub struct RunLock {
     path: PathBuf,

@@ -24,7 +24,8 @@ pub mod proto;
 mod shapes;
 #[cfg(feature = "onnx")]
 mod table;
-#[cfg(all(test, feature = "onnx"))]
+#[cfg(test)]
+#[cfg(feature = "onnx")]
 mod tests;
 #[cfg(feature = "onnx")]
 mod trace;

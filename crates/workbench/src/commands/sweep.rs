@@ -58,7 +58,8 @@ struct SharedArguments {
     #[arg(long, help_heading = SHARED, value_name = "OPTIONS", allow_hyphen_values = true)]
     slurm: Option<String>,
     /// With --slurm: train at most N of the runs at the same time
-    #[arg(long, help_heading = SHARED, value_name = "N", requires = "slurm", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, help_heading = SHARED, value_name = "N", requires = "slurm")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     at_once: Option<u32>,
     /// Show where each run stands, on any machine, and train none
     #[arg(long, help_heading = SHARED, conflicts_with_all = ["slurm", "shard"])]
@@ -70,7 +71,8 @@ struct SharedArguments {
     #[arg(long, hide = true, value_name = "FILE", requires = "only")]
     planned: Option<PathBuf>,
     /// The index of that run
-    #[arg(long, hide = true, value_name = "INDEX", requires = "planned", conflicts_with_all = ["slurm", "status", "shard"])]
+    #[arg(long, hide = true, value_name = "INDEX", requires = "planned")]
+    #[arg(conflicts_with_all = ["slurm", "status", "shard"])]
     only: Option<usize>,
 }
 
@@ -123,14 +125,14 @@ fn show(arguments: &SweepArguments, standings: &[Standing]) -> Result<Outcome> {
         print(serde_json::to_string_pretty(&standings_json(standings))?);
     } else {
         print(standings_table(standings, terminal::width()));
-        notice(format_args!("{} runs: {}", standings.len(), counts(standings)));
+        notice(counts(standings));
     }
     Ok(Outcome::Done)
 }
 
 /// Submits what is left to Slurm.
 fn submit(arguments: &SweepArguments, plan: &[Planned], standings: &[Standing], options: &str) -> Result<Outcome> {
-    notice(format_args!("{} runs: {}", standings.len(), counts(standings)));
+    notice(counts(standings));
     let left: Vec<usize> = (0..plan.len()).filter(|index| standings[*index].state.is_left()).collect();
     let Some(first) = plan.first().filter(|_| !left.is_empty()) else {
         notice("nothing is left to submit");

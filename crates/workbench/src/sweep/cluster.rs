@@ -1,10 +1,11 @@
 //! A sweep as an array job of Slurm: a task for each run that is left, on a directory of runs that all machines share.
 //!
-//! In the directory of the runs, `.sweeps/<name>-<digest>/` has a file with the plan, and for each submission the script,
-//! what each of its tasks trains, and their outputs. A task runs this program on the plan's file, with the number of its
-//! run; the file's name has the digest of its content.
+//! In the directory of the runs, `.sweeps/<name>-<digest>/` has a file with the plan, and for each submission the
+//! script, what each of its tasks trains, and their outputs. A task runs this program on the plan's file, with the
+//! number of its run; the file's name has the digest of its content.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     env, fs,
     io::{ErrorKind, Write},
@@ -163,11 +164,11 @@ impl Script<'_> {
         let mut lines = vec!["#!/bin/sh".to_owned()];
         let mut directive = |text: String| lines.push(format!("#SBATCH {text}"));
         directive(format!("--job-name=kindling-{}", self.label));
-        // A minute before its time is over a run is asked to stop, and leaves a checkpoint; `B:` means this script, which
-        // the program takes the place of.
+        // A minute before its time is over a run is asked to stop, and leaves a checkpoint; `B:` means this script,
+        // which the program takes the place of.
         directive("--signal=B:TERM@60".to_owned());
         if !self.options.is_empty() {
-            directive(shell_words::join(self.options));
+            directive(self.options.iter().map(|option| readable(option)).collect::<Vec<_>>().join(" "));
         }
         directive(format!("--array=0-{}{limit}", self.indices.len() - 1));
         directive(format!("--chdir={}", quoted(&current.display().to_string())));
@@ -186,6 +187,12 @@ impl Script<'_> {
         lines.push(format!("exec {} --only \"$1\"", shell_words::join(&self.program)));
         Ok(lines.join("\n") + "\n")
     }
+}
+
+/// An option in quotes, where it needs them.
+fn readable(option: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-=:,.@/_+%".contains(c);
+    if option.chars().all(is_plain) { option.into() } else { shell_words::quote(option) }
 }
 
 /// A value of a directive, in double quotes where it needs them.
@@ -221,7 +228,8 @@ fn sbatch(options: &[String], script: &Path) -> Result<String> {
     Ok(id.to_owned())
 }
 
-/// The tasks in Slurm's queue that are to train configs with these digests, by the digests. None where there is no Slurm.
+/// The tasks in Slurm's queue that are to train configs with these digests, by the digests. None where there is no
+/// Slurm.
 pub(super) fn tasks(runs_dir: &Path, digests: &BTreeSet<String>) -> Result<BTreeMap<String, Task>> {
     let mut jobs = BTreeMap::new();
     for file in job_files(&runs_dir.join(SWEEPS)) {
@@ -296,14 +304,14 @@ mod tests {
             names: &["mlp-seed-1", "mlp-seed-4"],
             indices: &[0, 3],
             directory: Path::new("/shared folder/100%/.sweeps/mlp-0a"),
-            options: &["--comment=two words".to_owned()],
+            options: &["--partition=gpu", "--comment=two words"].map(str::to_owned),
             at_once: Some(2),
             program: ["/bin/kindling", "sweep", "--planned", "/shared folder/plan.json"].map(str::to_owned).to_vec(),
         };
         let text = script.to_text().unwrap();
         for line in [
             "#SBATCH --signal=B:TERM@60",
-            "#SBATCH '--comment=two words'",
+            "#SBATCH --partition=gpu '--comment=two words'",
             "#SBATCH --array=0-1%2",
             "#SBATCH --output=\"/shared folder/100%%/.sweeps/mlp-0a/job-%A_%a.txt\"",
             "#   task 1: run 3, mlp-seed-4",

@@ -89,8 +89,8 @@ struct Bench<'a> {
     data: DataSets<'a>,
 }
 
-/// Trains the runs that are not there yet. One that fails or diverges does not stop the others, nor does one that another
-/// process trains.
+/// Trains the runs that are not there yet. One that fails or diverges does not stop the others, nor does one that
+/// another process trains.
 ///
 /// Call it before anything else is done or printed: the program may start itself again.
 pub fn sweep(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> Result<Swept> {
@@ -182,8 +182,8 @@ fn holder(error: &Error) -> Option<Option<Holder>> {
     })
 }
 
-/// Returns the runs of `plan` that are over and trains none. They may come from a processor with other instructions than
-/// this one's, but all from one with the same.
+/// Returns the runs of `plan` that are over and trains none. They may come from a processor with other instructions
+/// than this one's, but all from one with the same.
 ///
 /// Call it before anything else is done or printed: the program may start itself again.
 ///

@@ -147,13 +147,14 @@ pub(crate) fn standings_json(standings: &[Standing]) -> Value {
     standings.iter().map(Standing::to_json).collect()
 }
 
-/// How many runs are in each state, in words.
+/// How many runs there are, and how many in each state, in words.
 pub(crate) fn counts(standings: &[Standing]) -> String {
     let mut counts = BTreeMap::<State, usize>::new();
     for standing in standings {
         *counts.entry(standing.state).or_default() += 1;
     }
-    counts.into_iter().map(|(state, count)| format!("{count} {}", state.name())).collect::<Vec<_>>().join(", ")
+    let counts: Vec<_> = counts.into_iter().map(|(state, count)| format!("{count} {}", state.name())).collect();
+    format!("{} run{}: {}", standings.len(), if standings.len() == 1 { "" } else { "s" }, counts.join(", "))
 }
 
 #[cfg(test)]
@@ -179,6 +180,6 @@ mod tests {
         assert!(left.into_iter().all(State::is_left) && !rest.into_iter().any(State::is_left));
         let standing =
             |state| Standing { name: "mlp".to_owned(), state, epochs: 2, run: None, holder: None, task: None };
-        assert_eq!(counts(&[State::Lost, State::Finished, State::Lost].map(standing)), "1 finished, 2 lost");
+        assert_eq!(counts(&[State::Lost, State::Finished, State::Lost].map(standing)), "3 runs: 1 finished, 2 lost");
     }
 }
