@@ -23,7 +23,7 @@ fn content<'a>(page: &'a str, opening: &str) -> &'a str {
 fn a_page_has_the_network_and_its_weights_and_loads_nothing() {
     let place = tempfile::tempdir().unwrap();
     let place = place.path();
-    let network = ["cnn", "--channels", "2,3", "--hidden", "4", "--dataset", "synthetic"];
+    let network = ["cnn", "--set", "network.channels=[2,3]", "--hidden", "4", "--dataset", "synthetic"];
     done(place, &[&["train"], &network[..], &["--epochs=1", "--limit-batches=3", "--name=shapes"]].concat());
     let printed = done(place, &["export", "shapes", "--format=html", "--output=shapes.html"]);
     assert_eq!(printed.lines().last(), Some("shapes.html"));

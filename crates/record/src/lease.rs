@@ -179,50 +179,57 @@ impl Lease {
     /// [`RecordError::Busy`] when another process holds it.
     pub(crate) fn take(directory: &Path, terms: &Terms<'_>) -> Result<Self, RecordError> {
         let path = directory.join("lease");
-        let content = Content::new(terms.identity, terms.period);
-        let named = |token: &str| directory.join(format!("{TEMPORARY}lease-{token}"));
-        let own = named(&content.token);
-        let taken = loop {
-            if let Some(file) = held(&path, &content.token) {
-                break file;
-            }
-            fs::write(&own, content.bytes()).map_err(RecordError::io(&own))?;
-            if link(&own, &path)? {
-                continue;
-            }
-            // The lease, and those that were to follow it; the last must be stale.
-            let (mut last, mut followers) = (path.clone(), Vec::new());
-            let Some(first) = Found::read(&path)? else { continue };
-            let mut found = Some(first.clone());
-            let is_next = loop {
-                let Some(current) = found else { break false };
-                if !current.is_stale(&last, terms).inspect_err(|_| drop(fs::remove_file(&own)))? {
-                    break false;
-                }
-                last = directory.join(format!("{AFTER}{}", current.token()));
-                if link(&own, &last)? {
-                    break true;
-                }
-                found = Found::read(&last)?;
-                followers.extend(found.as_ref().map(|found| named(found.token())));
-            };
-            if !is_next {
-                continue;
-            }
-            // Those before this one in the line can no longer come to it, if they are alive after all.
-            for follower in &followers {
-                drop(fs::remove_file(follower));
-            }
-            if Found::read(&path)?.is_some_and(|found| found == first)
-                && let Err(error) = fs::rename(&own, &path)
-                && error.kind() != ErrorKind::NotFound
-            {
-                return Err(RecordError::io(&path)(error));
+        let mut earlier = Vec::new();
+        let (content, file) = loop {
+            // Under a new name each time: one that was passed over comes back as another.
+            let content = Content::new(terms.identity, terms.period);
+            let own = own_file(directory, &content.token);
+            let tried = fs::write(&own, content.bytes()).map_err(RecordError::io(&own));
+            let tried = tried.and_then(|()| Self::attempt(&path, &own, &earlier, terms));
+            drop(fs::remove_file(&own));
+            tried?;
+            match held(&path, &content.token) {
+                Some(file) => break (content, file),
+                None => earlier.push(content.token),
             }
         };
-        drop(fs::remove_file(&own));
         remove_followers(directory);
-        Ok(Self { path, file: taken, content: Mutex::new(content), seen: Mutex::new(Instant::now()) })
+        Ok(Self { path, file, content: Mutex::new(content), seen: Mutex::new(Instant::now()) })
+    }
+
+    /// Gives `own` the name of the lease, if nothing has it, or else the last place in the line behind a stale one, and
+    /// then its name; nothing where others were faster. `earlier` are the tokens of attempts before this one.
+    fn attempt(path: &Path, own: &Path, earlier: &[String], terms: &Terms<'_>) -> Result<(), RecordError> {
+        if link(own, path)? {
+            return Ok(());
+        }
+        let Some(first) = Found::read(path)? else { return Ok(()) };
+        let directory = path.parent().unwrap_or(path);
+        // The lease, and those that were to follow it.
+        let (mut last, mut current, mut followers) = (path.to_path_buf(), first.clone(), Vec::new());
+        loop {
+            if !earlier.iter().any(|token| token == current.token()) && !current.is_stale(&last, terms)? {
+                return Ok(());
+            }
+            last = directory.join(format!("{AFTER}{}", current.token()));
+            if link(own, &last)? {
+                break;
+            }
+            let Some(next) = Found::read(&last)? else { return Ok(()) };
+            followers.push(own_file(directory, next.token()));
+            current = next;
+        }
+        // Those before this one in the line can no longer come to it, if they are alive after all.
+        for follower in &followers {
+            drop(fs::remove_file(follower));
+        }
+        if Found::read(path)?.is_some_and(|found| found == first)
+            && let Err(error) = fs::rename(own, path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(RecordError::io(path)(error));
+        }
+        Ok(())
     }
 
     /// Says that the holder is alive. A failure is left to the next renewal.
@@ -304,6 +311,11 @@ pub(crate) fn look(directory: &Path) -> Option<(Content, Duration)> {
 /// Whether a lease of another machine that was renewed so long ago is to be believed.
 pub(crate) fn is_fresh(content: &Content, age: Duration) -> bool {
     age.as_secs_f64() < content.period_seconds * f64::from(PERIODS)
+}
+
+/// What is to become the lease with this token.
+fn own_file(directory: &Path, token: &str) -> PathBuf {
+    directory.join(format!("{TEMPORARY}lease-{token}"))
 }
 
 /// The file of the lease, if it has this token.

@@ -81,7 +81,7 @@ fn files_without_the_networks_tensors_and_files_that_are_none_are_errors() {
         message.contains("no tensor has the name and the shape of one of the network's (the file has `"),
         "{message}"
     );
-    assert!(message.contains("the network `first.weight`, "), "{message}");
+    assert!(message.contains("the network `first.bias`, `first.weight`, "), "{message}");
     for bytes in [&b""[..], b"PK", b"hello, world", &[0; 100], &CHECKPOINT[..100], &CHECKPOINT[..3000], &foreign[..60]]
     {
         assert!(refused(bytes).starts_with("weights: "));
