@@ -95,8 +95,8 @@ def answered(page, run=0):
     """Waits for an answer, and returns it."""
     settled(page)
     answer = page.locator(".run").nth(run).locator(".answer")
-    expect(answer).to_have_text(re.compile(r".+, [\d.]+ %"))
-    return answer.inner_text()
+    expect(answer).to_have_text(re.compile(r".+, [\d.]+\s%"))
+    return " ".join(answer.inner_text().split())
 
 
 def changed(page, before):

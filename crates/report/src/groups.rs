@@ -40,6 +40,7 @@ pub fn group(runs: Vec<Run>) -> Vec<Group> {
 
 impl Run {
     /// What it has in common with the runs of its group. Digests are of the data and of the weights from elsewhere.
+    #[allow(clippy::type_complexity)] // Only compared.
     fn kind(&self) -> (BTreeMap<String, Value>, (&str, usize), [Option<&str>; 2], Vec<Setup>) {
         let record = &self.record;
         let weights = record.initial_weights.as_ref().map(|weights| &*weights.sha256);

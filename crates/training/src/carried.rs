@@ -167,17 +167,17 @@ mod tests {
         let net = Net::new(&device);
         initialize(&net);
         let plain = net.valid();
-        let there = CarriedWeights::of(&plain).unwrap().placed(plain, &Device::flex()).train();
-        assert_eq!(numbers(&there, None), numbers(&net, None));
+        let remote = CarriedWeights::of(&plain).unwrap().placed(plain, &Device::flex()).train();
+        assert_eq!(numbers(&remote, None), numbers(&net, None));
 
-        let plan = Plan { batch_size: 20, limit: None, order: crate::Order::File };
-        let batch = || Epoch::new(plan, 1, 20).make(&Table::new(20, 1), 0..20, &device).unwrap();
-        let step = training_step(&there, batch()).unwrap();
-        let wanted = numbers(&there, Some(&step.gradients));
-        let carried = CarriedStep::of(&there, step).unwrap().gradients(&net, &device.clone().inner());
+        let batches = Plan { batch_size: 20, limit: None, order: crate::Order::File };
+        let batch = || Epoch::new(batches, 1, 20).make(&Table::new(20, 1), 0..20, &device).unwrap();
+        let step = training_step(&remote, batch()).unwrap();
+        let wanted = numbers(&remote, Some(&step.gradients));
+        let arrived = CarriedStep::of(&remote, step).unwrap().gradients(&net, &device.clone().inner());
         let own = training_step(&net, batch()).unwrap().gradients;
-        assert_eq!(carried.len(), own.len());
-        assert_eq!(numbers(&net, Some(&carried)), wanted);
+        assert_eq!(arrived.len(), own.len());
+        assert_eq!(numbers(&net, Some(&arrived)), wanted);
         assert_eq!(wanted, numbers(&net, Some(&own)));
     }
 }

@@ -171,7 +171,7 @@ const HEADERS_AT_MOST: usize = 64;
 pub(crate) struct Head {
     pub(crate) method: Method,
     /// The response is sent without its body.
-    pub(crate) is_head: bool,
+    pub(crate) without_body: bool,
     /// Path and query as they were sent.
     pub(crate) target: String,
     path: String,
@@ -205,7 +205,7 @@ impl Head {
             }
             headers.push((name, value.to_owned()));
         }
-        let (method, is_head) = match method {
+        let (method, without_body) = match method {
             "GET" => (Method::Get, false),
             "HEAD" => (Method::Get, true),
             "POST" => (Method::Post, false),
@@ -226,7 +226,7 @@ impl Head {
             name.zip(value).ok_or_else(malformed)
         });
         let query = query.collect::<Result<_, _>>()?;
-        Ok(Self { method, is_head, target: target.to_owned(), path, query, headers, length })
+        Ok(Self { method, without_body, target: target.to_owned(), path, query, headers, length })
     }
 
     /// The first value of this name in the query.

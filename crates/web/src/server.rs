@@ -216,12 +216,12 @@ impl Server {
         let mut response = if is_new && is_shown {
             again(&head.target)
         } else {
-            let is_head = head.is_head;
+            let without_body = head.without_body;
             let request = head.into_request(body);
             let response = catch_unwind(AssertUnwindSafe(|| handler(&request)));
             let failed =
                 |_| Response::error(500, "the server failed at this request, which is a bug; others can be made");
-            response.unwrap_or_else(failed).without_body(is_head)
+            response.unwrap_or_else(failed).without_body(without_body)
         };
         if let Some(token) = self.token.as_ref().filter(|_| is_new) {
             response.cookie = Some(format!("{}={token}; Path=/; HttpOnly; SameSite=Strict", self.cookie()));

@@ -39,7 +39,8 @@ enum Numbers {
 
 #[derive(Debug, Serialize)]
 struct Operation<'a> {
-    operation: &'a str,
+    #[serde(rename = "operation")]
+    kind: &'a str,
     inputs: &'a [String],
     outputs: &'a [String],
     #[serde(skip_serializing_if = "Map::is_empty")]
@@ -120,7 +121,7 @@ fn operation(node: &Node) -> Result<Operation<'_>, ExchangeError> {
             _ => attributes.insert(attribute.name.clone(), value),
         };
     }
-    Ok(Operation { operation: &node.op_type, inputs: &node.input, outputs: &node.output, attributes })
+    Ok(Operation { kind: &node.op_type, inputs: &node.input, outputs: &node.output, attributes })
 }
 
 /// The value of an attribute; a tensor's is its first number.

@@ -32,9 +32,9 @@ pub(super) fn card(
         ("Use", use_section(run, options)?),
     ];
     let mut text = front_matter(record, &metrics, options);
-    text += &format!("\n# {}\n\n{}\n", record.id, lead(run)?);
+    let _ = writeln!(text, "\n# {}\n\n{}", record.id, lead(run)?);
     for (title, section) in sections {
-        text += &format!("\n## {title}\n\n{}\n", section.trim_end());
+        let _ = writeln!(text, "\n## {title}\n\n{}", section.trim_end());
     }
     Ok(text)
 }
@@ -97,7 +97,8 @@ fn front_matter(record: &RunRecord, metrics: &[Measured], options: &HubOptions<'
     if !metrics.is_empty() {
         text += "metrics:\n";
         let _ = metrics.iter().try_for_each(|metric| writeln!(text, "- {}", metric.kind));
-        text += &format!(
+        let _ = write!(
+            text,
             "model-index:\n- name: {}\n  results:\n  - task:\n      type: image-classification\n      \
              name: Image Classification\n    dataset:\n      type: {dataset}\n      name: {name}\n      split: test\n    \
              metrics:\n",
@@ -105,7 +106,7 @@ fn front_matter(record: &RunRecord, metrics: &[Measured], options: &HubOptions<'
         );
         for metric in metrics {
             let Measured { kind, name, value, .. } = metric;
-            text += &format!("    - type: {kind}\n      value: {value}\n      name: {}\n", quoted(name));
+            let _ = writeln!(text, "    - type: {kind}\n      value: {value}\n      name: {}", quoted(name));
         }
     }
     text + "---\n"

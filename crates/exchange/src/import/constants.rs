@@ -134,6 +134,7 @@ mod tests {
         Node { op_type: op_type.to_owned(), input, attribute: vec![attribute], ..Node::default() }
     }
 
+    #[allow(clippy::type_complexity)] // Name, shape and numbers.
     fn read_graph(node: Vec<Node>, initializer: Vec<Tensor>) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>, String> {
         let found = tensors(Graph { node, initializer, ..Graph::default() })?;
         let numbers = |bytes: &[u8]| bytes.chunks(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect();

@@ -146,7 +146,7 @@ struct Match {
 /// The tensors behind `prefix`, renamed, and for each rename whether it applied.
 fn named(file: &WeightsFile, prefix: &str, renames: &[Rename]) -> (Vec<Stored>, Vec<bool>) {
     let mut used = vec![false; renames.len()];
-    let mut renamed = |name: &str| {
+    let mut new_name = |name: &str| {
         let found = renames.iter().enumerate().filter_map(|(index, rename)| Some((index, rename.apply(name)?)));
         let (index, to) = found.max_by_key(|(index, _)| renames[*index].from.len())?;
         used[index] = true;
@@ -154,7 +154,7 @@ fn named(file: &WeightsFile, prefix: &str, renames: &[Rename]) -> (Vec<Stored>, 
     };
     let tensors = file.tensors.iter().filter_map(|tensor| {
         let name = tensor.name.strip_prefix(prefix)?;
-        let name = renamed(name).unwrap_or_else(|| name.to_owned());
+        let name = new_name(name).unwrap_or_else(|| name.to_owned());
         let mut tensor = tensor.clone();
         tensor.name = name;
         Some(tensor)

@@ -34,7 +34,11 @@ export function galleryOf(runs, { ask, taken }) {
     if (isTested) {
       const said = document.createElement("span");
       said.className = "taken";
-      said.textContent = isRight ? ` ✓ ${percent(probability)}` : ` taken for ${name(predicted)}, ${percent(probability)}`;
+      // A name is not broken at its hyphens.
+      const other = document.createElement("span");
+      other.className = "other";
+      other.textContent = `${name(predicted)},`;
+      said.append(...(isRight ? [` ✓ ${percent(probability)}`] : [" taken for ", other, ` ${percent(probability)}`]));
       one.append(said);
     }
     one.addEventListener("click", () => {

@@ -40,7 +40,7 @@ export function drawLooks(overlay, map, { width, height, classes }) {
     return part;
   }));
   const [high, wide] = map.patch, name = classes[map.class];
-  said.textContent = `Percentage points. Covering the orange parts lowers the probability of ${name}, ${points(map.probability)} %, `
+  said.textContent = `Percentage points. Covering the orange parts lowers the probability of ${name}, ${points(map.probability)}\u00a0%, `
     + `by up to ${points(most)} points; covering the blue ones raises it by up to ${points(-least)}. `
     + `Each point of the image is the mean over covers of ${wide}x${high} pixels.`;
   legend.append(scale, said);

@@ -13,7 +13,7 @@ const make = (tag, kind, ...content) => {
   one.append(...content);
   return one;
 };
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 /** A share as a length in CSS, which takes no blank. */
 const length = (share) => `${100 * share}%`;
 
@@ -81,7 +81,7 @@ function answerOf({ facts, width, height, channels }) {
   const size = `${width}x${height} pixels, ${channels === 1 ? "grey" : "colour"}`;
   const caption = make("figcaption", "", make("p", "", `What the network sees: ${size}`), legend);
   const sees = make("figure", "sees", make("div", "layers", seen, overlay), caption);
-  const accuracy = facts.accuracy === null ? "" : `, ${percent(facts.accuracy)} of the test images right`;
+  const accuracy = facts.accuracy === null ? "" : `, test accuracy ${percent(facts.accuracy)}`;
   const about = make("p", "note", `${facts.model} on ${facts.dataset}${accuracy}`);
   const article = make("article", "run", make("h2", "", facts.name), about, said, bars, sees);
   article.setAttribute("aria-label", `Answer of ${facts.name}`);

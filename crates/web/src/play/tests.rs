@@ -24,6 +24,7 @@ fn halves() -> ImageSet {
 }
 
 /// The share of the light that is in the left half, and of that which is in the right half; the third class has none.
+#[allow(clippy::unnecessary_wraps)] // As a network answers.
 fn left_or_right(images: &ImageSet) -> Result<Vec<Vec<f32>>, ClassificationError> {
     let light = |image: &[u8], is_left: bool| {
         let [_, _, width] = images.shape();

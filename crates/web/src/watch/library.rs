@@ -295,7 +295,7 @@ mod tests {
         // Epochs of 10 s and an evaluation of 1 s.
         let progress = Progress::of(&record, at(10, 3), age);
         assert_eq!(progress, Progress { epochs: 2.5, planned: Some(6), rest: Some(38.5) });
-        assert_eq!(Progress::of(&record, at(8, 2), age).epochs, 2.0, "of the epoch before");
+        assert_eq!(Progress::of(&record, at(8, 2), age).epochs.to_bits(), 2.0_f64.to_bits(), "of the epoch before");
         assert_eq!(Progress::of(&record, at(10, 3), None).rest, None, "nobody trains it");
         record.epochs.clear();
         assert_eq!(Progress::of(&record, at(2, 1), age).rest, Some(33.0));

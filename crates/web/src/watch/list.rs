@@ -21,7 +21,7 @@ const SEARCHED: usize = 1000;
 const STATUSES: [&str; 7] = ["running", "finished", "interrupted", "diverged", "failed", "imported", "damaged"];
 
 /// What stands above the table.
-pub(super) fn controls(runs: &[Watched], place: String) -> Markup {
+pub(super) fn controls(runs: &[Watched], place: &str) -> Markup {
     html! {
         p.note { "In " code { (place) } "." }
         form #filter .controls role="search" action="/" {

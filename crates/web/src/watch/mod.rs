@@ -66,7 +66,7 @@ pub fn site(options: Options) -> impl Fn(&Request) -> Response + Sync {
         (Method::Get, "/base.css") => Response::css(kindling_report::PAGE_STYLE),
         (Method::Get, "/watch.css") => Response::css(STYLE),
         (Method::Get, "/watch.js") => Response::script(SCRIPT),
-        (Method::Post, "/stop") => site.act(request, |control, run| site.stop(control, run)),
+        (Method::Post, "/stop") => site.act(request, Site::stop),
         (Method::Post, "/resume") => {
             // Two at once would each see no other run.
             let _one = resuming.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,7 +128,7 @@ impl Site {
         let runs = self.library.all()?;
         let ticks = Ticks::of(request, &runs);
         let parts = self.list_parts(&runs, &ticks);
-        Ok(self.page("Runs", "runs", &list::controls(&runs, self.library.place()), parts))
+        Ok(self.page("Runs", "runs", &list::controls(&runs, &self.library.place()), parts))
     }
 
     fn list_parts<'a>(&'a self, runs: &'a [Watched], ticks: &'a Ticks<'a>) -> Vec<Part<'a>> {
@@ -224,7 +224,7 @@ impl Site {
         }
     }
 
-    fn stop(&self, control: &Control, run: &Watched) -> Result<String, Refusal> {
+    fn stop(control: &Control, run: &Watched) -> Result<String, Refusal> {
         if !run.is_running() {
             return Err(Refusal::Unfit(format!("{} is not being trained{}", run.id, is_now(run))));
         }

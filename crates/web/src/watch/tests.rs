@@ -44,7 +44,8 @@ fn parts(site: &impl Fn(&Request) -> Response, query: &str) -> Value {
 /// The query of a page that has these parts.
 fn versions(parts: &Value) -> String {
     let parts = parts["parts"].as_object().unwrap();
-    parts.iter().map(|(name, part)| format!("&{name}={}", part["version"].as_str().unwrap())).collect()
+    let version = |(name, part): (&String, &Value)| format!("&{name}={}", part["version"].as_str().unwrap());
+    parts.iter().map(version).collect::<Vec<_>>().concat()
 }
 
 fn changed(parts: &Value) -> Vec<&str> {

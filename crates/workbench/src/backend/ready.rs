@@ -12,7 +12,7 @@ use super::{known::KNOWN, remote::Served};
 use crate::machine;
 
 /// How often a run on servers leaves a checkpoint in the midst of an epoch: what is on a server is lost with it.
-const CHECKPOINTS: Duration = Duration::from_secs(300);
+const CHECKPOINTS: Duration = Duration::from_mins(5);
 
 /// A backend that is ready to train.
 pub(crate) struct Backend {

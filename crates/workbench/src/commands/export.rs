@@ -144,7 +144,9 @@ pub(crate) fn export(workbench: &Workbench, arguments: &ExportArguments) -> Resu
         });
         print(serde_json::to_string_pretty(&written.collect::<Vec<_>>())?);
     } else {
-        outputs.iter().for_each(|(_, output)| print(output.display()));
+        for (_, output) in &outputs {
+            print(output.display());
+        }
     }
     Ok(Outcome::Done)
 }

@@ -88,7 +88,7 @@ fn player(
     let complain = |error: &Error| notice(format_args!("{id}: the page is without its test images: {}", told(error)));
     let test = test.inspect_err(complain).ok();
     let facts = Facts {
-        name: id.to_owned(),
+        name: id.clone(),
         model: record.model.clone(),
         dataset: record.dataset.name.clone(),
         classes: images.classes.clone(),

@@ -101,14 +101,14 @@ pub(crate) fn sweep(workbench: &Workbench, arguments: &SweepArguments) -> Result
             None => show(arguments, &standings),
         };
     }
-    let part = match (shared.only, shared.shard) {
+    let wanted = match (shared.only, shared.shard) {
         (Some(index), _) if index >= plan.len() => {
             bail!(Misuse(format!("--only: expected an index below {}, found {index}", plan.len())))
         }
         (Some(index), _) => Part::One(index),
-        (None, shard) => shard.unwrap_or_default(),
+        (None, part) => part.unwrap_or_default(),
     };
-    let swept = sweep_part(workbench, &plan, part, &arguments.place, &arguments.tensorboard)?;
+    let swept = sweep_part(workbench, &plan, wanted, &arguments.place, &arguments.tensorboard)?;
     let outcome = swept.outcome();
     let groups = group(swept.runs.into_iter().flatten().collect());
     if arguments.json {

@@ -168,6 +168,7 @@ pub(crate) fn sweep_part(
 }
 
 /// The process that holds a run, where that is what the error is about.
+#[allow(clippy::option_option)] // A lease may be damaged.
 fn holder(error: &Error) -> Option<Option<Holder>> {
     error.chain().find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
         (Some(RecordError::Busy { holder, .. }), _)
