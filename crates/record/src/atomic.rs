@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{ErrorKind, Write},
     path::Path,
 };
 
@@ -19,7 +19,11 @@ pub(crate) fn remove_left_overs(directory: &Path) -> Result<(), RecordError> {
     for entry in fs::read_dir(directory).map_err(RecordError::io(directory))? {
         let path = entry.map_err(RecordError::io(directory))?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY)) {
-            fs::remove_file(&path).map_err(RecordError::io(&path))?;
+            // Another process may have removed its own by now.
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(RecordError::io(&path)(error)),
+                _ => {}
+            }
         }
     }
     Ok(())

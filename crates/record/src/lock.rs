@@ -86,11 +86,13 @@ pub fn lock_directory(directory: &Path) -> Result<RunLock, RecordError> {
     };
     let identity = Identity::of_this_process();
     let reaches_all = is_locked && is_of_one_machine(&file);
-    let is_gone =
-        |other: &Identity| reaches_all || other.is_of_machine(&identity) && (is_locked || !other.is_running());
+    let is_gone = |other: &Identity| {
+        is_of_earlier_start(other, &identity, reaches_all)
+            || other.is_of_machine(&identity) && (is_locked || !other.is_running())
+    };
     let terms = Terms { identity: &identity, period: PERIOD, is_gone: &is_gone, wait: &thread::sleep };
     let lease = Lease::take(directory, &terms)?;
-    remove_left_overs(directory)?;
+    remove_left_overs(directory).inspect_err(|_| lease.release())?;
     RunLock::new(directory, lease, file).map_err(RecordError::io(path))
 }
 
@@ -100,16 +102,22 @@ pub(crate) fn is_alive(directory: &Path) -> bool {
         Err(TryLockError::WouldBlock) => return true,
         locked => locked.is_ok(),
     };
-    if is_locked && is_of_one_machine(&file) {
-        return false;
-    }
+    let reaches_all = is_locked && is_of_one_machine(&file);
     lease::look(directory).is_some_and(|(content, age)| {
-        if content.identity.is_of_machine(&Identity::of_this_process()) {
+        let here = Identity::of_this_process();
+        if content.identity.is_of_machine(&here) {
             !is_locked && content.identity.is_running()
         } else {
-            lease::is_fresh(&content, age)
+            !is_of_earlier_start(&content.identity, &here, reaches_all) && lease::is_fresh(&content, age)
         }
     })
+}
+
+/// Whether a process, whose lock this one could take, is known to be of this machine before its last start. A machine
+/// of another name may write to a local file system as well, where this one exports it, and its locks need not be seen
+/// here.
+fn is_of_earlier_start(other: &Identity, here: &Identity, reaches_all: bool) -> bool {
+    reaches_all && other.host == here.host
 }
 
 pub(crate) fn holder(directory: &Path) -> Option<Holder> {
@@ -123,8 +131,8 @@ fn has_no_locks(error: &io::Error) -> bool {
     error.kind() == ErrorKind::Unsupported || error.raw_os_error().is_some_and(|error| errors.contains(&error))
 }
 
-/// Whether the file is on a file system that one machine has for itself, whose locks reach everyone who could write the
-/// run. The numbers are those of `man 2 statfs`.
+/// Whether the file is on a file system of this machine's own disks or memory, whose locks reach every process here. The
+/// numbers are those of `man 2 statfs`.
 #[cfg(target_os = "linux")]
 fn is_of_one_machine(file: &File) -> bool {
     const LOCAL: [i128; 7] = [
@@ -187,5 +195,22 @@ mod tests {
         fs::remove_file(run.path().join("lease")).unwrap();
         let lost = held.write_record(&record).unwrap_err().to_string();
         assert!(lost.contains("this process no longer holds the run:"), "{lost}");
+    }
+
+    #[test]
+    fn a_fresh_lease_of_another_machine_counts_on_a_local_disk_and_one_from_before_a_restart_does_not() {
+        let runs_dir = tempfile::tempdir().unwrap();
+        let run = RunDirectory::create(runs_dir.path(), "mlp").unwrap();
+        let lock = run.lock().unwrap();
+        let path = run.path().join("lease");
+        let mut lease: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        drop(lock);
+        lease["boot"] = "another".into();
+        fs::write(&path, lease.to_string()).unwrap();
+        let is_local = is_of_one_machine(&File::open(&path).unwrap());
+        assert_eq!(run.is_alive(), !is_local);
+        lease["host"] = "elsewhere".into();
+        fs::write(&path, lease.to_string()).unwrap();
+        assert!(run.is_alive(), "it may be a client of this machine's file system");
     }
 }
