@@ -92,6 +92,7 @@ fn weights_that_leave_and_come_back_are_a_run_like_any_other_but_for_its_trainin
     assert!(fs::read_to_string(place.join("report/report.md")).unwrap().contains("imported from weights.safetensors"));
     let said = refused(place, 2, &["resume", "safetensors"]);
     assert!(said.contains("was imported: there is nothing to resume; train another run from its weights"), "{said}");
+    assert!(said.contains("/run.json --weights "), "{said}");
     let further = ["train", "mlp", "--hidden=8", "--dataset=synthetic", "--epochs=1", "--limit-batches=1"];
     let output = kindling(place, &[&further[..], &["--weights", "safetensors"]].concat());
     assert!(text(&output.stderr).contains("weights: 4 of 4 tensors from "), "{}", text(&output.stderr));
@@ -170,6 +171,8 @@ fn files_that_hold_no_weights_are_refused_by_what_they_are_and_run_nothing() {
         let said = refused(place, 1, &[&["import", name, "--hidden=8"], &NETWORK[..]].concat());
         assert!(said.contains(expected), "{name}: {said}");
     }
+    let said = refused(place, 1, &[&["import", ".", "--hidden=8"], &NETWORK[..]].concat());
+    assert!(said.contains("expected a file of weights, found a directory"), "{said}");
     assert!(!trap.exists() && !place.join("runs").exists());
 }
 
@@ -209,6 +212,9 @@ fn a_run_is_exported_in_each_format_and_nothing_that_is_there_is_replaced_unaske
     done(place, &[&import[..], &[hub.join("kindling.json").to_str().unwrap(), "--name=hub"]].concat());
     assert_eq!(evaluated(place, "hub"), evaluated(place, "original"));
 
+    let onto = ["export", "original", "--force", "--output=runs"];
+    let said = refused(place, 2, &[&onto[..], &["--format=burn"]].concat());
+    assert!(said.contains("runs is a directory, and --format burn writes a file"), "{said}");
     let said = refused(place, 2, &["export", "original", "hub", "--format=burn"]);
     assert!(said.contains("--format burn requires one run (got 2)"), "{said}");
     let said = refused(place, 2, &["export", "original", "--format=csv", "--license=mit"]);

@@ -28,9 +28,6 @@ pub trait TrainedNetwork: Send {
     /// - logits: `[batch, classes]`
     fn logits(&self, images: Tensor<4>) -> Tensor<2>;
 
-    /// The same network on another device.
-    fn on(&self, device: &Device) -> Box<dyn TrainedNetwork>;
-
     /// The weights as a file of Burn's own, with these entries of metadata.
     ///
     /// # Errors
@@ -41,10 +38,6 @@ pub trait TrainedNetwork: Send {
 impl<N: Network> TrainedNetwork for N {
     fn logits(&self, images: Tensor<4>) -> Tensor<2> {
         self.forward(images)
-    }
-
-    fn on(&self, device: &Device) -> Box<dyn TrainedNetwork> {
-        Box::new(self.clone().to_device(device))
     }
 
     fn burnpack(&self, entries: &BTreeMap<String, String>) -> Result<Vec<u8>, WeightsError> {

@@ -110,10 +110,8 @@ fn tested(directory: &RunDirectory, record: &RunRecord, folder: &Path) -> Result
     let evaluation = directory.read_evaluation()?;
     let mut metrics: Vec<(String, f64, String)> = Vec::new();
     if let Some(evaluation) = &evaluation {
-        let nats = ["loss".to_owned(), "accuracy".to_owned()].map(|name| unit(&record.metrics, &name));
-        let [loss, one] = nats;
-        metrics.push(("loss".to_owned(), evaluation.loss, loss));
-        metrics.push(("accuracy".to_owned(), evaluation.accuracy, one));
+        let main = [("loss", evaluation.loss), ("accuracy", evaluation.accuracy)];
+        metrics.extend(main.map(|(name, value)| (name.to_owned(), value, unit(&record.metrics, name))));
         let others = [
             ("balanced_accuracy", evaluation.balanced_accuracy),
             ("macro_f1", evaluation.macro_f1),

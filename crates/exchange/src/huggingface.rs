@@ -40,8 +40,8 @@ pub fn write(run: &ExportedRun<'_>, options: &HubOptions<'_>, folder: &Path) -> 
         ("model.safetensors", weights::safetensors(run)?),
         ("config.json", json(&config(run)?)),
         ("README.md", card::card(run, evaluation.as_ref(), options)?.into_bytes()),
+        ("kindling.json", json(&Value::Object(recipe(run)))),
     ];
-    files.push(("kindling.json", json(&Value::Object(recipe(run)))));
     files.extend(options.pytorch.map(|code| ("network.py", code.as_bytes().to_vec())));
     for (name, content) in files {
         replace_file(&folder.join(name), &content)?;

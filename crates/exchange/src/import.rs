@@ -193,8 +193,8 @@ fn lacking(network: &str, found: &Transferred, file: &WeightsFile) -> String {
     let all = found.taken.len() + found.fresh.len();
     let exporter = if unused.iter().any(|name| name.starts_with("onnx::")) {
         "\n  PyTorch's exporter renames weights that it changes (`onnx::MatMul_12`, listed as the graph takes them), and puts \
-         batch norms into the convolutions before them (`onnx::Conv_27`) unless it exports with \
-         training=TrainingMode.TRAINING and do_constant_folding=False; the .pt file has everything"
+         batch norms into the convolutions before them (`onnx::Conv_27`) unless it exports model.eval() with \
+         training=TrainingMode.PRESERVE and do_constant_folding=False; the .pt file has everything"
     } else {
         ""
     };

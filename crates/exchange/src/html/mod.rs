@@ -6,7 +6,6 @@
 mod graph;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use kindling_record::RunStatus;
 use kindling_report::{Block, DRAWING, PAGE_STYLE, Run, fragment, group, how_it_was_run, summary};
 use serde_json::json;
 
@@ -61,7 +60,7 @@ fn facts(run: &ExportedRun) -> String {
     let record = run.record;
     let mut lines = vec![format!("Run `{}`, started {}", record.id, record.started)];
     lines.extend(summary(record).lines().map(str::to_owned));
-    let run = Run { directory: run.directory.clone(), record: record.clone(), status: RunStatus::Finished };
+    let run = Run { directory: run.directory.clone(), record: record.clone(), status: record.status };
     let details = how_it_was_run(&group(vec![run]), "kindling");
     fragment(&[Block::List(lines), Block::Details("How it was trained".to_owned(), details)])
 }

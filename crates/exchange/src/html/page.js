@@ -20,7 +20,7 @@ function predict(pixels) {
   return { logits: logits.data, probabilities: (probabilities ?? OPERATIONS.Softmax([logits], {})).data };
 }
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 
 const isGrey = images.channels === 1;
 

@@ -77,21 +77,21 @@ impl Measured {
 }
 
 /// The data set's id on the hub, where it is one that the hub has.
-fn hub_dataset(record: &RunRecord) -> String {
-    match record.dataset.name.as_str() {
-        "fashion-mnist" => "zalando-datasets/fashion_mnist".to_owned(),
-        other => other.to_owned(),
-    }
+fn hub_dataset(record: &RunRecord) -> Option<&'static str> {
+    (record.dataset.name == "fashion-mnist").then_some("zalando-datasets/fashion_mnist")
 }
 
 /// The fields that the hub reads, as YAML: <https://huggingface.co/docs/hub/model-cards>. A text in JSON is one in YAML.
 fn front_matter(record: &RunRecord, metrics: &[Measured], options: &HubOptions<'_>) -> String {
     let quoted = |text: &str| json!(text).to_string();
     let license = quoted(options.license.unwrap_or("unknown"));
-    let (dataset, name) = (quoted(&hub_dataset(record)), quoted(&record.dataset.name));
+    let (on_hub, name) = (hub_dataset(record), quoted(&record.dataset.name));
+    let dataset = on_hub.map_or_else(|| name.clone(), quoted);
+    // Every entry of this list is a link to the hub.
+    let datasets = on_hub.map_or_else(String::new, |_| format!("datasets:\n- {dataset}\n"));
     let mut text = format!(
         "---\nlicense: {license}\nlibrary_name: kindling\npipeline_tag: image-classification\ntags:\n\
-         - image-classification\n- kindling\n- burn\n- {}\ndatasets:\n- {dataset}\n",
+         - image-classification\n- kindling\n- burn\n- {}\n{datasets}",
         quoted(&record.model)
     );
     if !metrics.is_empty() {
@@ -137,12 +137,18 @@ fn lead(run: &ExportedRun<'_>) -> Result<String, ExchangeError> {
     Ok(sentences.filter(|sentence| !sentence.is_empty()).collect::<Vec<_>>().join(" "))
 }
 
+/// A name as Markdown shows it: it may look like HTML.
+fn plain(name: &str) -> String {
+    name.replace('<', "\\<")
+}
+
 /// A table in Markdown; a bar in a cell would begin another.
 fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let head: Vec<String> = header.iter().map(ToString::to_string).collect();
     let rule: Vec<String> = header.iter().map(|_| "---".to_owned()).collect();
-    let rows = rows.into_iter().map(|row| line(&row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>()));
+    let rows =
+        rows.into_iter().map(|row| line(&row.iter().map(|cell| plain(cell).replace('|', "\\|")).collect::<Vec<_>>()));
     line(&head) + &line(&rule) + &rows.collect::<String>()
 }
 
@@ -182,17 +188,17 @@ fn data_section(run: &ExportedRun<'_>) -> Result<String, ExchangeError> {
     };
     let fit = images.fit.as_ref().map_or_else(String::new, |fit| format!(", fitted by `{fit}`"));
     Ok(format!(
-        "- Data set `{}`, SHA-256 of its images and labels `{}`\n- Protocol `{}`: {splits}\n- Images of {}x{} pixels in {} \
-         channels{fit}; pixels in [0, 1], minus {}, divided by {}\n- Classes, in the order of their labels: {}\n",
+        "- Data set `{}`, SHA-256 of its images and labels `{}`\n- Protocol `{}`: {splits}\n- Images of {}x{} pixels, \
+         {}{fit}; pixels in [0, 1], minus {}, divided by {}\n- Classes, in the order of their labels: {}\n",
         data.name,
         data.sha256,
         images.protocol,
         images.height,
         images.width,
-        images.channels,
+        if images.channels == 1 { "grey" } else { "in colour" },
         numbers(&normalization.mean),
         numbers(&normalization.std),
-        images.classes.join(", "),
+        plain(&images.classes.join(", ")),
     ))
 }
 

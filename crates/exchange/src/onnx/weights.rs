@@ -7,7 +7,7 @@ use std::{
 
 use burn::{
     store::{ModuleStore, SafetensorsStore},
-    tensor::TensorData,
+    tensor::{DType, TensorData},
 };
 use kindling_record::{RecordError, RunDirectory};
 
@@ -66,6 +66,10 @@ impl Weights {
 
     /// The tensor that holds `value`: one that was not found before and whose name ends with its role, if there is one.
     pub(super) fn find(&mut self, value: &TensorData, role: &str) -> Option<Weight> {
+        // Files have their weights in f32; integers may have the same bytes.
+        if value.dtype() != DType::F32 {
+            return None;
+        }
         let same = self.found.get(&(value.shape().to_vec(), value.as_bytes().to_vec()))?;
         let plays = |name: &str| name.rsplit('.').next() == Some(role);
         let weight = same.iter().min_by_key(|weight| (self.used.contains(&weight.name), !plays(&weight.name)))?.clone();

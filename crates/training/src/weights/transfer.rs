@@ -15,7 +15,10 @@ use super::{
     file::{at, guarded},
     precision,
 };
-use crate::{TrainingError, parameters::name};
+use crate::{
+    TrainingError,
+    parameters::{each_number, name},
+};
 
 /// Where PyTorch programs keep weights inside a checkpoint, and what wrappers put before their names.
 const PREFIXES: [&str; 9] = [
@@ -250,8 +253,21 @@ fn take<M: Module>(module: M, root: &str, file: &WeightsFile, renames: &[Rename]
     let adapter = PyTorchToBurnAdapter.chain(FloatCastAdapter::to(precision(&module).into()));
     let mut applier = Applier::new(tensors, None, Some(Box::new(adapter)), skips_variants);
     let module = module.map(&mut applier);
-    match applier.into_result().errors.first() {
-        Some(error) => Err(error.to_string()),
+    if let Some(error) = applier.into_result().errors.first() {
+        return Err(error.to_string());
+    }
+    // Nothing could be classified or trained with these.
+    let mut spoilt = None;
+    let seen = each_number(&module, None, |parameter, mut values| {
+        let found = Iterator::find(&mut values, |value| !value.is_finite());
+        spoilt = found.map(|value| (name(&parameter.path, root).to_owned(), value));
+        spoilt.is_none()
+    });
+    seen.map_err(|error| error.to_string())?;
+    match spoilt {
+        Some((name, value)) => {
+            Err(format!("`{name}` has a number that is not finite as {:?} ({value})", precision(&module)))
+        }
         None => Ok((module, transferred)),
     }
 }

@@ -92,6 +92,18 @@ impl Format {
         matches!(self, Self::Csv | Self::Tensorboard)
     }
 
+    /// Why what is at its place cannot be replaced, though that is asked for: a device stays a device.
+    fn cannot_replace(self, found: &fs::Metadata) -> Option<String> {
+        let is_folder = matches!(self, Self::Huggingface | Self::Csv | Self::Tensorboard);
+        let wanted = if is_folder { "a directory" } else { "a file" };
+        let kind = match (found.is_dir(), found.is_file()) {
+            (true, _) => "a directory",
+            (_, true) => "a file",
+            _ => "a pipe or a device",
+        };
+        (kind != wanted).then(|| format!("{kind}, and --format {} writes {wanted}", self.name()))
+    }
+
     /// Its name as it is typed.
     fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
@@ -124,6 +136,9 @@ pub(crate) fn export(workbench: &Workbench, arguments: &ExportArguments) -> Resu
                 "{} is there already; --force replaces it, --output names another place",
                 output.display()
             )));
+        }
+        if let Some(found) = fs::metadata(&output).ok().and_then(|found| format.cannot_replace(&found)) {
+            bail!(Misuse(format!("{} is {found}; --output names another place", output.display())));
         }
         outputs.push((run, output));
     }

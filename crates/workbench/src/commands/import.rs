@@ -1,4 +1,7 @@
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -51,13 +54,20 @@ pub(crate) fn import(workbench: &Workbench, arguments: &ImportArguments) -> Resu
     let request = Request::new(default_name(), None, &[])?;
     relaunch::with(&request.environment())?;
     let mut config = arguments.config.resolve(workbench)?;
-    if let Some(weights) = config.training.weights.take() {
+    let taken = config.training.weights.take();
+    if let Some(weights) = taken.filter(|weights| Path::new(weights) != file) {
         notice(format_args!("weights: those of {}, and not of {weights} that the config names", file.display()));
     }
     let network = workbench.network_of(&config.network)?;
     let name = arguments.name.as_deref().unwrap_or(&config.network.name);
     RunDirectory::check_name(name)?;
-    let bytes = fs::metadata(file).with_context(|| format!("{} cannot be read", file.display()))?.len();
+    let found = fs::metadata(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    if !found.is_file() {
+        // A pipe nobody writes to would be waited for without an end.
+        let found = if found.is_dir() { "a directory" } else { "a pipe or a device" };
+        bail!("{}: expected a file of weights, found {found}", file.display());
+    }
+    let bytes = found.len();
     if let Some(memory) = machine::memory_bytes().filter(|memory| bytes > *memory) {
         bail!("{}: expected weights that fit into memory ({memory} bytes), found {bytes} bytes", file.display());
     }

@@ -40,10 +40,9 @@ pub(crate) fn resume(workbench: &Workbench, arguments: &ResumeArguments) -> Resu
         }
         RunStatus::Imported => bail!(Misuse(format!(
             "{id} was imported: there is nothing to resume; train another run from its weights with: {program} train \
-             {model} --weights {path}",
+             --config {path}/run.json --weights {path}",
             id = directory.id(),
             program = workbench.program(),
-            model = record.model,
             path = directory.path().display(),
         ))),
         RunStatus::Finished | RunStatus::Interrupted | RunStatus::Failed => None,

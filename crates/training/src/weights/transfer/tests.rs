@@ -86,6 +86,11 @@ fn files_without_the_networks_tensors_and_files_that_are_none_are_errors() {
     {
         assert!(refused(bytes).starts_with("weights: "));
     }
+    let mut spoilt = write(&Net::new(&device), "net").unwrap();
+    let last = spoilt.len() - 4;
+    spoilt[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let message = refused(&spoilt);
+    assert!(message.contains("has a number that is not finite as F32 (NaN)"), "{message}");
     let missing = transfer(Net::new(&device), "net", Path::new("/nowhere/weights")).unwrap_err().to_string();
     assert!(missing.starts_with("weights: /nowhere/weights: "), "{missing}");
 }
