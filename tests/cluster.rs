@@ -254,12 +254,13 @@ fn a_process_whose_run_was_taken_over_writes_nothing_more() {
     let place = tempfile::tempdir().unwrap();
     let place = place.path();
     let train = ["train", "mlp", "--hidden", "8", "--dataset", "synthetic", "--limit-batches=5", "--epochs", "1000000"];
-    let child = command(place, &train).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command(place, &train).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let run = loop {
         match &runs(place)[..] {
             [run] if run.join("checkpoints/index.json").exists() => break run.clone(),
             _ => thread::sleep(Duration::from_millis(5)),
         }
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
     };
     // As a process on another machine would, which had waited long enough.
     let mut lease: Value = serde_json::from_slice(&fs::read(run.join("lease")).unwrap()).unwrap();

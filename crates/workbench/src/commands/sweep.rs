@@ -141,7 +141,7 @@ fn submit(arguments: &SweepArguments, plan: &[Planned], standings: &[Standing], 
         }
         return Ok(Outcome::Done);
     };
-    let label = arguments.name.as_deref().unwrap_or(&first.config.network.name);
+    let label = &run_name(arguments.name.as_deref(), &first.config.network.name, &[]);
     let at_once = arguments.shared.at_once.map(|at_once| at_once as usize);
     let job = cluster::submit(plan, &left, label, (options, at_once), (&arguments.place, &arguments.tensorboard))?;
     let (id, script) = (&job.id, job.script.display());

@@ -3,7 +3,6 @@ use std::{
     env,
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom},
-    net::{IpAddr, SocketAddr},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,17 +14,14 @@ use std::{
 use anyhow::{Result, bail};
 use clap::Args;
 use kindling_record::RunDirectory;
-use kindling_web::{
-    Server, WebError,
-    watch::{Control, Options, Runs, site},
-};
+use kindling_web::watch::{Control, Options, Runs, site};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     Workbench,
     arguments::RunsDirectory,
     outcome::{Misuse, Outcome},
-    output::{notice, print},
+    page::PageArguments,
     signals,
 };
 
@@ -44,44 +40,28 @@ pub(crate) struct WatchArguments {
     /// Port to listen on; 0 takes any free one
     #[arg(long, value_name = "PORT", default_value_t = 8320)]
     port: u16,
-    /// Address to listen on; one that other machines reach needs --token
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
-    listen: IpAddr,
-    /// Answer only those who have this: at least 8 letters, digits, `-`, `_` and `.`
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<String>,
+    #[command(flatten)]
+    page: PageArguments,
     /// Let the page stop and resume runs, not only show them
     #[arg(long)]
     control: bool,
-    /// Open the page in the browser
-    #[arg(long)]
-    open: bool,
 }
 
 /// The command `watch`.
 pub(crate) fn watch(workbench: &Workbench, arguments: &WatchArguments) -> Result<Outcome> {
     let runs_dir = &arguments.runs_dir.path;
     let runs = chosen(runs_dir, &arguments.runs)?;
-    let address = SocketAddr::new(arguments.listen, arguments.port);
-    let server = Server::bind(address, arguments.token.clone()).map_err(|error| match error {
-        WebError::NoToken(_) => Misuse(format!("--listen: {error}; choose one with --token")).into(),
-        WebError::Token(_) => Misuse(format!("--token: {error}")).into(),
-        WebError::InUse(_) => anyhow::Error::from(error).context("--port"),
-        error => error.into(),
-    })?;
+    let server = arguments.page.bind(arguments.port)?;
     let control = arguments.control.then(|| control(runs_dir));
     signals::install()?;
-    print(server.url());
     let what = if arguments.control { "shows, stops and resumes" } else { "shows" };
-    let which = if arguments.runs.is_empty() { runs_dir.display().to_string() } else { arguments.runs.join(", ") };
-    notice(format_args!("this page {what} the runs of {which} until Ctrl-C"));
-    if !server.address().ip().is_loopback() {
-        notice("warning: other machines can reach the page; the token and what it shows travel without encryption");
-    }
-    if arguments.open {
-        open(&server.url());
-    }
-    server.run(&site(Options { runs, program: workbench.program().to_owned(), control }), &|| false);
+    let which = if arguments.runs.is_empty() {
+        format!("the runs in {}", runs_dir.display())
+    } else {
+        arguments.runs.join(", ")
+    };
+    let site = site(Options { runs, program: workbench.program().to_owned(), control });
+    arguments.page.serve(&server, &site, &format!("this page {what} {which}"));
     Ok(Outcome::Done)
 }
 
@@ -152,7 +132,8 @@ fn resume(run: &RunDirectory, runs_dir: &Path) -> Result<String, String> {
     let process = child.id();
     let holds = || run.holder().is_some_and(|holder| holder.process == process && holder.is_here);
     let said = match ended_or(&mut child, holds).map_err(failed)? {
-        None => Ok(format!("process {process} trains {id} further")),
+        None if holds() => Ok(format!("process {process} trains {id} further")),
+        None => Ok(format!("process {process} was started to train {id} further; the run's log says how far it is")),
         Some(true) => Ok(format!("process {process} has resumed {id} and is done with it")),
         Some(false) => Err(format!("{id} cannot be resumed: {}", end_of(&run.log(), before))),
     };
@@ -187,19 +168,6 @@ fn end_of(log: &Path, before: u64) -> String {
     };
     let added = added().unwrap_or_default();
     added.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing of why").to_owned()
-}
-
-/// Opens the page in the browser that the system prefers.
-fn open(url: &str) {
-    let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let started =
-        Command::new(program).arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    match started {
-        Ok(mut child) => {
-            thread::spawn(move || child.wait());
-        }
-        Err(error) => notice(format_args!("--open: {program} cannot be started ({error}); open the address by hand")),
-    }
 }
 
 #[cfg(test)]

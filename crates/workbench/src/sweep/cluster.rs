@@ -257,6 +257,10 @@ pub(super) fn tasks(runs_dir: &Path, digests: &BTreeSet<String>) -> Result<BTree
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let mut words = line.split_whitespace();
         let (Some(job), Some(number), Some(state)) = (words.next(), words.next(), words.next()) else { continue };
+        // Its program has ended.
+        if state == "COMPLETING" {
+            continue;
+        }
         let task = jobs.get(job).zip(number.parse::<usize>().ok()).and_then(|(file, number)| file.tasks.get(number));
         if let Some(task) = task.filter(|task| digests.contains(&task.config)) {
             let (id, host) = (format!("{job}_{number}"), words.next().unwrap_or_default().to_owned());

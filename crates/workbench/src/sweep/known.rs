@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::Result;
 use kindling_classification::check_data;
 use kindling_config::{Config, Partial};
-use kindling_record::{RunStatus, Setup, list_runs};
+use kindling_record::{RecordError, RunStatus, Setup, list_runs};
 use kindling_report::Run;
 use kindling_training::weights;
 
@@ -39,11 +39,13 @@ pub(super) fn over<'a>(known: &'a [(Config, Run)], config: &Config) -> Option<&'
     known.iter().find(|(other, run)| other == config && run.is_over()).map(|(_, run)| run)
 }
 
-/// The runs of the plan's configs that were made with the same data and from the same weights, in any setup.
+/// The runs of the plan's configs that were made with the same data and from the same weights, in any setup;
+/// `on_damaged` is called with each record that cannot be read.
 pub(super) fn known_runs(
     plan: &[Planned],
     data: &mut DataSets<'_>,
     place: &PlaceArguments,
+    mut on_damaged: impl FnMut(RecordError),
 ) -> Result<Vec<(Config, Run)>> {
     let registry = data.workbench().registry();
     let mut known = Vec::new();
@@ -58,7 +60,7 @@ pub(super) fn known_runs(
         let record = match record {
             Ok(record) => record,
             Err(error) => {
-                notice(error);
+                on_damaged(error);
                 continue;
             }
         };
@@ -123,7 +125,7 @@ mod tests {
             runs_dir: RunsDirectory { path: runs.path().to_path_buf() },
         };
         let known = || {
-            let found = known_runs(&plan, &mut DataSets::new(&workbench, None), &place).unwrap();
+            let found = known_runs(&plan, &mut DataSets::new(&workbench, None), &place, drop).unwrap();
             let mut ids: Vec<_> = found.into_iter().map(|(_, run)| run.record.id).collect();
             ids.sort();
             ids

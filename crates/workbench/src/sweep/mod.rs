@@ -111,7 +111,7 @@ pub(crate) fn sweep_part(
     let own: Vec<(usize, &Planned)> = plan.iter().enumerate().filter(|(index, _)| part.has(*index)).collect();
     let data = DataSets::new(workbench, place.data_dir.as_deref());
     let mut bench = Bench { workbench, place, tensorboard, request, part, backends: Vec::new(), data };
-    let mut known = bench.known(&own.iter().map(|(_, planned)| (*planned).clone()).collect::<Vec<_>>())?;
+    let mut known = bench.known(&own.iter().map(|(_, planned)| (*planned).clone()).collect::<Vec<_>>(), notice)?;
     let waiting: Vec<f64> = own
         .iter()
         .filter(|(_, planned)| over(&known, &planned.config).is_none())
@@ -195,7 +195,7 @@ pub fn find(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> 
     let request = request(place)?;
     let plan = &with_weights_of_runs(plan, place)?;
     let mut data = DataSets::new(workbench, place.data_dir.as_deref());
-    let mut known = known_runs(plan, &mut data, place)?;
+    let mut known = known_runs(plan, &mut data, place, notice)?;
     if let Some(planned) = plan.first() {
         keep_alike(&mut known, &request.setup(planned.config.training.precision));
     }
@@ -226,8 +226,8 @@ pub(crate) fn request(place: &PlaceArguments) -> Result<Request> {
 
 impl Bench<'_> {
     /// The runs of these that are there, in a setup that counts.
-    fn known(&mut self, plan: &[Planned]) -> Result<Vec<(Config, Run)>> {
-        let mut known = known_runs(plan, &mut self.data, self.place)?;
+    fn known(&mut self, plan: &[Planned], on_damaged: impl FnMut(RecordError)) -> Result<Vec<(Config, Run)>> {
+        let mut known = known_runs(plan, &mut self.data, self.place, on_damaged)?;
         known.retain(|(config, run)| self.part.takes(run, &self.request.setup(config.training.precision)));
         Ok(known)
     }
@@ -240,14 +240,12 @@ impl Bench<'_> {
         known: &mut Vec<(Config, Run)>,
         train: impl FnOnce(&mut Self, Option<RunDirectory>) -> Result<Run>,
     ) -> Result<Run> {
-        let claim = self.part.claim(&self.place.runs_dir.path, &planned.config)?;
-        if claim.is_some() {
-            // Another process may have begun it, or ended it, since.
-            known.retain(|(config, _)| *config != planned.config);
-            known.extend(self.known(std::slice::from_ref(planned))?);
-            if let Some(run) = over(known, &planned.config) {
-                return Ok(run.clone());
-            }
+        let _claim = self.part.claim(&self.place.runs_dir.path, &planned.config)?;
+        // Another process may have begun it, or ended it, since.
+        known.retain(|(config, _)| *config != planned.config);
+        known.extend(self.known(std::slice::from_ref(planned), drop)?);
+        if let Some(run) = over(known, &planned.config) {
+            return Ok(run.clone());
         }
         let found = known.iter().find(|(config, _)| *config == planned.config).map(|(_, run)| run.directory.clone());
         if let Some(directory) = found.as_ref().filter(|directory| directory.is_alive()) {

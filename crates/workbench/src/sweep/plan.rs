@@ -23,7 +23,7 @@ pub(super) const SWEEPS: &str = ".sweeps";
 /// The runs of a plan that this process is to train.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// All of them; nobody else trains any.
+    /// All of them; another process that starts with the same one at the same moment trains it as well.
     #[default]
     Whole,
     /// Every `of`th, from the one with this index on. Other processes, on any machines, may have the same part.

@@ -15,7 +15,7 @@ use super::{
     plan::{Part, digest},
     request,
 };
-use crate::{Workbench, arguments::PlaceArguments, data::DataSets};
+use crate::{Workbench, arguments::PlaceArguments, data::DataSets, output::notice};
 
 /// How far a run of a sweep is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -63,7 +63,7 @@ pub(crate) struct Standing {
 /// Where the runs of the plan stand.
 pub(crate) fn survey(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> Result<Vec<Standing>> {
     let request = request(place)?;
-    let known = known_runs(plan, &mut DataSets::new(workbench, place.data_dir.as_deref()), place)?;
+    let known = known_runs(plan, &mut DataSets::new(workbench, place.data_dir.as_deref()), place, notice)?;
     // Any part of a sweep: all of them are trained in setups like this.
     let counts =
         |run: &Run, planned: &Planned| Part::One(0).takes(run, &request.setup(planned.config.training.precision));
