@@ -110,6 +110,10 @@ bench-page:
 gpu-check PROGRAM PYTHON *ARGS:
     scripts/gpu-check "$@"
 
+# Check what a built PROGRAM exports and imports by the other side's own software: just check-exchange target/release/kindling python3
+check-exchange PROGRAM PYTHON *ARGS:
+    scripts/check-exchange "$@"
+
 # Offer a device to other programs and machines: just serve --backend wgpu
 serve *ARGS:
     @just kindling remote serve "$@"

@@ -189,11 +189,9 @@ def saved(network, model, work):
     save_file({name: value.contiguous() for name, value in state.items()}, file)
     files["safetensors"] = (file, ())
     file = work / f"{model}-torch.onnx"
-    # In evaluation mode the exporter would put batch norms into convolutions.
-    mode = torch.onnx.TrainingMode
+    # Told of evaluation, the exporter would put batch norms into convolutions; told of training, it would move their averages.
     torch.onnx.export(network, torch.zeros(2, 1, 28, 28), file, dynamo=False, opset_version=18, do_constant_folding=False,
-                      training=mode.EVAL if model == "mlp" else mode.TRAINING)
-    network.eval()
+                      training=torch.onnx.TrainingMode.PRESERVE)
     files["onnx"] = (file, ())
     return files
 
@@ -239,7 +237,7 @@ def check_refusals(program, work, path):
     def refuses(name, expected, *more):
         said = refused(program, "import", work / name, "--network", "cnn", "--runs-dir", work / "none", *more)
         assert expected in said, f"{name}: {said}"
-        print(f"refused {name}: {said.strip().splitlines()[0]}")
+        print(f"refused {name}: {next(line for line in said.splitlines() if expected in line).strip()}")
 
     torch.save({"state_dict": state, "extra": Foreign(command)}, work / "foreign.pt")
     (work / "foreign.pkl").write_bytes(pickle.dumps(Foreign(command)))

@@ -174,8 +174,8 @@ impl Server {
     /// Checks who asks, before the body is read.
     fn check(&self, head: &Head) -> Result<(), Response> {
         let host = head.header("host").unwrap_or_default();
-        // A name of somebody else's may have been pointed at this machine, so that his page may read ours (DNS rebinding).
-        // He has no token, and his name gets no cookie of ours.
+        // A foreign name may have been pointed at this machine, so that the page of that name may read ours (DNS
+        // rebinding). Where there is a token, that page has none, and its name gets no cookie of ours.
         if self.token.is_none() && !self.is_own(host) {
             let own = format!("http://{}/", self.near());
             return Err(Response::error(403, format!("`{host}` is not where this page is; open {own}")));

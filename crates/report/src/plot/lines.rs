@@ -1,5 +1,7 @@
 //! Curves, by kuva's line plots.
 
+use std::sync::Arc;
+
 use kuva::{
     TerminalBackend, TickFormat,
     plot::{LinePlot, LineStyle, MarkerShape, ScatterPlot, annotations::ReferenceLine},
@@ -149,10 +151,10 @@ impl LineChart {
             series.flat_map(|series| series.points.iter().filter(|point| is_drawable(point, &self.x, &self.y)))
         };
         if self.x.logarithmic {
-            layout = layout.with_log_x();
+            layout = layout.with_log_x().with_x_tick_format(TickFormat::Custom(Arc::new(short)));
         }
         if self.y.logarithmic {
-            layout = layout.with_log_y();
+            layout = layout.with_log_y().with_y_tick_format(TickFormat::Custom(Arc::new(short)));
         }
         let ends = |axis: &Axis, figures: &mut dyn Iterator<Item = f64>| {
             if let Some(range) = axis.range {
@@ -174,6 +176,11 @@ impl LineChart {
         }
         layout
     }
+}
+
+/// A tick of a logarithmic axis, in as few letters as kuva leaves room for.
+fn short(tick: f64) -> String {
+    if (0.09..1e5).contains(&tick) { ((tick * 1e3).round() / 1e3).to_string() } else { format!("{tick:.0e}") }
 }
 
 fn is_drawable(point: &Point, x: &Axis, y: &Axis) -> bool {
@@ -322,6 +329,14 @@ mod tests {
         // A page has its points in numbers as well.
         assert!(inline.contains("<title>a &lt; b &amp; $c: epoch 2, 0.4000 ± 0.1000</title>"), "{inline}");
         assert!(!drawn.contains("<title>"));
+    }
+
+    #[test]
+    fn ticks_of_a_logarithmic_axis_are_short() {
+        assert_eq!([2e-3, 0.1, 0.5, 20.0, 1e6].map(short), ["2e-3", "0.1", "0.5", "20", "1e6"]);
+        let mut chart = chart(vec![point(1.0, 0.0013), point(2.0, 0.0019)]);
+        chart.y.logarithmic = true;
+        assert!(chart.svg().contains(">5e-3<"));
     }
 
     #[test]

@@ -51,12 +51,15 @@ function latest(work) {
     next = given;
     if (isBusy) return;
     isBusy = true;
-    while (next) {
-      const now = next;
-      next = null;
-      await work(...now);
+    try {
+      while (next) {
+        const now = next;
+        next = null;
+        await work(...now);
+      }
+    } finally {
+      isBusy = false;
     }
-    isBusy = false;
   };
 }
 
@@ -179,7 +182,7 @@ async function start() {
   };
   const look = latest(async () => {
     for (const [run, answer] of answers.entries()) {
-      if (!element("looking").checked || (!other && drawing.isBlank)) return answer.unlook();
+      if (!element("looking").checked || (!other && drawing.isBlank)) return answers.forEach((one) => one.unlook());
       const [query, options] = await picture();
       const map = await ask(`/api/occlusion?run=${run}&${query}`, options);
       if (map) answer.look(map);

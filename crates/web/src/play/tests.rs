@@ -178,7 +178,7 @@ fn a_picture_that_cannot_be_used_is_refused_with_the_reason() {
     }
 }
 
-/// A PNG file of 50,000 x 50,000 grey pixels in a few hundred kilobytes at most, which takes 2.5 GB unpacked.
+/// A PNG file of less than a hundred bytes that says it has 50,000 x 50,000 grey pixels, which take 2.5 GB.
 fn bomb() -> Vec<u8> {
     let chunk = |name: &[u8; 4], data: &[u8]| {
         let checked = [name, data].concat();

@@ -8,7 +8,7 @@ use std::{
     sync::PoisonError,
 };
 
-use kindling_record::RunRecord;
+use kindling_record::{RunRecord, RunStatus};
 use kindling_report::{
     Block, Group, KeptGradients, Split, TableBlock, configurations, duration, evaluated_splits, evaluation_blocks,
     fragment, gradient_blocks, grouped, how_it_was_run, metrics, value_text,
@@ -83,8 +83,9 @@ fn messages(record: &RunRecord) -> Vec<String> {
         )
     });
     let stopped = record.stopped_early.as_ref().map(|reason| format!("Stopped early: {reason}."));
-    let failed = record.error.as_ref().map(|error| format!("Failed: {error}"));
-    [diverged, stopped, failed].into_iter().flatten().collect()
+    let ended = if record.status == RunStatus::Interrupted { "Interrupted" } else { "Failed" };
+    let error = record.error.as_ref().map(|error| format!("{ended}: {error}"));
+    [diverged, stopped, error].into_iter().flatten().collect()
 }
 
 fn facts(run: &Watched, record: &RunRecord) -> Vec<(String, String)> {

@@ -63,6 +63,10 @@ impl Steps {
     }
 
     fn read_lines(&mut self, path: &Path) -> io::Result<()> {
+        // Nobody waits for what a pipe may say, nor reads a device that has no end.
+        if !path.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let mut file = File::open(path)?;
         if !self.is_same(&mut file)? {
             self.start_over();
