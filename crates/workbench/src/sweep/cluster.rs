@@ -106,7 +106,9 @@ fn own_words(options: &str) -> Result<Vec<String>> {
         shell_words::split(options).map_err(|_| wrong("expected options of sbatch, found a quote without its end"))?;
     let is_own = |word: &&String| {
         let long = word.strip_prefix("--").map(|long| long.split('=').next().unwrap_or(long));
-        long.is_some_and(|long| OWN.contains(&long)) || OWN_SHORT.iter().any(|short| word.starts_with(short))
+        // sbatch takes the beginning of a name for it.
+        let is_one = |long: &str| !long.is_empty() && OWN.iter().any(|own| own.starts_with(long));
+        long.is_some_and(is_one) || OWN_SHORT.iter().any(|short| word.starts_with(short))
     };
     if let Some(word) = words.iter().find(is_own) {
         bail!(wrong(&format!(
@@ -291,7 +293,7 @@ mod tests {
     fn options_that_the_sweep_sets_and_what_is_no_option_are_refused() {
         let words = own_words("--partition=gpu --gres=gpu:1 -t 1:00:00 --comment='two words' -A account").unwrap();
         assert_eq!(words[3..6], ["1:00:00", "--comment=two words", "-A"]);
-        for wrong in ["--array=1-3", "-a1-3", "--output x", "-e x", "-D /tmp", "--wrap=x"] {
+        for wrong in ["--array=1-3", "--arr=1-3", "-a1-3", "--output x", "-e x", "-D /tmp", "--wrap=x"] {
             let refused = own_words(wrong).unwrap_err().to_string();
             assert!(refused.contains("is set by the sweep") && refused.contains("--at-once"), "{refused}");
         }
