@@ -106,7 +106,7 @@ mod opened {
     };
 
     /// Burn tries for 16 seconds to reach a server that is not there yet.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_mins(1);
 
     /// Opens these devices.
     pub(in crate::backend) fn open(served: &[Served]) -> Result<Backend> {
@@ -134,15 +134,11 @@ mod opened {
             }
             result => result,
         };
-        match result {
-            Ok(result) => result.map_err(|error| refused(served, &error)),
-            Err(_) => {
-                let seconds = PATIENCE.as_secs();
-                bail!(
-                    "no device at {served}: what listens there has not answered for {seconds} seconds; is it `serve`?"
-                )
-            }
-        }
+        let Ok(result) = result else {
+            let seconds = PATIENCE.as_secs();
+            bail!("no device at {served}: what listens there has not answered for {seconds} seconds; is it `serve`?")
+        };
+        result.map_err(|error| refused(served, &error))
     }
 
     fn refused(served: &Served, error: &ConnectError) -> anyhow::Error {
