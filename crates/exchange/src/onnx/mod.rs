@@ -1,6 +1,6 @@
 //! Networks as ONNX files.
 //!
-//! [`export`] runs a network on Burn's device that records operations (`burn::backend::capture`), for two batch sizes,
+//! [`export()`] runs a network on Burn's device that records operations (`burn::backend::capture`), for two batch sizes,
 //! and writes each operation as one or a few of ONNX's (`lower`, `layers`, `shapes`, `table`). A size that differs
 //! between the two recordings is a multiple of the number of images, which the graph leaves open; anything else that
 //! differs is an error, and so is an operation that is not known here, with its name.
