@@ -3,7 +3,6 @@
 mod constants;
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -13,9 +12,9 @@ use burn::tensor::Device;
 use kindling_classification::{AnyNetwork, Imported};
 use kindling_config::{Config, nearest};
 use kindling_data::ImageData;
-use kindling_record::{InitialWeightsRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, Timings, now, replace_file};
+use kindling_record::{InitialWeightsRecord, RunDirectory, RunRecord, RunStatus, replace_file};
 use kindling_training::{
-    BURN_VERSION, Place,
+    Place,
     weights::{Rename, Transferred, WeightsFile, sides},
 };
 
@@ -104,35 +103,13 @@ impl Import {
         let initial_weights = Some(self.weights());
         let Imported { weights, parameters, dataset, metrics, .. } = self.imported;
         let record = RunRecord {
-            schema: SCHEMA,
-            id: directory.id(),
-            status: RunStatus::Imported,
-            started: now(),
-            parts: Vec::new(),
             config: keys,
-            backend: place.backend.clone(),
-            device: place.device_name.clone(),
-            versions: BTreeMap::from([
-                ("kindling".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-                ("burn".to_owned(), BURN_VERSION.to_owned()),
-            ]),
-            machine: place.machine.clone(),
-            dataset,
             model: config.network.name.clone(),
             parameters,
             initial_weights,
-            frozen: Vec::new(),
             metrics,
             monitor: config.protocol.monitor().to_owned(),
-            epochs: Vec::new(),
-            best_epoch: None,
-            stopped_early: None,
-            test: None,
-            seconds: 0.0,
-            samples_per_second: None,
-            timings: Timings::default(),
-            diverged: None,
-            error: None,
+            ..place.record(directory.id(), RunStatus::Imported, dataset)
         };
         replace_file(&directory.weights(), &weights)?;
         // A directory without a record is no run.

@@ -1,6 +1,7 @@
 //! What a run needs from its caller, and what it tells the caller.
 
 use std::{
+    collections::BTreeMap,
     env::consts,
     path::Path,
     thread,
@@ -11,9 +12,16 @@ use burn::{
     tensor::{Device, Tensor},
     train::{Interrupter, renderer::MetricsRenderer},
 };
-use kindling_record::{EpochRecord, InitialWeightsRecord, MachineRecord, PartRecord, now};
+use kindling_record::{
+    DatasetRecord, EpochRecord, InitialWeightsRecord, MachineRecord, PartRecord, RunRecord, RunStatus, SCHEMA, Timings,
+    now,
+};
+use serde_json::Map;
 
 use crate::{TrainingError, contained};
+
+/// The version of Burn that this crate was written for.
+pub const BURN_VERSION: &str = "0.22.1";
 
 /// Makes the renderer that a run reports to, given the epoch it starts after.
 pub type MakeRenderer = Box<dyn FnOnce(usize) -> Box<dyn MetricsRenderer>>;
@@ -158,6 +166,39 @@ impl Place {
         served.find(|(device, _)| !answers(device)).map(|(_, server)| server.as_str())
     }
 
+    /// The record of a run that begins here and now and has measured nothing: what is not given is empty.
+    #[must_use]
+    pub fn record(&self, id: String, status: RunStatus, dataset: DatasetRecord) -> RunRecord {
+        RunRecord {
+            schema: SCHEMA,
+            id,
+            status,
+            started: now(),
+            parts: Vec::new(),
+            config: Map::new(),
+            backend: self.backend.clone(),
+            device: self.device_name.clone(),
+            versions: versions(),
+            machine: self.machine.clone(),
+            dataset,
+            model: String::new(),
+            parameters: 0,
+            initial_weights: None,
+            frozen: Vec::new(),
+            metrics: Vec::new(),
+            monitor: String::new(),
+            epochs: Vec::new(),
+            best_epoch: None,
+            stopped_early: None,
+            test: None,
+            seconds: 0.0,
+            samples_per_second: None,
+            timings: Timings::default(),
+            diverged: None,
+            error: None,
+        }
+    }
+
     /// The record of the part that starts now.
     pub(crate) fn part(&self) -> PartRecord {
         PartRecord {
@@ -197,4 +238,12 @@ impl Host {
             program_start: Instant::now(),
         }
     }
+}
+
+/// The versions of what trains.
+pub(crate) fn versions() -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("kindling".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("burn".to_owned(), BURN_VERSION.to_owned()),
+    ])
 }

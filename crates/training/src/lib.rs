@@ -126,7 +126,7 @@ pub use fixed::FixedBatch;
 pub use freeze::freeze;
 pub use graph::check_graph;
 pub use guard::contained;
-pub use host::{Event, Host, MakeRenderer, OnEvent, Phase, Place};
+pub use host::{BURN_VERSION, Event, Host, MakeRenderer, OnEvent, Phase, Place};
 pub use kindling_kernels::nn::{Parameter, named_parameters};
 pub use order::{Order, epoch_order, stream};
 pub use parameters::{initialize, trainable_parameters};
@@ -134,6 +134,6 @@ pub use schedule::{LearningRates, RateSchedule, Schedule};
 pub use session::{OnEpoch, OnStep};
 pub use silent::Silent;
 pub use source::{DatasetSource, Rows, Source, batches};
-pub use start::BURN_VERSION;
+
 pub use task::{Metric, Objective, Step, Sums, Task, Totals, training_step};
 pub use trainer::Trainer;

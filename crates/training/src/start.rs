@@ -1,20 +1,19 @@
 //! How a run begins, new or again: what is checked before anything is written.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{fs, sync::Arc};
 
-use kindling_record::{DatasetRecord, RunDirectory, RunRecord, RunStatus, SCHEMA, Timings, now};
+use kindling_record::{DatasetRecord, RunDirectory, RunRecord, RunStatus};
 
 use crate::{
     Checkpoint, Host, Metric, Source, Task, Trainer, TrainingError,
     checkpoint::{self, Newest, shapes},
     feed::SharedSource,
     freeze::frozen,
+    host::versions,
     parameters::initialize,
     run::{Sources, guard, rates, run, tracked},
 };
 
-/// The version of Burn that this crate was written for.
-pub const BURN_VERSION: &str = "0.22.1";
 impl<T: Task> Trainer<T> {
     /// Trains on `train`, evaluates on `valid` after each epoch, and leaves everything in `directory`, which must be new.
     ///
@@ -73,32 +72,15 @@ fn fit<T: Task>(
     let (frozen, parameters) = frozen(&trainer.task, T::ROOT);
     let place = &trainer.host.place;
     let record = RunRecord {
-        schema: SCHEMA,
-        id: directory.id(),
-        status: RunStatus::Running,
-        started: now(),
         parts: vec![place.part()],
         config,
-        backend: place.backend.clone(),
-        device: place.device_name.clone(),
-        versions: versions(),
-        machine: place.machine.clone(),
-        dataset: dataset(&trainer, &sources),
         model: trainer.settings.name.clone(),
         parameters,
         initial_weights: trainer.initial_weights.take(),
         frozen,
         metrics: T::METRICS.iter().map(Metric::record).collect(),
         monitor: monitor.name.clone(),
-        epochs: Vec::new(),
-        best_epoch: None,
-        stopped_early: None,
-        test: None,
-        seconds: 0.0,
-        samples_per_second: None,
-        timings: Timings::default(),
-        diverged: None,
-        error: None,
+        ..place.record(directory.id(), RunStatus::Running, dataset(&trainer, &sources))
     };
     directory.write_record(&record)?;
     log::info!("started {} on {}", directory.id(), place.device_name);
@@ -300,11 +282,4 @@ fn check_frozen<T: Task>(task: &T, old: &RunRecord) -> Result<(), TrainingError>
         wanted: format!("the frozen parameters that the run was started with ({})", told(&old.frozen)),
         found: told(&found),
     })
-}
-
-fn versions() -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("kindling".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("burn".to_owned(), BURN_VERSION.to_owned()),
-    ])
 }
