@@ -1,4 +1,4 @@
-// A canvas to draw on with a mouse, a finger, a pen or the keys.
+// A canvas to draw on with a mouse, a finger, a pen or the keys, and the ways of pictures onto it.
 
 /** How many changes can be taken back. */
 const MOST = 30;
@@ -127,4 +127,26 @@ export function drawingOn(canvas, { paper, ink, changed, moved }) {
   });
   fill(paper);
   return drawing;
+}
+
+/**
+ * Hands `take` each file that is chosen by `chooser`, dropped on the page or pasted to it, where `isWanted` says so of
+ * what is pasted. `board` is of the class "over" while a file is held over the page.
+ */
+export function takesFiles({ chooser, board, take, isWanted = () => true }) {
+  chooser.addEventListener("change", () => {
+    if (chooser.files[0]) take(chooser.files[0]);
+    chooser.value = "";
+  });
+  document.addEventListener("paste", (event) => {
+    const file = [...(event.clipboardData?.files ?? [])].find(isWanted);
+    if (file) take(file);
+  });
+  for (const name of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(name, (event) => {
+      event.preventDefault();
+      board.classList.toggle("over", name === "dragover");
+      if (name === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+    });
+  }
 }

@@ -150,21 +150,9 @@ element("undo").addEventListener("click", () => drawing.undo());
 element("brush").addEventListener("input", (event) => { drawing.brush = Number(event.target.value); });
 element("ink").addEventListener("input", (event) => { drawing.ink = event.target.value; });
 element("trim").addEventListener("change", update);
-element("file").addEventListener("change", ({ target }) => {
-  if (target.files[0]) take(target.files[0]);
-  target.value = "";
+takesFiles({
+  chooser: element("file"), board: element("board"), take, isWanted: ({ type }) => type.startsWith("image/"),
 });
-document.addEventListener("paste", (event) => {
-  const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
-  if (file) take(file);
-});
-for (const name of ["dragover", "dragleave", "drop"]) {
-  document.addEventListener(name, (event) => {
-    event.preventDefault();
-    element("board").classList.toggle("over", name === "dragover");
-    if (name === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
-  });
-}
 element("colour").hidden = isGrey;
 element("fitting").hidden = images.fit !== null;
 element("try").hidden = false;

@@ -11,7 +11,10 @@ use prost::Message;
 
 use crate::{
     ExchangeError,
-    onnx::proto::{ElementType, Graph, Model, Node, Tensor},
+    onnx::{
+        proto::{ElementType, Graph, Model, Node, Tensor},
+        transposed,
+    },
 };
 
 /// Where [`Tensor::data_location`] says that the elements are in another file.
@@ -109,12 +112,6 @@ fn elements(tensor: Tensor) -> Result<(DType, usize, Vec<u8>), String> {
         }
     };
     Ok((dtype, width, if raw_data.is_empty() { listed } else { raw_data }))
-}
-
-/// A matrix of elements of `width` bytes, its columns as rows.
-fn transposed(data: &[u8], width: usize, rows: usize, columns: usize) -> Vec<u8> {
-    let element = |row: usize, column: usize| &data[(row * columns + column) * width..][..width];
-    (0..columns).flat_map(|column| (0..rows).flat_map(move |row| element(row, column))).copied().collect()
 }
 
 #[cfg(test)]

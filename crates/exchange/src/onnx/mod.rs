@@ -41,3 +41,12 @@ pub const PIXELS: &str = "pixels";
 pub const LOGITS: &str = "logits";
 /// Name of its second output: the softmax of the logits, `[batch, classes]`.
 pub const PROBABILITIES: &str = "probabilities";
+
+/// A matrix of elements of `width` bytes, its columns as rows.
+pub(crate) fn transposed(bytes: &[u8], width: usize, rows: usize, columns: usize) -> Vec<u8> {
+    let element = |row: usize, column: usize| {
+        let start = (row * columns + column) * width;
+        bytes.get(start..start + width).unwrap_or_default()
+    };
+    (0..columns).flat_map(|column| (0..rows).flat_map(move |row| element(row, column))).copied().collect()
+}

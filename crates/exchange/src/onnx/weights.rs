@@ -11,7 +11,7 @@ use burn::{
 };
 use kindling_record::{RecordError, RunDirectory};
 
-use super::{LOGITS, PIXELS, PROBABILITIES};
+use super::{LOGITS, PIXELS, PROBABILITIES, transposed};
 use crate::ExchangeError;
 
 /// A tensor as the file has it.
@@ -50,7 +50,7 @@ impl Weights {
             let weight =
                 Weight { name: tensor.name.clone(), dims: dims.clone(), bytes: bytes.clone(), is_turned: false };
             if let [rows, columns] = dims[..] {
-                let turned = (vec![columns, rows], transposed(&bytes, rows, columns));
+                let turned = (vec![columns, rows], transposed(&bytes, 4, rows, columns));
                 let weight = Weight { is_turned: true, ..weight.clone() };
                 found.entry(turned).or_default().push(weight);
             }
@@ -76,13 +76,4 @@ impl Weights {
         self.used.insert(weight.name.clone());
         Some(weight)
     }
-}
-
-/// A matrix of numbers of four bytes, the other way round.
-fn transposed(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
-    let number = |row: usize, column: usize| {
-        let start = 4 * (row * columns + column);
-        bytes.get(start..start + 4).unwrap_or_default()
-    };
-    (0..columns).flat_map(|column| (0..rows).flat_map(move |row| number(row, column))).copied().collect()
 }
