@@ -256,7 +256,7 @@ fn value_of<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     pairs.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
 }
 
-/// The path, decoded, if it can only mean one thing: whoever looks something up by a part of it cannot be led elsewhere.
+/// The path, decoded, if it can only mean one thing: what is looked up by a part of it is what was meant.
 fn checked_path(path: &str) -> Option<String> {
     let segments = path.strip_prefix('/')?.split('/').map(decoded).collect::<Option<Vec<_>>>()?;
     let leads_elsewhere = |segment: &String| {

@@ -396,4 +396,4 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 #[path = "tests/server.rs"]
-mod tests;
+pub(crate) mod tests;

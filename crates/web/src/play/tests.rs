@@ -1,11 +1,6 @@
-//! The page's answers, and what it makes of whatever is sent to it.
+//! The page's answers, and what it makes of what is sent to it.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use image::Luma;
 use kindling_classification::ClassificationError;
@@ -13,7 +8,10 @@ use kindling_data::photo::Preparation;
 use kindling_record::RecordError;
 
 use super::*;
-use crate::Server;
+use crate::{
+    Server,
+    server::tests::{raw, with},
+};
 
 /// Twelve images of 10x10 in two classes, dark with a light half: the left one in class 0, the right one in class 1.
 fn halves() -> ImageSet {
@@ -182,17 +180,11 @@ fn a_picture_that_cannot_be_used_is_refused_with_the_reason() {
 fn bomb() -> Vec<u8> {
     let chunk = |name: &[u8; 4], data: &[u8]| {
         let checked = [name, data].concat();
-        // CRC-32 (PNG, annex D).
-        let mut crc = u32::MAX;
-        for byte in &checked {
-            crc ^= u32::from(*byte);
-            (0..8).for_each(|_| crc = if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 });
-        }
-        [&(data.len() as u32).to_be_bytes(), checked.as_slice(), &(!crc).to_be_bytes()].concat()
+        [&(data.len() as u32).to_be_bytes(), checked.as_slice(), &crc32fast::hash(&checked).to_be_bytes()].concat()
     };
     let side = 50_000_u32.to_be_bytes();
     let header = [&side[..], &side, &[8, 0, 0, 0, 0]].concat();
-    // An empty stream of zlib's: whoever allocates by the header has done so before it is read.
+    // An empty stream of zlib's: a reader that allocates by the header has done so before.
     let data = [0x78, 0x9C, 0x03, 0, 0, 0, 0, 1];
     [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &header), chunk(b"IDAT", &data), chunk(b"IEND", &[])].concat()
 }
@@ -200,27 +192,13 @@ fn bomb() -> Vec<u8> {
 #[test]
 fn a_picture_bomb_is_refused_by_its_size_over_http_and_the_server_lives() {
     let site = two();
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
-    let done = AtomicBool::new(false);
-    let sent = |body: &[u8]| {
-        let mut stream = TcpStream::connect(server.address()).unwrap();
-        write!(stream, "POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len())
-            .unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+    let sent = |server: &Server, body: &[u8]| {
+        let head = format!("POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+        raw(server, &[head.as_bytes(), body].concat())
     };
-    thread::scope(|scope| {
-        scope.spawn(|| server.run(&site, &|| done.load(Ordering::SeqCst)));
-        let (refused, answered) = (sent(&bomb()), sent(&picture_of(10)));
-        done.store(true, Ordering::SeqCst);
-        assert!(
-            refused.starts_with("HTTP/1.1 400 ") && refused.contains("50000x50000 pixels take 2384 MiB"),
-            "{refused}"
-        );
-        assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
-    });
+    let (refused, answered) = with(None, &site, |server| (sent(server, &bomb()), sent(server, &picture_of(10))));
+    assert!(refused.starts_with("HTTP/1.1 400 ") && refused.contains("50000x50000 pixels take 2384 MiB"), "{refused}");
+    assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn site(request: &Request) -> Response {
 }
 
 /// Runs a server with this site for as long as `work` takes.
-fn with<T>(token: Option<&str>, site: Handler<'_>, work: impl FnOnce(&Server) -> T) -> T {
+pub(crate) fn with<T>(token: Option<&str>, site: Handler<'_>, work: impl FnOnce(&Server) -> T) -> T {
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), token.map(str::to_owned)).unwrap();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -56,7 +56,7 @@ fn text(answer: Answer<ureq::Body>) -> String {
 }
 
 /// Sends these bytes, and reads to the end.
-fn raw(server: &Server, bytes: &[u8]) -> String {
+pub(crate) fn raw(server: &Server, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.write_all(bytes).unwrap();
     let mut answer = Vec::new();
