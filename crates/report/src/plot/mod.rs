@@ -5,7 +5,9 @@ mod legend;
 mod lines;
 mod pictures;
 
-use kuva::{Theme, backend::svg::SvgBackend, render::render::Scene};
+use std::sync::Arc;
+
+use kuva::{Theme, TickFormat, backend::svg::SvgBackend, render::render::Scene};
 
 pub use self::legend::swatch;
 use crate::ReportError;
@@ -206,4 +208,24 @@ fn text_width(text: &str, size: u32) -> f64 {
         _ => 1.0,
     };
     f64::from(size) * text.chars().map(em).sum::<f64>()
+}
+
+/// The ticks of a logarithmic axis, in as few letters as kuva leaves room for.
+fn short_ticks() -> TickFormat {
+    TickFormat::Custom(Arc::new(short))
+}
+
+/// A tick of a logarithmic axis, in as few letters as kuva leaves room for.
+fn short(tick: f64) -> String {
+    if (0.09..1e5).contains(&tick) { ((tick * 1e3).round() / 1e3).to_string() } else { format!("{tick:.0e}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_of_a_logarithmic_axis_is_short() {
+        assert_eq!([2e-3, 0.1, 0.5, 20.0, 1e6].map(short), ["2e-3", "0.1", "0.5", "20", "1e6"]);
+    }
 }
