@@ -220,7 +220,7 @@ def check_import(program, work, model, path, record):
 
 
 class Foreign:
-    """What runs a command in whoever loads it."""
+    """What runs a command in the program that loads it."""
 
     def __init__(self, command):
         self.command = command

@@ -14,7 +14,7 @@ use crate::{ExchangeError, ExportedRun, weights};
 #[derive(Clone, Copy, Debug)]
 pub struct HubOptions<'a> {
     /// Identifier of the weights' licence, as the hub has it: `mit`, `apache-2.0`. Without one the card says `unknown`: the
-    /// licence is for whoever has trained them to choose.
+    /// licence is for the one who trained them to choose.
     pub license: Option<&'a str>,
     /// Name of the program that trained them and that reads them again.
     pub program: &'a str,

@@ -3,7 +3,7 @@
 //!
 //! The holder renews its lease once in a period. No clock of another machine is believed: a lease is stale when one who
 //! wants the run has watched it for [`PERIODS`] periods and nothing in it has changed, or when its process was on this
-//! machine and is gone. Leases are made whole and by one alone (a hard link to a name that is not there yet). Whoever
+//! machine and is gone. Leases are made whole and by one alone (a hard link to a name that is not there yet). One that
 //! takes a stale one over first makes `lease.after-<token>`, named after its token: of two that try, one has the name.
 //! The file takes the place of the old lease by a rename. The last holder may be alive after all, for a suspended
 //! process renews nothing: what it still writes to its lease goes to a file that has no name any more, and before it
