@@ -1,4 +1,4 @@
-// A canvas to draw on with a mouse, a finger, a pen or the keys, and the ways of pictures onto it.
+// A canvas to draw on with a mouse, a finger, a pen or the keys, and the ways of files to its page.
 
 /** How many changes can be taken back. */
 const MOST = 30;
@@ -75,6 +75,7 @@ export function drawingOn(canvas, { paper, ink, changed, moved }) {
       state.isBlank = true;
       changed();
     },
+    takesFiles,
     undo() {
       const one = before.pop();
       if (!one) return;
@@ -133,7 +134,7 @@ export function drawingOn(canvas, { paper, ink, changed, moved }) {
  * Hands `take` each file that is chosen by `chooser`, dropped on the page or pasted to it, where `isWanted` says so of
  * what is pasted. `board` is of the class "over" while a file is held over the page.
  */
-export function takesFiles({ chooser, board, take, isWanted = () => true }) {
+function takesFiles({ chooser, board, take, isWanted = () => true }) {
   chooser.addEventListener("change", () => {
     if (chooser.files[0]) take(chooser.files[0]);
     chooser.value = "";

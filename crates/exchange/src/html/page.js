@@ -150,7 +150,7 @@ element("undo").addEventListener("click", () => drawing.undo());
 element("brush").addEventListener("input", (event) => { drawing.brush = Number(event.target.value); });
 element("ink").addEventListener("input", (event) => { drawing.ink = event.target.value; });
 element("trim").addEventListener("change", update);
-takesFiles({
+drawing.takesFiles({
   chooser: element("file"), board: element("board"), take, isWanted: ({ type }) => type.startsWith("image/"),
 });
 element("colour").hidden = isGrey;

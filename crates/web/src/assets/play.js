@@ -2,7 +2,7 @@
 // the runs are shown as they come.
 
 import { cameraIn } from "/camera.js";
-import { drawingOn, takesFiles } from "/drawing.js";
+import { drawingOn } from "/drawing.js";
 import { galleryOf } from "/gallery.js";
 import { drawLooks } from "/looks.js";
 
@@ -263,7 +263,7 @@ async function start() {
     if (key.toLowerCase() === "e") erase(!drawing.isErasing);
     if (key === "[" || key === "]") brush(Number(element("brush").value) + (key === "]" ? 0.5 : -0.5));
   });
-  takesFiles({ chooser: element("file"), board: element("board"), take });
+  drawing.takesFiles({ chooser: element("file"), board: element("board"), take });
   element("camera").addEventListener("click", () => film(!camera.isOn));
   element("shoot").addEventListener("click", () => camera.take());
   element("live").addEventListener("change", ({ target }) => { camera.isLive = target.checked; });
