@@ -6,8 +6,13 @@
 Writes, beside this file, for small networks of each kind: `<name>.start.safetensors`, the weights before training, and
 `<name>.json`, with images and targets of 20 batches (or 5, which are repeated), logits and gradients of the first batch
 in training mode, logits in evaluation mode before and after training, the losses of 20 SGD steps, and the running
-statistics at the end; and `variants.json`, the losses of 20 steps of the small MLP with sgd, momentum, adam, adamw and
-muon and with what changes the objective.
+statistics at the end; `variants.json`, the losses of 20 steps of the small MLP with sgd, momentum, adam, adamw and
+muon and with what changes the objective; and `optimizers.json`, a few parameters after three steps with given gradients,
+where norms and biases are a group of their own, and of Muon's scalings and filters.
+
+    python assets/golden/make_golden.py optimizers
+
+writes `optimizers.json` alone, and
 
     python assets/golden/make_golden.py counts
 
@@ -113,12 +118,19 @@ class Muon(torch.optim.Optimizer):
     """Jordan's Muon, https://kellerjordan.github.io/posts/muon/: SGD with Nesterov momentum whose updates are made
     orthogonal by five steps of a quintic Newton-Schulz iteration, with decoupled weight decay, and with the learning
     rate scaled by 0.2 sqrt(max(rows, columns)) as in Moonshot's "Muon is Scalable for LLM Training",
-    https://arxiv.org/abs/2502.16982. The decay takes the learning rate unscaled.
+    https://arxiv.org/abs/2502.16982, or by Jordan's sqrt(max(1, outputs / inputs)). The decay takes the learning rate
+    unscaled. Filters are matrices [outputs, inputs * height * width]. Normalized, parameters are brought to the norm
+    sqrt(outputs) before each step.
 
     Written out here because torch.optim.Muon runs its iteration in bfloat16."""
 
-    def __init__(self, matrices, lr, momentum, weight_decay):
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, matrices, lr, momentum, weight_decay, scaling="moonshot", normalized=False):
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(matrices, {**defaults, "scaling": scaling, "normalized": normalized})
+
+    @staticmethod
+    def scale(scaling, outputs, inputs):
+        return 0.2 * max(outputs, inputs) ** 0.5 if scaling == "moonshot" else max(1, outputs / inputs) ** 0.5
 
     @staticmethod
     def orthogonal(update):
@@ -133,12 +145,15 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
-            for matrix in group["params"]:
-                gradient, state = matrix.grad, self.state[matrix]
+            for parameter in group["params"]:
+                state, matrix = self.state[parameter], parameter.view(len(parameter), -1)
+                gradient = parameter.grad.view_as(matrix)
                 state["velocity"] = gradient + momentum * state["velocity"] if state else gradient.clone()
                 update = self.orthogonal(gradient + momentum * state["velocity"])
+                if group["normalized"]:
+                    matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
                 matrix.mul_(1 - rate * group["weight_decay"])
-                matrix.sub_(rate * 0.2 * max(matrix.shape) ** 0.5 * update)
+                matrix.sub_(rate * self.scale(group["scaling"], *matrix.shape) * update)
 
 
 class Both:
@@ -200,9 +215,78 @@ def variants():
     (HERE / "variants.json").write_text(json.dumps({"torch": torch.__version__, "variants": results}, indent=1) + "\n")
 
 
+def optimizers():
+    """Parameters after three steps with given gradients. `config` has Kindling's keys; the numbers are in the order of the
+    parameters, linear weights as Kindling keeps them: [inputs, outputs]."""
+    optim, decay = torch.optim, {"weight_decay": 0.1, "decay_biases": False}
+    muon = {"name": "muon", "learning_rate": 0.1, "adamw_learning_rate": 0.05}
+    configs = [
+        {"name": "sgd", **decay},
+        {"name": "sgd", "weight_decay": 0.1, "bias_rate_factor": 3.0},
+        {"name": "momentum", **decay, "nesterov": True, "bias_rate_factor": 0.5},
+        {"name": "adam", **decay, "learning_rate": 0.05, "bias_rate_factor": 3.0},
+        {"name": "adamw", **decay, "learning_rate": 0.05, "bias_rate_factor": 3.0},
+        {**muon, "scaling": "jordan"},
+        {**muon, **decay, "filters": "muon", "bias_rate_factor": 3.0},
+        {**muon, **decay, "scaling": "jordan", "filters": "normalized-muon"},
+    ]
+    torch.manual_seed(20)
+    # Filters and a matrix, both with more outputs than inputs, and a last layer.
+    shapes = [(6, 1, 2, 2), (6,), (7, 3), (7,), (2, 7), (2,)]
+    start = [torch.randn(shape) for shape in shapes]
+    gradients = [[torch.randn(shape) for shape in shapes] for _ in range(3)]
+
+    def make(parameters, config):
+        weight_decay, factor = config.get("weight_decay", 0.01), config.get("bias_rate_factor", 1.0)
+
+        def groups(rate, parameters):
+            vectors = [parameter for parameter in parameters if parameter.dim() == 1]
+            vector_decay = weight_decay if config.get("decay_biases", True) else 0.0
+            return [
+                {"params": [parameter for parameter in parameters if parameter.dim() > 1]},
+                {"params": vectors, "lr": rate * factor, "weight_decay": vector_decay},
+            ], {"lr": rate, "weight_decay": weight_decay}
+
+        def with_groups(kind, rate, parameters=parameters, **keys):
+            groups_of, defaults = groups(rate, parameters)
+            return kind(groups_of, **defaults, **keys)
+
+        match config["name"]:
+            case "sgd":
+                return with_groups(optim.SGD, 0.1)
+            case "momentum":
+                return with_groups(optim.SGD, 0.01, momentum=0.9, nesterov=True)
+            case "adam":
+                return with_groups(optim.Adam, config["learning_rate"])
+            case "adamw":
+                return with_groups(optim.AdamW, config["learning_rate"])
+        filters, matrix, *others = parameters[0], parameters[2], parameters[1], *parameters[3:]
+        keys = {"lr": 0.1, "momentum": 0.95, "weight_decay": weight_decay, "scaling": config.get("scaling", "moonshot")}
+        by_muon = [{"params": [matrix]}]
+        if (kind := config.get("filters")) is None:
+            others = [filters, *others]
+        else:
+            by_muon.append({"params": [filters], "normalized": kind == "normalized-muon"})
+        return Both(Muon(by_muon, **keys), with_groups(optim.AdamW, config["adamw_learning_rate"], others))
+
+    def lists(tensors):
+        return [numbers(tensor.T if tensor.dim() == 2 else tensor) for tensor in tensors]
+
+    runs = []
+    for config in configs:
+        parameters = [nn.Parameter(tensor.clone()) for tensor in start]
+        optimizer = make(parameters, config)
+        for step in gradients:
+            for parameter, gradient in zip(parameters, step):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+        runs.append({"config": config, "end": lists(parameters)})
+    document = {"torch": torch.__version__, "start": lists(start), "gradients": [lists(step) for step in gradients]}
+    (HERE / "optimizers.json").write_text(json.dumps({**document, "runs": runs}, separators=(",", ":")) + "\n")
+
+
 def main():
     # The seeds are some with which no pooling or ReLU is so near its edge that rounding decides what it does.
-    torch.set_num_threads(1)
     torch.manual_seed(1)
     golden("mlp", Mlp, hidden=[7, 5])
     golden("cnn", Cnn, channels=[3, 5], hidden=6)
@@ -221,7 +305,9 @@ def main():
     golden("wrn-narrow", Wrn, batches=5, depth=16, dropout=0.0, factor=1, width=3)
     torch.manual_seed(9)
     golden("airbench", Airbench, (3, 13, 14), batches=5, widths=[5, 6], **AIRBENCH)
+    optimizers()
 
 
 if __name__ == "__main__":
-    counts() if sys.argv[1:] == ["counts"] else main()
+    torch.set_num_threads(1)
+    {"": main, "counts": counts, "optimizers": optimizers}["".join(sys.argv[1:])]()

@@ -158,9 +158,11 @@ fn check_monitor(config: &Config) -> Result<(), ClassificationError> {
 /// Whether a step of the run can be recorded and repeated, as far as the config tells.
 fn check_graph(config: &Config, place: &Place) -> Result<(), TrainingError> {
     let training = &config.training;
-    let is_plain = matches!(&config.optimizer, Optimizer::Sgd(sgd) if sgd.weight_decay <= 0.0);
+    #[allow(clippy::float_cmp)] // Exactly 1 changes nothing.
+    let is_one_rate = config.optimizer.bias_rate_factor() == 1.0;
+    let is_plain = is_one_rate && matches!(&config.optimizer, Optimizer::Sgd(sgd) if sgd.weight_decay <= 0.0);
     kindling_training::check_graph([
-        ("another optimizer, or weight decay", !is_plain),
+        ("another optimizer, weight decay, or `optimizer.bias_rate_factor`", !is_plain),
         ("several devices", place.devices.len() > 1),
         ("`training.accumulate`", training.accumulate > 1),
         ("`training.clip_norm`", training.clip_norm.is_some()),
@@ -313,6 +315,18 @@ mod tests {
         let frozen = 10 * 7 + 7;
         let expected = (parameters + (parameters - frozen) * 3) * 4 + images;
         assert_eq!(needed("adam", &json!({ "freeze": ["layers.0"] })), expected);
+    }
+
+    #[test]
+    fn a_graph_of_several_learning_rates_is_refused() {
+        let message = |optimizer: Value| {
+            let config = fixtures::config(json!({ "network": "mlp", "optimizer": optimizer }));
+            check_graph(&config, &Place::new(Device::flex())).unwrap_err().to_string()
+        };
+        let several = message(json!({ "name": "sgd", "bias_rate_factor": 64 }));
+        assert!(several.contains("`optimizer.bias_rate_factor`"), "{several}");
+        let one = message(json!({ "name": "sgd", "decay_biases": false }));
+        assert!(one.contains("found the backend"), "{one}");
     }
 
     #[test]

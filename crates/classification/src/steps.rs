@@ -4,6 +4,7 @@ use burn::{
     optim::{AdamWState, AdaptiveMomentumState, Optimizer, RecordState, SgdState, StateSink, StateSource, join_path},
     tensor::{Device, Tensor},
 };
+use kindling_config::MuonScaling;
 use kindling_kernels::{self as kernels, AdamStep, MomentumStep, MuonStep, WeightDecay};
 
 /// Stochastic gradient descent without momentum: Burn's `Sgd`.
@@ -97,12 +98,31 @@ impl Optimizer for Adam {
     }
 }
 
-/// Muon, with rates that take the matrix's size into account as Burn's `AdjustLrFn::MatchRmsAdamW` does: one that a
-/// transpose leaves as it is, as Burn keeps linear weights as `[inputs, outputs]`.
+/// Muon, for matrices `[inputs, outputs]`, as Burn keeps linear weights, and filters `[outputs, inputs, height, width]`,
+/// which are taken as matrices `[outputs, inputs * height * width]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Muon {
     pub(crate) momentum: f64,
     pub(crate) weight_decay: f64,
+    pub(crate) scaling: MuonScaling,
+    /// Whether parameters are brought to the norm √outputs before each step.
+    pub(crate) normalized: bool,
+}
+
+impl Muon {
+    /// The step of a parameter of this shape, and the matrix that it is taken as.
+    fn of(&self, rate: f64, shape: &[usize]) -> (MuonStep, [usize; 2]) {
+        let rows = shape.first().copied().unwrap_or(1);
+        let columns = shape.iter().skip(1).product();
+        let (inputs, outputs) = if shape.len() == 2 { (rows, columns) } else { (columns, rows) };
+        let scaled_rate = match self.scaling {
+            MuonScaling::Moonshot => rate * 0.2 * (rows.max(columns) as f64).sqrt(),
+            MuonScaling::Jordan => rate * (outputs as f64 / inputs as f64).max(1.0).sqrt(),
+        };
+        let (momentum, weight_decay) = (self.momentum, self.weight_decay);
+        let norm = self.normalized.then(|| (outputs as f64).sqrt());
+        (MuonStep { rate, scaled_rate, momentum, nesterov: true, weight_decay, norm }, [rows, columns])
+    }
 }
 
 impl Optimizer for Muon {
@@ -116,10 +136,8 @@ impl Optimizer for Muon {
         state: Option<Self::State<D>>,
     ) -> (Tensor<D>, Option<Self::State<D>>) {
         let velocity = state.map_or_else(|| gradient.zeros_like(), |state| state.0);
-        let step = MuonStep { rate, momentum: self.momentum, nesterov: true, weight_decay: self.weight_decay };
-        // Its parameters are matrices, which the type does not say.
         let shape = weights.shape();
-        let matrix: [usize; 2] = shape.dims();
+        let (step, matrix) = self.of(rate, &weights.dims());
         let [weights, gradient, velocity] = [weights, gradient, velocity].map(|tensor| tensor.reshape(matrix));
         let (weights, velocity) = kernels::muon_step(weights, gradient, velocity, step);
         (weights.reshape(shape.clone()), Some(Velocity(velocity.reshape(shape))))
@@ -169,6 +187,10 @@ mod tests {
         layer
     }
 
+    fn muon(weight_decay: f64) -> Muon {
+        Muon { momentum: 0.95, weight_decay, scaling: MuonScaling::Moonshot, normalized: false }
+    }
+
     fn weights(layer: &Linear) -> Vec<f32> {
         layer.weight.val().into_data().try_to_vec().unwrap()
     }
@@ -198,7 +220,7 @@ mod tests {
                     .with_momentum(momentum(0.95, true))
                     .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
                     .init(),
-                Muon { momentum: 0.95, weight_decay: 0.05 }.into(),
+                muon(0.05).into(),
             ),
         ];
         let layer = LinearConfig::new(7, 4).with_bias(false).init(&Device::flex().autodiff());
@@ -222,7 +244,7 @@ mod tests {
             Sgd { weight_decay: 0.1 }.into(),
             Momentum { momentum: 0.9, nesterov: true, weight_decay: 0.1 }.into(),
             Adam { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: WeightDecay::Decoupled(0.1) }.into(),
-            Muon { momentum: 0.95, weight_decay: 0.1 }.into(),
+            muon(0.1).into(),
         ];
         for mut optimizer in optimizers {
             let mut gradients = GradientsParams::new();

@@ -19,6 +19,9 @@ variants! {
     Augmentation {
         /// Share of the images that are changed.
         probability: f64, Share, None;
+        /// Whether the image is mirrored in every other epoch, by chance from the first or the second on, in place of anew
+        /// in each epoch.
+        alternate: bool, Any, None;
         /// Most pixels by which an image moves in each direction.
         pixels: usize, Side, None;
         /// Pixels added on each side before an image of the old size is cut out.
@@ -48,8 +51,9 @@ variants! {
         /// Both parameters of the beta distribution that the share of the other image is drawn from.
         alpha: f64, Positive, None;
     }
-    /// Mirrored left to right.
-    Flip = "flip" { probability: 0.5 }
+    /// Mirrored left to right. In turns it is of <https://arxiv.org/abs/2404.00498>: no image is seen twice the same way
+    /// in two epochs.
+    Flip = "flip" { probability: 0.5, alternate: false }
     /// Moved by whole pixels; the background comes in.
     Shift = "shift" { pixels: 2 }
     /// A random part of the padded image, as large as the image; torchvision's `RandomCrop(size, padding)`.
@@ -144,6 +148,16 @@ impl Augmentation {
             && share.as_f64() > Some(1.0)
         {
             return Err(ConfigError::invalid(&format!("{path}.{name}.scale_max"), "at most 1", share));
+        }
+        if let (Some(Value::Bool(true)), Some(share)) = (complete.get("alternate"), complete.get("probability"))
+            && share.as_f64() != Some(0.5)
+        {
+            return Err(ConfigError::Excludes {
+                key: format!("{path}.{name}.alternate"),
+                value: "true".to_owned(),
+                other: format!("{path}.{name}.probability"),
+                found: plain(share),
+            });
         }
         complete.insert("name".to_owned(), name.as_str().into());
         serde_json::from_value(complete.into()).map_err(|error| ConfigError::Malformed(format!("{path}: {error}")))
@@ -277,6 +291,11 @@ mod tests {
                 json!("crop:2"),
                 "data.augment: expected NAME or NAME:KEY=VALUE:KEY=VALUE, such as crop:padding=2, found \"crop:2\"",
             ),
+            (
+                json!("flip:alternate=true:probability=0.4"),
+                "`data.augment.flip.alternate` true excludes `data.augment.flip.probability` (got 0.4)",
+            ),
+            (json!("flip:alternate=yes"), "data.augment.flip.alternate: expected true or false, found \"yes\""),
             (json!("crop:padding=2:padding=3"), "config: `data.augment.crop.padding` is given twice"),
             (
                 json!({"padding": 2}),

@@ -22,6 +22,8 @@ const FOLD: &str = "protocol.fold";
 pub struct Grid {
     /// Keys as typed, each with its values.
     axes: Vec<(String, Values)>,
+    /// What every combination says where the axes do not.
+    base: Partial,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +134,12 @@ impl Grid {
         self.axes.iter().any(|(known, _)| is_same(known, key))
     }
 
+    /// The same, with every combination laid over `base`.
+    #[must_use]
+    pub fn over(self, base: Partial) -> Self {
+        Self { base, ..self }
+    }
+
     /// These values, and those of `other` for the keys that these leave open.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
@@ -180,7 +188,8 @@ impl Grid {
             };
             combinations = combinations.iter().flat_map(extend).collect();
         }
-        let resolve = |(labels, partial): (_, Partial)| Ok((labels, partial.resolve(registry)?));
+        let resolve =
+            |(labels, partial): (_, Partial)| Ok((labels, partial.over(self.base.clone()).resolve(registry)?));
         combinations.into_iter().map(resolve).collect()
     }
 
@@ -188,7 +197,12 @@ impl Grid {
     fn read(&self, registry: &Registry) -> Result<Vec<(String, Vec<Value>)>, ConfigError> {
         let paths: Vec<String> = self.axes.iter().map(|(key, _)| path_of(key, registry)).collect::<Result<_, _>>()?;
         // Whether a key of a network takes lists is decided by the networks that are tried.
-        let chosen: BTreeMap<&str, Vec<String>> = paths.iter().zip(&self.axes).filter_map(names).collect();
+        let of_base = ["network", "data"].into_iter().filter_map(|section| {
+            let name = self.base.get(&format!("{section}.name"))?.as_str()?;
+            Some((section, vec![name.to_owned()]))
+        });
+        let chosen: BTreeMap<&str, Vec<String>> =
+            of_base.chain(paths.iter().zip(&self.axes).filter_map(names)).collect();
         let among = |all: &[Section], section: &str| {
             let tried = chosen.get(section);
             all.iter().filter(|one| tried.is_none_or(|names| names.contains(&one.name))).cloned().collect()

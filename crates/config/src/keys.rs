@@ -340,9 +340,10 @@ pub(crate) mod tests {
         assert_eq!(rate.default_text(), "0.1; 0.01 with momentum; 0.001 with adam, adamw, muon");
         assert_eq!(rate.help, "Learning rate, before the schedule");
         assert_eq!(key("optimizer.momentum").default_text(), "0.9; 0.95 with muon");
-        assert_eq!(key("data.augment").choices[..2], ["flip:probability=0.5", "shift:pixels=2"]);
+        assert_eq!(key("data.augment").choices[..2], ["flip:probability=0.5:alternate=false", "shift:pixels=2"]);
         assert_eq!(key("training.clip_norm").default_text(), "");
-        assert_eq!(key("schedule.name").choices, ["constant", "step", "cosine", "one-cycle"]);
+        let schedules = ["constant", "step", "cosine", "linear", "warm-restarts", "one-cycle"];
+        assert_eq!(key("schedule.name").choices, schedules);
         assert_eq!((key("network.name").default, key("data.name").default), (Value::Null, json!("fashion-mnist")));
         assert_eq!((key("network.hidden").flag, key("data.transpose").flag), (Some("hidden"), Some("transpose")));
         assert_eq!(key("network.hidden").help, "Width of the hidden layer");

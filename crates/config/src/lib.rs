@@ -34,6 +34,7 @@ mod partial;
 mod print;
 mod resolve;
 mod sections;
+mod update;
 mod values;
 
 pub use augment::{Augmentation, Edge};
@@ -44,7 +45,11 @@ pub use keys::{Key, keys, nearest};
 pub use kind::{Kind, Range};
 pub use partial::Partial;
 pub use sections::{
-    Adam, Adamw, Assignment, Channels, Choice, Constant, Cosine, Data, Fit, Momentum, Muon, Normalize, OneCycle,
-    Optimizer, Order, Precision, Protocol, Registry, Sampler, Schedule, Section, Sgd, Step, Training, Validated,
+    Assignment, Channels, Choice, Data, Fit, Normalize, Order, Precision, Protocol, Registry, Sampler, Section,
+    TestTimeAugmentation, Training, Validated,
+};
+pub use update::{
+    Adam, Adamw, Constant, Cosine, Linear, Momentum, Muon, MuonFilters, MuonScaling, OneCycle, Optimizer, Schedule, Sgd,
+    Step, WarmRestarts,
 };
 pub use values::{ClassWeights, ImageSize};

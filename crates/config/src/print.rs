@@ -143,6 +143,10 @@ momentum = 0.9
 nesterov = false
 # Weight decay: decoupled with adamw and muon, otherwise added to the gradient (at least 0)
 weight_decay = 0.0
+# Whether norms and biases (parameters of one dimension) decay as well
+decay_biases = true
+# Factor of the learning rate of norms and biases (parameters of one dimension) (at least 0)
+bias_rate_factor = 1.0
 
 [schedule]
 "#;

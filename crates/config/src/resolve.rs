@@ -184,7 +184,7 @@ mod tests {
         ),
         (
             r#"{"network": "mlp", "schedule": {"name": "one-cycle", "warm_up_epochs": 1}}"#,
-            "`schedule.warm_up_epochs` requires schedule `constant`, `step` or `cosine` (got `one-cycle`)",
+            "`schedule.warm_up_epochs` requires schedule `constant`, `step`, `cosine`, `linear` or `warm-restarts` (got `one-cycle`)",
         ),
         (r#"{"training": {"epochs": 0}}"#, "training.epochs: expected at least 1, found 0"),
         (r#"{"training": {"epochs": "ten"}}"#, "training.epochs: expected a whole number, found \"ten\""),
@@ -276,7 +276,7 @@ mod tests {
     fn values_are_completed_and_old_ones_still_resolve() {
         let data = |keys: &str| resolved(&format!(r#"{{"network": "mlp", "data": {{{keys}}}}}"#)).unwrap().flat();
         let old = data(r#""augment": ["flip"], "pixel_mean": 0.25, "pixel_std": 1"#);
-        assert_eq!(old["data.augment"], json!([{"name": "flip", "probability": 0.5}]));
+        assert_eq!(old["data.augment"], json!([{"name": "flip", "probability": 0.5, "alternate": false}]));
         assert_eq!((&old["data.pixel_mean"], &old["data.pixel_std"]), (&json!([0.25]), &json!([1.0])));
         let new =
             data(r#""augment": "crop:padding=2", "image_size": 32, "channels": "rgb", "pixel_mean": [0, 0.5, 1]"#);

@@ -167,88 +167,6 @@ names! {
 }
 
 variants! {
-    /// The update rule; all but [`Muon`] have PyTorch's semantics and defaults.
-    Optimizer {
-        /// Learning rate, before the schedule.
-        learning_rate: f64, NotNegative, Some("learning-rate");
-        /// Momentum.
-        momentum: f64, Fraction, Some("momentum");
-        /// Whether momentum is Nesterov's; that of muon always is.
-        nesterov: bool, Any, Some("nesterov");
-        /// Decay of the first moment.
-        beta_1: f64, Fraction, None;
-        /// Decay of the second moment.
-        beta_2: f64, Fraction, None;
-        /// Added to the denominator.
-        epsilon: f64, Positive, None;
-        /// Weight decay: decoupled with adamw and muon, otherwise added to the gradient.
-        weight_decay: f64, NotNegative, Some("weight-decay");
-        /// Learning rate of AdamW, which trains all but the hidden matrices.
-        adamw_learning_rate: f64, NotNegative, Some("adamw-learning-rate");
-    }
-    /// Stochastic gradient descent.
-    Sgd = "sgd" { learning_rate: 0.1, weight_decay: 0.0 }
-    /// Stochastic gradient descent with momentum, which multiplies the steps by up to `1 / (1 - momentum)`.
-    Momentum = "momentum" { learning_rate: 0.01, momentum: 0.9, nesterov: false, weight_decay: 0.0 }
-    /// Kingma and Ba, <https://arxiv.org/abs/1412.6980>.
-    Adam = "adam" { learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
-    /// Loshchilov and Hutter, <https://arxiv.org/abs/1711.05101>.
-    Adamw = "adamw" { learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
-    /// Jordan, <https://kellerjordan.github.io/posts/muon/>: hidden matrices; `AdamW` for everything else.
-    Muon = "muon" {
-        learning_rate: 0.001, momentum: 0.95, weight_decay: 0.01, adamw_learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999,
-        epsilon: 1e-8
-    }
-}
-
-impl Optimizer {
-    /// The learning rate, before the schedule.
-    #[must_use]
-    pub fn learning_rate(&self) -> f64 {
-        match self {
-            Self::Sgd(Sgd { learning_rate, .. })
-            | Self::Momentum(Momentum { learning_rate, .. })
-            | Self::Adam(Adam { learning_rate, .. })
-            | Self::Adamw(Adamw { learning_rate, .. })
-            | Self::Muon(Muon { learning_rate, .. }) => *learning_rate,
-        }
-    }
-}
-
-variants! {
-    /// How the learning rate changes.
-    Schedule {
-        /// Epochs over which the learning rate rises from zero.
-        warm_up_epochs: usize, NotNegative, Some("warm-up-epochs");
-        /// Epochs between the drops.
-        step_epochs: usize, AtLeastOne, Some("step-epochs");
-        /// Factor of the learning rate at each drop.
-        step_factor: f64, Positive, Some("step-factor");
-    }
-    /// The learning rate stays the same.
-    Constant = "constant" { warm_up_epochs: 0 }
-    /// The learning rate drops by a factor every few epochs.
-    Step = "step" { warm_up_epochs: 0, step_epochs: 5, step_factor: 0.1 }
-    /// The learning rate falls to zero along a cosine.
-    Cosine = "cosine" { warm_up_epochs: 0 }
-    /// The learning rate rises to its value and falls far below where it began, as PyTorch's `OneCycleLR`.
-    OneCycle = "one-cycle" {}
-}
-
-impl Schedule {
-    /// Epochs over which the learning rate rises from zero; 0 for `one-cycle`, which has a warm-up of its own.
-    #[must_use]
-    pub fn warm_up_epochs(&self) -> usize {
-        match self {
-            Self::Constant(Constant { warm_up_epochs })
-            | Self::Step(Step { warm_up_epochs, .. })
-            | Self::Cosine(Cosine { warm_up_epochs }) => *warm_up_epochs,
-            Self::OneCycle(OneCycle {}) => 0,
-        }
-    }
-}
-
-variants! {
     /// How the data is split and which metrics are reported.
     Protocol {
         /// Order of the training images in an epoch.
@@ -259,10 +177,16 @@ variants! {
         folds: Option<usize>, AtLeastTwo, Some("folds");
         /// The part, from 1, that is for validation in this run; needs folds.
         fold: Option<usize>, AtLeastOne, Some("fold");
+        /// Changes of each image whose logits are averaged in the final test: flip adds the mirrored image, shift the
+        /// image moved by a pixel along both diagonals, with half the weight on those not moved.
+        test_time_augmentation: Vec<TestTimeAugmentation>, Any, Some("test-time-augmentation");
     }
     /// A part of the training images is for validation: the data set's own, a fold, or a twelfth; the best epoch is
     /// tested, once.
-    Validated = "validated" { order: Order::Shuffled, monitor: "valid/loss".to_owned(), folds: None, fold: None }
+    Validated = "validated" {
+        order: Order::Shuffled, monitor: "valid/loss".to_owned(), folds: None, fold: None,
+        test_time_augmentation: Vec::new()
+    }
     /// All training images train; the test set is evaluated after each epoch and the last epoch reported.
     Assignment = "assignment" { order: Order::File, monitor: "test/loss".to_owned() }
 }
@@ -284,6 +208,15 @@ impl Protocol {
         }
     }
 
+    /// Changes of each image whose logits are averaged in the final test; none with `assignment`, which has no such test.
+    #[must_use]
+    pub fn test_time_augmentation(&self) -> &[TestTimeAugmentation] {
+        match self {
+            Self::Validated(validated) => &validated.test_time_augmentation,
+            Self::Assignment(_) => &[],
+        }
+    }
+
     /// The split that is evaluated after each epoch: `valid` or `test`.
     #[must_use]
     pub fn evaluated_split(&self) -> &'static str {
@@ -291,6 +224,17 @@ impl Protocol {
             Self::Validated(_) => "valid",
             Self::Assignment(_) => "test",
         }
+    }
+}
+
+names! {
+    /// A change of an image that is to be classified: the logits of all of its views are averaged.
+    TestTimeAugmentation {
+        /// The image, and mirrored left to right.
+        Flip = "flip",
+        /// The image with half the weight, and moved by a pixel to the upper left and to the lower right with a quarter
+        /// each: `airbench94.py` in KellerJordan/cifar10-airbench.
+        Shift = "shift",
     }
 }
 

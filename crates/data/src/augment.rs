@@ -1,7 +1,7 @@
 //! Random changes of training images.
 //!
-//! What happens to an image is a pure function of (seed, epoch, row of the image in the epoch), and each augmentation
-//! draws from a stream of its own: neither the batch size nor another augmentation changes it.
+//! What happens to an image is a pure function of (seed, epoch, row of the epoch, index of the image), and each
+//! augmentation draws from a stream of its own: neither the batch size nor another augmentation changes it.
 
 mod color;
 mod draw;
@@ -44,6 +44,16 @@ struct Change {
     erased: Option<[Range<usize>; 2]>,
 }
 
+/// Where an image is seen in training.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// From 1.
+    pub(crate) epoch: usize,
+    pub(crate) row: usize,
+    /// Index of the image in the split: the row, unless classes are balanced.
+    pub(crate) image: usize,
+}
+
 /// Memory that a thread keeps, so that no image takes new one.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
@@ -79,7 +89,7 @@ impl Augmenter {
         stream(self.seed, purpose, ((epoch as u64) << 32) | row as u64)
     }
 
-    fn change(&self, epoch: usize, row: usize) -> Change {
+    fn change(&self, Place { epoch, row, image }: Place) -> Change {
         let size @ [_, width] = [self.shape[1], self.shape[2]];
         let mut change = Change { map: Map::IDENTITY, color: None, erased: None };
         for augmentation in &self.augmentations {
@@ -87,7 +97,13 @@ impl Augmenter {
             let map = change.map;
             match augmentation {
                 Augmentation::Flip(flip) => {
-                    if random.random_bool(flip.probability) {
+                    let is_mirrored = if flip.alternate {
+                        // No image is trained on in epoch 0, whose draws say in which way each one starts.
+                        self.draws(augmentation.name(), 0, image).random_bool(0.5) == epoch.is_multiple_of(2)
+                    } else {
+                        random.random_bool(flip.probability)
+                    };
+                    if is_mirrored {
                         change.map = map.flip(width);
                     }
                 }
@@ -142,16 +158,16 @@ impl Augmenter {
         })
     }
 
-    /// Writes the image of a row of an epoch, changed and normalised.
+    /// Writes the image at `place`, changed and normalised.
     pub(crate) fn write(
         &self,
         image: &[u8],
-        (epoch, row): (usize, usize),
+        place: Place,
         normalization: &Normalization,
         scratch: &mut Scratch,
         out: &mut [f32],
     ) {
-        self.paint(image, &self.change(epoch, row), normalization, scratch, out);
+        self.paint(image, &self.change(place), normalization, scratch, out);
     }
 
     fn paint(
@@ -230,9 +246,13 @@ mod tests {
         Augmenter::new(augmentations, seed, &ImageSet::new(vec![0; size], vec![0], shape).unwrap())
     }
 
+    fn place(epoch: usize, row: usize) -> Place {
+        Place { epoch, row, image: row }
+    }
+
     fn changes(augmentations: &[Augmentation], count: usize) -> Vec<Change> {
         let augmenter = augmenter(augmentations, 7, MNIST);
-        (0..count).map(|row| augmenter.change(1, row)).collect()
+        (0..count).map(|row| augmenter.change(place(1, row))).collect()
     }
 
     /// Whether an image is mirrored, and by how many rows and columns it moves down and right.
@@ -245,7 +265,7 @@ mod tests {
     fn seed_epoch_and_row_decide_a_change_and_each_of_them_matters() {
         let drawn = |seed, epoch, first: usize| -> Vec<Change> {
             let augmenter = augmenter(&all(), seed, MNIST);
-            (first..first + 20).map(|row| augmenter.change(epoch, row)).collect()
+            (first..first + 20).map(|row| augmenter.change(place(epoch, row))).collect()
         };
         assert_eq!(drawn(1, 2, 3), drawn(1, 2, 3));
         assert_eq!(drawn(1, 2, 3)[1..], drawn(1, 2, 4)[..19]);
@@ -260,13 +280,16 @@ mod tests {
         // recorded seed means.
         let augmenter = augmenter(&first_three(), 42, MNIST);
         let drawn = |row| {
-            let change = augmenter.change(1, row);
+            let change = augmenter.change(place(1, row));
             (moves(&change), change.erased)
         };
         assert_eq!(drawn(0), ((false, [-1, 2]), Some([11..23, 23..27])));
         assert_eq!(drawn(1), ((true, [1, 1]), None));
         assert_eq!(drawn(2), ((false, [2, -1]), Some([5..22, 14..22])));
         assert_eq!(drawn(3), ((true, [-2, 1]), Some([3..21, 6..12])));
+        let alternate = self::augmenter(&["flip:alternate=true".parse().unwrap()], 42, MNIST);
+        let first = [0, 1, 2, 3, 4, 5, 6, 7].map(|row| moves(&alternate.change(place(1, row))).0);
+        assert_eq!(first, [false, false, false, true, true, true, true, false]);
     }
 
     #[test]
@@ -306,7 +329,7 @@ mod tests {
     #[test]
     fn parameters_of_nothing_change_nothing() {
         let nothing = [
-            augment::Flip { probability: 0.0 }.into(),
+            augment::Flip { probability: 0.0, alternate: false }.into(),
             augment::Shift { pixels: 0 }.into(),
             augment::Crop { padding: 0, edge: Edge::Background }.into(),
             augment::ResizedCrop { scale_min: 1.0, scale_max: 1.0, ratio_min: 1.0, ratio_max: 1.0 }.into(),
@@ -320,7 +343,7 @@ mod tests {
         let normalization = Normalization::new(&[0.1, 0.2, 0.3], &[0.5, 0.4, 0.3]);
         let (mut expected, mut changed) = (vec![0.0; 192], vec![0.0; 192]);
         normalization.write(&image, 3, &mut expected);
-        augmenter.write(&image, (1, 0), &normalization, &mut Scratch::default(), &mut changed);
+        augmenter.write(&image, place(1, 0), &normalization, &mut Scratch::default(), &mut changed);
         assert_eq!(changed, expected);
     }
 

@@ -13,7 +13,7 @@ use kindling_training::{Rows, Source, SourceError};
 
 use crate::{
     Augmentation, ImageBatch, ImageSet, Mixed, Normalization,
-    augment::{Augmenter, Mix, Scratch},
+    augment::{Augmenter, Mix, Place, Scratch},
     device_split::DeviceSplit,
     sampler::Balanced,
 };
@@ -73,8 +73,9 @@ impl ImageSource {
 
     /// Changes every image at random each time it is seen in training; evaluation sees the images as they are.
     ///
-    /// What happens to an image is a pure function of `seed`, the epoch, and the image's row in the split; neither
-    /// batch size nor order, resuming, or device make a difference to it.
+    /// What happens to an image is a pure function of `seed`, the epoch, its row, and the image's index in the split
+    /// (the row, unless [`balanced`](Self::balanced)); neither batch size nor order, resuming, or device make a
+    /// difference to it.
     #[must_use]
     pub fn augmented_by(self, augmentations: &[Augmentation], seed: u64) -> Self {
         let augmenter = (!augmentations.is_empty()).then(|| Augmenter::new(augmentations, seed, &self.set));
@@ -152,10 +153,11 @@ impl ImageSource {
         let size = channels * height * width;
         let augmenter = self.augmenter.as_ref().filter(|_| rows.epoch() > 0);
         let write = |row: usize, normalization: &Normalization, scratch: &mut Scratch, out: &mut [f32]| {
-            let image = self.set.image(images.map_or(row, |images| images[row] as usize));
+            let image = images.map_or(row, |images| images[row] as usize);
+            let place = Place { epoch: rows.epoch(), row, image };
             match augmenter {
-                Some(augmenter) => augmenter.write(image, (rows.epoch(), row), normalization, scratch, out),
-                None => normalization.write(image, channels, out),
+                Some(augmenter) => augmenter.write(self.set.image(image), place, normalization, scratch, out),
+                None => normalization.write(self.set.image(image), channels, out),
             }
         };
         let unit = Normalization::default();

@@ -51,12 +51,16 @@ pub enum WeightDecay {
 pub struct MuonStep {
     /// The learning rate.
     pub rate: f64,
+    /// By which the orthogonal matrix is multiplied: the learning rate, scaled by the matrix's sizes.
+    pub scaled_rate: f64,
     /// By which the velocity is multiplied.
     pub momentum: f64,
     /// Whether the momentum is Nesterov's.
     pub nesterov: bool,
     /// Decoupled: the parameter is multiplied by 1 minus the learning rate times so much.
     pub weight_decay: f64,
+    /// The Frobenius norm that the parameter is brought to before all else.
+    pub norm: Option<f64>,
 }
 
 impl AdamStep {
@@ -88,19 +92,14 @@ impl AdamStep {
 }
 
 impl MuonStep {
-    /// By which the orthogonal matrix is multiplied: the learning rate times 0.2 √max(rows, columns), so that the step
-    /// is as long as one of AdamW (Moonshot, <https://arxiv.org/abs/2502.16982>, section 2.2).
-    fn scaled_rate(&self, rows: usize, columns: usize) -> f64 {
-        self.rate * 0.2 * (rows.max(columns) as f64).sqrt()
-    }
-
-    /// The step on slices, of a matrix of so many rows and columns.
-    pub(crate) fn constants(&self, [rows, columns]: [usize; 2]) -> muon::Muon {
+    /// The step on slices.
+    pub(crate) fn constants(&self) -> muon::Muon {
         muon::Muon {
-            rate: self.scaled_rate(rows, columns) as f32,
+            rate: self.scaled_rate as f32,
             momentum: self.momentum as f32,
             nesterov: self.nesterov,
             kept: self.kept() as f32,
+            norm: self.norm.map(|norm| norm as f32),
         }
     }
 
@@ -176,8 +175,8 @@ pub fn adam_step<const D: usize>(
     (Tensor::from_dispatch(parameter), [moment_1, moment_2].map(Tensor::from_dispatch))
 }
 
-/// A step of Muon, as Burn's with its rate scaled by 0.2 √max(rows, columns): the parameter and its velocity, each in
-/// its own memory if that is the only reference to it. The velocity is zero at first.
+/// A step of Muon, as Burn's and its author's: the parameter and its velocity, each in its own memory if that is the only
+/// reference to it. The velocity is zero at first.
 ///
 /// # Panics
 /// When the shapes differ.
@@ -327,12 +326,19 @@ pub(crate) mod composed {
         step: MuonStep,
     ) -> (FloatTensor<B>, FloatTensor<B>) {
         let (update, velocity) = momentum::<B>(gradient, velocity, step.momentum, step.nesterov);
-        let shape = parameter.shape();
-        let update = times::<B>(orthogonal::<B>(update), step.scaled_rate(shape[0], shape[1]));
+        let update = times::<B>(orthogonal::<B>(update), step.scaled_rate);
+        let parameter = if let Some(norm) = step.norm { normalized::<B>(parameter, norm) } else { parameter };
         let kept = step.kept();
         #[allow(clippy::float_cmp)] // Exactly 1 changes nothing.
         let parameter = if kept == 1.0 { parameter } else { times::<B>(parameter, kept) };
         (B::float_sub(parameter, update), velocity)
+    }
+
+    /// The parameter, of this Frobenius norm.
+    fn normalized<B: Backend>(parameter: FloatTensor<B>, norm: f64) -> FloatTensor<B> {
+        let found = B::float_sqrt(sum_of_squares::<B>(parameter.clone()));
+        let factor = B::float_recip(B::float_clamp_min(found, Scalar::Float(EPSILON)));
+        scaled::<B>(parameter, times::<B>(factor, norm))
     }
 
     fn orthogonal<B: Backend>(update: FloatTensor<B>) -> FloatTensor<B> {

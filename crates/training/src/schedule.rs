@@ -22,6 +22,8 @@ enum Shape {
     Constant,
     Step { epochs: usize, factor: f64 },
     Cosine,
+    Linear,
+    WarmRestarts { epochs: usize, factor: usize },
     OneCycle,
 }
 
@@ -42,6 +44,20 @@ impl Schedule {
     #[must_use]
     pub fn cosine() -> Self {
         Self { shape: Shape::Cosine, warm_up_epochs: 0 }
+    }
+
+    /// It falls to zero along a line.
+    #[must_use]
+    pub fn linear() -> Self {
+        Self { shape: Shape::Linear, warm_up_epochs: 0 }
+    }
+
+    /// PyTorch's `CosineAnnealingWarmRestarts`, stepped with each batch: it falls to zero along half a cosine in
+    /// `epochs` epochs, and again in `factor` times as many as before (at least as many), and so on. These count from
+    /// the end of a warm-up.
+    #[must_use]
+    pub fn warm_restarts(epochs: usize, factor: usize) -> Self {
+        Self { shape: Shape::WarmRestarts { epochs, factor: factor.max(1) }, warm_up_epochs: 0 }
     }
 
     /// PyTorch's `OneCycleLR`: it rises from a 25th over 30 % of the steps and falls to a ten-thousandth of that.
@@ -70,6 +86,11 @@ impl Schedule {
             Shape::Constant => 1.0,
             Shape::Step { epochs, factor } => factor.powf((done / (epochs * batches) as f64).floor()),
             Shape::Cosine => between(1.0, 0.0, (done - warm_up) / (total - warm_up)),
+            Shape::Linear => 1.0 - (done - warm_up) / (total - warm_up),
+            Shape::WarmRestarts { epochs, factor } => {
+                let steps = step - 1 - self.warm_up_epochs * batches;
+                between(1.0, 0.0, share_since_restart(steps, epochs.saturating_mul(batches).max(1), factor))
+            }
             Shape::OneCycle => {
                 let (start, peak) = (1.0 / START_DIVISOR, RISING_SHARE * total - 1.0);
                 if done <= peak {
@@ -83,7 +104,7 @@ impl Schedule {
 
     /// Whether the steps so far would have been others in a longer run.
     fn depends_on_epochs(&self) -> bool {
-        matches!(self.shape, Shape::Cosine | Shape::OneCycle)
+        matches!(self.shape, Shape::Cosine | Shape::Linear | Shape::OneCycle)
     }
 }
 
@@ -92,12 +113,25 @@ fn between(start: f64, end: f64, share: f64) -> f64 {
     end + (start - end) / 2.0 * (1.0 + (PI * share).cos())
 }
 
+/// Returns the share of the steps from the latest restart to the next that are done after `steps` steps, where the
+/// first restart is after `length` steps, and each next one after `factor` times as many as the one before.
+fn share_since_restart(steps: usize, mut length: usize, factor: usize) -> f64 {
+    let mut since = if factor == 1 { steps % length } else { steps };
+    while since >= length {
+        since -= length;
+        length = length.saturating_mul(factor);
+    }
+    since as f64 / length as f64
+}
+
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.shape {
             Shape::Constant => "constant",
             Shape::Step { .. } => "step",
             Shape::Cosine => "cosine",
+            Shape::Linear => "linear",
+            Shape::WarmRestarts { .. } => "warm-restarts",
             Shape::OneCycle => "one-cycle",
         })
     }
@@ -259,6 +293,40 @@ mod tests {
     fn cosine_falls_to_zero_over_what_the_warm_up_leaves() {
         check(Schedule::cosine(), &[(1, 1.0), (11, 0.5)]);
         check(Schedule::cosine().warm_up(2), &[(1, 0.1), (10, 1.0), (11, 1.0), (16, 0.5)]);
+    }
+
+    #[test]
+    fn linear_falls_to_zero_over_what_the_warm_up_leaves() {
+        // torch 2.9.0: LinearLR(optimizer, 1, 0, total_iters=20), get_last_lr() before each step.
+        check(Schedule::linear(), &[(1, 1.0), (2, 0.95), (11, 0.5), (20, 0.05), (21, 0.0)]);
+        check(Schedule::linear().warm_up(2), &[(1, 0.1), (10, 1.0), (11, 1.0), (12, 0.9), (20, 0.1)]);
+    }
+
+    #[test]
+    fn warm_restarts_are_pytorchs_and_know_no_last_epoch() {
+        // torch 2.9.0, a learning rate of 1: scheduler = CosineAnnealingWarmRestarts(optimizer, T_0, T_mult), and
+        // before each step, counted from 1: scheduler.step((step - 1) / 5); scheduler.get_last_lr()
+        let doubled = [
+            (1, 1.0),
+            (2, 0.904_508_497_187_473_7),
+            (5, 0.095_491_502_812_526_33),
+            (6, 1.0),
+            (7, 0.975_528_258_147_576_8),
+            (11, 0.5),
+            (15, 0.024_471_741_852_423_29),
+            (16, 1.0),
+            (17, 0.993_844_170_297_568_9),
+            (20, 0.904_508_497_187_473_7),
+        ];
+        check(Schedule::warm_restarts(1, 2), &doubled);
+        let alike = [(6, 0.5), (10, 0.024_471_741_852_423_234), (11, 1.0), (17, 0.345_491_502_812_526_2)];
+        check(Schedule::warm_restarts(2, 1), &alike);
+        let tripled = [(6, 1.0), (7, 0.989_073_800_366_902_8), (20, 0.010_926_199_633_097_156)];
+        check(Schedule::warm_restarts(1, 3), &tripled);
+        check(Schedule::warm_restarts(1, 2).warm_up(1), &doubled.map(|(step, value)| (step + 5, value)));
+        check(Schedule::warm_restarts(1, 2).warm_up(1), &[(1, 0.2), (5, 1.0)]);
+        check(Schedule::warm_restarts(usize::MAX, usize::MAX), &[(20, 1.0)]);
+        assert!(!Schedule::warm_restarts(1, 2).depends_on_epochs() && Schedule::linear().depends_on_epochs());
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub trait Task: Module + 'static {
             }
         }
         deferred.read()?.iter().for_each(|((), read)| totals.add(read));
-        Ok(TestRecord { metrics: totals.metrics("test", Self::METRICS), confusion: None })
+        Ok(TestRecord { metrics: totals.metrics("test", Self::METRICS), confusion: None, test_time_augmentation: Vec::new() })
     }
 }
 

@@ -207,6 +207,38 @@ fn a_mixed_batch_has_both_images_as_they_would_be_alone_and_says_how_much_of_eac
     }
 }
 
+#[test]
+fn an_alternating_flip_shows_both_versions_of_each_image_in_any_two_epochs_in_a_row() {
+    // Of an image's two pixels the left one is bright.
+    let count = 1000;
+    let set = ImageSet::new((0..count).flat_map(|_| [255, 0]).collect(), vec![0; count], [1, 1, 2]).unwrap();
+    let shown = |flip: augment::Flip, sampler: Option<usize>, seed: u64, epoch: usize| {
+        let source = ImageSource::new(set.clone(), Normalization::default(), "").augmented_by(&[flip.into()], seed);
+        let source = sampler.into_iter().fold(source, |source, classes| source.balanced(classes, 3));
+        let rows: Vec<usize> = (0..count).collect();
+        let pixels = source.pixels(&Rows::new(&rows, epoch));
+        let is_mirrored = pixels.chunks_exact(2).map(|image| image[1] > image[0]);
+        source.images_of(epoch).into_iter().zip(is_mirrored).collect::<BTreeMap<_, _>>()
+    };
+    let alternate = || augment::Flip { alternate: true, ..augment::Flip::default() };
+    let other = |shown: BTreeMap<usize, bool>| shown.into_iter().map(|(image, is)| (image, !is)).collect();
+    // Each epoch is of a source of its own, as after a resume.
+    let first = shown(alternate(), None, 7, 1);
+    for epoch in 1..6 {
+        let next: BTreeMap<_, _> = other(shown(alternate(), None, 7, epoch));
+        assert_eq!(shown(alternate(), None, 7, epoch + 1), next);
+    }
+    // Four standard deviations of 1,000 fair coins: 4 sqrt(1000 / 4) = 63.
+    let agree = |one: &BTreeMap<usize, bool>| first.iter().filter(|(image, is)| one[image] == **is).count();
+    let mirrored = first.values().filter(|is| **is).count();
+    assert!(mirrored.abs_diff(500) <= 63, "{mirrored}");
+    assert!(agree(&shown(alternate(), None, 8, 1)).abs_diff(500) <= 63, "the seed decides");
+    assert!(agree(&shown(augment::Flip::default(), None, 7, 1)).abs_diff(500) <= 63, "a flip draws anew");
+    // Where classes are balanced another row has the image in each epoch.
+    let balanced = shown(alternate(), Some(1), 7, 4);
+    assert!(balanced.iter().all(|(image, is)| first[image] != *is));
+}
+
 fn batch_is_blended(source: &ImageSource) -> bool {
     let augmenter = source.augmenter.as_ref().unwrap();
     (0..100).filter_map(|row| augmenter.mix(1, row, 100)).all(|mix| mix.pasted.is_none())

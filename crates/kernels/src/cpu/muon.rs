@@ -37,16 +37,22 @@ const LONG: f64 = 2.6;
 /// Constants of [`step`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Muon {
-    /// By which the orthogonal matrix is multiplied, the matrix's sizes taken into account.
+    /// By which the orthogonal matrix is multiplied.
     pub(crate) rate: f32,
     pub(crate) momentum: f32,
     pub(crate) nesterov: bool,
     /// By which the parameters are multiplied before the step.
     pub(crate) kept: f32,
+    /// The Frobenius norm that the parameters are brought to before that.
+    pub(crate) norm: Option<f32>,
 }
 
 /// `velocity = momentum * velocity + gradient`, then `parameters = kept * parameters - rate * orthogonal(velocity)`, or
 /// with Nesterov's momentum of `momentum * velocity + gradient`; matrices of `sizes` rows and columns.
+///
+/// The author's newest code has `velocity = momentum * velocity + (1 - momentum) * gradient` instead, and then
+/// `momentum * velocity + (1 - momentum) * gradient`: both are `1 - momentum` times as long as here, and as the iteration
+/// begins with a division by the norm, the step is the same.
 pub(crate) fn step(
     level: Level,
     sizes: [usize; 2],
@@ -61,9 +67,11 @@ pub(crate) fn step(
     let mut update = Scratch::zeroed(rows * columns);
     let momentum = Momentum { rate: -1.0, momentum: it.momentum, nesterov: it.nesterov, decay: 0.0 };
     steps::momentum(level, &mut update, gradient, velocity, momentum);
+    let found = |parameters: &[f32]| steps::sum_of_squares(level, parameters).sqrt().max(EPSILON as f32);
+    let kept = it.kept * it.norm.map_or(1.0, |norm| norm / found(parameters));
     #[allow(clippy::float_cmp)] // Exactly 1 changes nothing.
-    if it.kept != 1.0 {
-        steps::scale(level, parameters, it.kept);
+    if kept != 1.0 {
+        steps::scale(level, parameters, kept);
     }
     if rows >= columns {
         return orthogonal(level, [rows, columns], &mut update, parameters, -it.rate);

@@ -100,7 +100,7 @@ pub(crate) fn muon_step<B: Host>(
     step: MuonStep,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let sizes = parameter.shape().dims();
-    let it = step.constants(sizes);
+    let it = step.constants();
     let stepped = in_place::<B, 2>([parameter, velocity], &gradient, |[parameter, velocity], gradient| {
         muon::step(Level::best(), sizes, parameter, gradient, velocity, it);
     });

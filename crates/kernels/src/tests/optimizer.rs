@@ -37,9 +37,15 @@ impl Case {
     }
 
     fn by_burn(&self, optimizer: &impl Optimizer) -> Vec<f32> {
+        self.by_burn_from(optimizer, |parameter| parameter)
+    }
+
+    /// With something done to the parameter before each step.
+    fn by_burn_from(&self, optimizer: &impl Optimizer, prepare: impl Fn(Tensor<2>) -> Tensor<2>) -> Vec<f32> {
         let mut parameter = tensor(&self.parameter, self.dims, &Device::flex());
         let mut state = None;
         for gradient in &self.gradients {
+            parameter = prepare(parameter);
             let gradient = tensor(gradient, self.dims, &Device::flex());
             (parameter, state) = optimizer.step(RATE, parameter, gradient, state);
         }
@@ -88,6 +94,19 @@ fn check_rounding(what: &str, found: &[f32], expected: &[f32]) {
 /// Sizes within a task and over several; not so small that all numbers may be close to zero.
 fn sizes() -> impl Strategy<Value = [usize; 2]> {
     prop_oneof![3 => [3_usize..20, 3_usize..20], 1 => [100_usize..120, 300_usize..320]]
+}
+
+/// The step of Burn's Muon whose rate is scaled as `AdjustLrFn::MatchRmsAdamW` does.
+fn muon_step(dims: [usize; 2], weight_decay: f64, norm: Option<f64>) -> MuonStep {
+    let scaled_rate = RATE * 0.2 * (dims[0].max(dims[1]) as f64).sqrt();
+    MuonStep { rate: RATE, scaled_rate, momentum: 0.95, nesterov: true, weight_decay, norm }
+}
+
+/// The parameter, of this Frobenius norm if there is one.
+fn normalized(parameter: Tensor<2>, norm: Option<f64>) -> Tensor<2> {
+    let Some(norm) = norm else { return parameter };
+    let found = parameter.clone().square().sum().sqrt().reshape([1, 1]);
+    parameter * norm / found
 }
 
 fn added(decay: f32) -> Option<WeightDecayConfig> {
@@ -164,6 +183,7 @@ proptest! {
     fn steps_of_muon_are_burns(
         // Square, wide and tall; within one panel of columns and over several; long enough for parts.
         dims in prop_oneof![[1_usize..40, 1_usize..40], [1_usize..20, 60_usize..300], [130_usize..700, 1_usize..50]],
+        norm in prop_oneof![Just(None), Just(Some(3.0))],
         seed: u64,
     ) {
         let case = Case::new(dims, seed);
@@ -173,11 +193,11 @@ proptest! {
             .with_momentum(momentum)
             .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
             .build();
-        let expected = case.by_burn(&burns);
-        let step = MuonStep { rate: RATE, momentum: 0.95, nesterov: true, weight_decay: 0.05 };
+        let expected = case.by_burn_from(&burns, |parameter| normalized(parameter, norm));
+        let step = muon_step(dims, 0.05, norm);
         for level in Level::available() {
             let found = case.by(|parameter, gradient, [velocity, _], _| {
-                muon::step(level, dims, parameter, gradient, velocity, step.constants(dims));
+                muon::step(level, dims, parameter, gradient, velocity, step.constants());
             });
             check_distance(&level.to_string(), &found, &expected);
         }
@@ -241,10 +261,10 @@ fn a_step_of_muon_is_burns_where_singular_values_are_far_apart() {
     let momentum = MomentumConfig { momentum: 0.95, dampening: 0.0, nesterov: true };
     let burns = MuonConfig::new().with_momentum(momentum).with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW).build();
     let expected = case.by_burn(&burns);
-    let step = MuonStep { rate: RATE, momentum: 0.95, nesterov: true, weight_decay: 0.0 };
+    let step = muon_step(dims, 0.0, None);
     for level in Level::available() {
         let found = case.by(|parameter, gradient, [velocity, _], _| {
-            muon::step(level, dims, parameter, gradient, velocity, step.constants(dims));
+            muon::step(level, dims, parameter, gradient, velocity, step.constants());
         });
         check_distance(&level.to_string(), &found, &expected);
     }
@@ -253,8 +273,11 @@ fn a_step_of_muon_is_burns_where_singular_values_are_far_apart() {
 #[test]
 fn muon_leaves_weights_without_a_gradient_and_passes_nan_on() {
     for level in Level::available() {
+        let mut zeros = [0.0; 6];
+        muon::step(level, [3, 2], &mut zeros, &[0.0; 6], &mut [0.0; 6], muon_step([3, 2], 0.0, Some(2.0)).constants());
+        assert!(zeros.iter().all(|&zero| zero == 0.0), "{level}");
         for dims in [[40, 3], [3, 40], [6, 5]] {
-            let it = MuonStep { rate: RATE, momentum: 0.95, nesterov: true, weight_decay: 0.0 }.constants(dims);
+            let it = muon_step(dims, 0.0, None).constants();
             let (mut parameter, mut velocity) = (vec![1.0; dims[0] * dims[1]], vec![0.0; dims[0] * dims[1]]);
             let mut gradient = velocity.clone();
             muon::step(level, dims, &mut parameter, &gradient, &mut velocity, it);
@@ -270,17 +293,20 @@ fn muon_leaves_weights_without_a_gradient_and_passes_nan_on() {
 fn numbers_of_another_type_take_burns_own_steps() {
     let case = Case::new([5, 4], 21);
     let doubles = |numbers: &[f32]| tensor(numbers, case.dims, &Device::flex()).cast(FloatDType::F64);
-    let step = MuonStep { rate: RATE, momentum: 0.95, nesterov: true, weight_decay: 0.05 };
     let burns = MuonConfig::new()
         .with_weight_decay(added(0.05))
         .with_momentum(MomentumConfig { momentum: 0.95, dampening: 0.0, nesterov: true })
         .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
         .build();
     let [parameter, gradient] = [&case.parameter, &case.gradients[0]].map(|numbers| doubles(numbers));
-    let (expected, _) = burns.step(RATE, parameter.clone(), gradient.clone(), None);
-    let (found, _) = crate::muon_step(parameter.clone(), gradient, parameter.zeros_like(), step);
-    let [found, expected] = [found, expected].map(|tensor| tensor.into_data().try_to_vec::<f64>().unwrap());
-    assert!(distance(&found, &expected) <= 1e-9); // Burn holds the decay as f32.
+    // Burn holds the decay as f32, and sums of squares are f32.
+    for (norm, tolerance) in [(None, 1e-9), (Some(3.0), 1e-6)] {
+        let (expected, _) = burns.step(RATE, normalized(parameter.clone(), norm), gradient.clone(), None);
+        let step = muon_step(case.dims, 0.05, norm);
+        let (found, _) = crate::muon_step(parameter.clone(), gradient.clone(), parameter.zeros_like(), step);
+        let [found, expected] = [found, expected].map(|tensor| tensor.into_data().try_to_vec::<f64>().unwrap());
+        assert!(distance(&found, &expected) <= tolerance, "{norm:?}");
+    }
 }
 
 #[test]
@@ -296,9 +322,12 @@ fn a_step_stays_in_the_memory_of_tensors_that_nobody_else_holds() {
         let (parameter, moment_1, moment_2) = B::adam_step(parameter, tensor(), moment_1, moment_2, step);
         assert_eq!([&parameter, &moment_1, &moment_2].map(place), before);
         let before = [&parameter, &moment_1].map(place);
-        let step = MuonStep { rate: RATE, momentum: 0.95, nesterov: true, weight_decay: 0.0 };
-        let (parameter, velocity) = B::muon_step(parameter, tensor(), moment_1, step);
-        assert_eq!([&parameter, &velocity].map(place), before);
+        // As filters come, which have four dimensions, and go.
+        let matrix = |tensor| B::float_reshape(tensor, Shape::new([33, 3]));
+        let filters = |tensor| B::float_reshape(tensor, Shape::new([33, 1, 3, 1]));
+        let [parameter, velocity] = [parameter, moment_1].map(|tensor| matrix(filters(tensor)));
+        let (parameter, velocity) = B::muon_step(parameter, tensor(), velocity, muon_step([33, 3], 0.0, Some(1.0)));
+        assert_eq!([parameter, velocity].map(|tensor| place(&filters(tensor))), before);
     }
     check::<Flex>();
     #[cfg(feature = "ndarray")]

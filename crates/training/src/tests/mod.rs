@@ -345,11 +345,13 @@ impl Case {
         let patterns: Vec<_> = FROZEN[self.frozen].iter().map(|&pattern| pattern.to_owned()).collect();
         let (net, _) = freeze(Net::new(&Device::flex()), Net::ROOT, &patterns).unwrap();
         let trainer = Trainer::new(net, optimizer);
-        let trainer = match self.schedule % 5 {
+        let trainer = match self.schedule % 7 {
             0 => trainer.schedule(Schedule::constant().warm_up(1)),
             1 => trainer.schedule(Schedule::step(1, 0.5)),
             2 => trainer.schedule(Schedule::cosine()),
             3 => trainer.schedule(Schedule::one_cycle()),
+            4 => trainer.schedule(Schedule::linear()),
+            5 => trainer.schedule(Schedule::warm_restarts(1, 2)),
             _ => {
                 let config = burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig::new(0.1, 20);
                 trainer.schedule(config.init().unwrap())

@@ -9,7 +9,7 @@ use super::*;
 use crate::{checkpoint::latest_step, parameters::each_number, run::lost, weights};
 
 pub(super) fn cases() -> impl Strategy<Value = Case> {
-    let shape = (0_usize..5, 0_usize..5, 2_usize..4, 3_usize..20, 3_usize..5, any::<u64>());
+    let shape = (0_usize..5, 0_usize..7, 2_usize..4, 3_usize..20, 3_usize..5, any::<u64>());
     let more = (
         prop::option::of(0.05..2.0_f64),
         prop::option::of(1_usize..3),
@@ -202,27 +202,28 @@ fn weights_from_elsewhere_are_told_kept_in_the_record_and_needed_for_no_resume()
 
 #[test]
 fn every_optimizer_and_schedule_is_resumed_from_each_phase() {
-    for optimizer in 0..5 {
-        let ema = (optimizer % 2 == 0).then_some((0.8, true));
-        let case = Case { optimizer, schedule: optimizer, ema, last: optimizer == 3, ..Case::default() };
+    // Seven schedules, and five optimizers, which begin again.
+    for number in 0..7 {
+        let ema = (number % 2 == 0).then_some((0.8, true));
+        let case = Case { optimizer: number, schedule: number, ema, last: number == 3, ..Case::default() };
         let place = place();
         let directory = new_run(&place);
         let stopped = |record: Result<RunRecord, TrainingError>, phase| {
-            assert_eq!(record.unwrap().status, RunStatus::Interrupted, "{optimizer}, {phase:?}");
+            assert_eq!(record.unwrap().status, RunStatus::Interrupted, "{number}, {phase:?}");
         };
         stopped(case.fit(&directory, stopping(2, |phase| phase == Phase::Train)), Phase::Train);
         for (batch, phase) in [(1, Phase::Evaluate), (5, Phase::Evaluate), (2, Phase::Test), (3, Phase::Test)] {
             stopped(case.resume(&directory, stopping(batch, move |found| found == phase)), phase);
         }
         assert_eq!(case.resume(&directory, patient()).unwrap().status, RunStatus::Finished);
-        assert!(outcome(&directory) == case.whole(&place), "{optimizer}");
+        assert!(outcome(&directory) == case.whole(&place), "{number}");
     }
 }
 
 #[test]
 fn a_finished_run_trained_further_equals_one_that_was_that_long_from_the_start() {
-    for optimizer in [1, 2] {
-        let short = Case { optimizer, ema: Some((0.9, false)), ..Case::default() };
+    for (optimizer, schedule) in [(1, 0), (2, 5)] {
+        let short = Case { optimizer, schedule, ema: Some((0.9, false)), ..Case::default() };
         let long = Case { epochs: 5, ..short.clone() };
         let place = place();
         let directory = new_run(&place);
