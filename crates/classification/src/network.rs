@@ -13,9 +13,11 @@ use serde_json::{Map, Value};
 
 use crate::{
     CheckDevice, CheckResult, ClassificationError, Evaluation, Imported, LearningRateRange, Prediction, RangeTest,
-    ReferenceStep, TrainedNetwork, Workload, WorkloadConfig,
+    ReferenceStep, TrainedNetwork, Views, Workload, WorkloadConfig,
     evaluation::evaluate_each,
-    fit, imported, lr_range, reference_step, run, sanity,
+    fit, imported, lr_range, reference_step,
+    run::{self, Start},
+    sanity,
     splits::{check_data, image_shape, recorded_normalization, source},
     workload,
 };
@@ -85,8 +87,8 @@ pub trait AnyNetwork: Send + Sync {
         host: Host,
     ) -> Result<RunRecord, ClassificationError>;
 
-    /// Tests the weights of the finished run in `directory` as the run itself did at its end: its metrics, and what the
-    /// network makes of each test image in the file's order.
+    /// Tests the weights of the finished run in `directory`, with the views of its config as the run itself did at its
+    /// end: its metrics, and what the network makes of each test image in the file's order.
     ///
     /// # Errors
     /// When the weights cannot be read, the run was tested on other data, or the device fails.
@@ -95,6 +97,7 @@ pub trait AnyNetwork: Send + Sync {
         config: &Config,
         data: &ImageData,
         directory: &RunDirectory,
+        views: &Views,
         device: (&Device, Option<u64>),
     ) -> Result<(Evaluation, Vec<Prediction>), ClassificationError>;
 
@@ -194,19 +197,19 @@ impl<C: NetworkConfig> Registered<C> {
         Ok(self.section.parsed("network", keys)?)
     }
 
-    /// Hands a run that can be carried to `work`; `weights` is the file that a new one starts from.
+    /// Hands a run that can be carried to `work`.
     fn run(
         &self,
         config: &Config,
         data: &ImageData,
         host: Host,
-        weights: Option<&str>,
+        start: Start<'_>,
         work: impl FnOnce(run::Run<C>) -> Result<RunRecord, TrainingError>,
     ) -> Result<RunRecord, ClassificationError> {
         let network = self.parsed(&config.network.keys)?;
         guarded(|| {
             fit::check_host(&network, config, data, &host.place)?;
-            Ok(work(run::prepare(&network, config, data, host, weights)?)?)
+            Ok(work(run::prepare(&network, config, data, host, start)?)?)
         })
     }
 }
@@ -252,8 +255,8 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         directory: &RunDirectory,
         host: Host,
     ) -> Result<RunRecord, ClassificationError> {
-        let weights = config.training.weights.as_deref();
-        self.run(config, data, host, weights, |(trainer, train, evaluated)| trainer.fit(directory, train, evaluated))
+        let start = Start::New(config.training.weights.as_deref());
+        self.run(config, data, host, start, |(trainer, train, evaluated)| trainer.fit(directory, train, evaluated))
     }
 
     fn resume(
@@ -264,7 +267,9 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         host: Host,
     ) -> Result<RunRecord, ClassificationError> {
         check_data(&directory.read_record()?, data)?;
-        self.run(config, data, host, None, |(trainer, train, evaluated)| trainer.resume(directory, train, evaluated))
+        self.run(config, data, host, Start::Checkpoint, |(trainer, train, evaluated)| {
+            trainer.resume(directory, train, evaluated)
+        })
     }
 
     fn test(
@@ -272,6 +277,7 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
         config: &Config,
         data: &ImageData,
         directory: &RunDirectory,
+        views: &Views,
         (device, largest): (&Device, Option<u64>),
     ) -> Result<(Evaluation, Vec<Prediction>), ClassificationError> {
         let network = self.parsed(&config.network.keys)?;
@@ -282,7 +288,7 @@ impl<C: NetworkConfig> AnyNetwork for Registered<C> {
             let normalization = recorded_normalization(config, &record, data.train.channels())?;
             let test = source(config, data, data.test.clone(), "test", &normalization, largest);
             let (batch_size, limit) = (config.training.batch_size, config.training.limit_batches);
-            Ok(evaluate_each(&network, &mut batches(&test, batch_size, limit, Order::File, 0, device))?)
+            Ok(evaluate_each(&network, views, &mut batches(&test, batch_size, limit, Order::File, 0, device))?)
         })
     }
 

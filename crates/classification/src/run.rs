@@ -9,31 +9,48 @@ use std::{
 
 use burn::{module::Module, optim::GradientsParams, tensor::Device};
 use kindling_config::{Config, Protocol, Schedule};
-use kindling_data::{ImageData, ImageSet, ImageSource, Normalization};
+use kindling_data::{ImageBatch, ImageData, ImageSet, ImageSource, Normalization};
 use kindling_models::{ImageShape, NetworkConfig};
 use kindling_record::{InitialWeightsRecord, RecordError, RunDirectory};
 use kindling_training::{
-    Host, Order, Task, Trainer, clip_by_global_norm, freeze, initialize,
+    Host, Order, Rows, Source, Task, Trainer, TrainingError, clip_by_global_norm, freeze, initialize,
     weights::{self, compare, transfer},
 };
 use serde_json::json;
 
 use crate::{
-    ClassificationError, Classifier, init_optimizer, learning_rates,
+    ClassificationError, Classifier, Views, init_optimizer, learning_rates,
     splits::{class_weights, dataset_record, image_shape, normalization, source, splits, train_order, train_source},
 };
 
-/// The classifier with fresh weights on `device`, which the config's seed alone decides.
+/// The classifier with fresh weights on `device`, which the config's seed decides, and the first images of the training
+/// split `train` where the network adapts to them.
 pub(crate) fn fresh<C: NetworkConfig>(
     network: &C,
     config: &Config,
     data: &ImageData,
+    train: &ImageSet,
     device: &Device,
 ) -> Result<Classifier<C::Network>, ClassificationError> {
-    fresh_for(network, config, image_shape(data), device)
+    let shape = image_shape(data);
+    let mut model = fresh_for(network, config, shape, device)?;
+    let count = network.sample(shape).min(train.count());
+    if count > 0 {
+        let first: Vec<usize> = (0..count).collect();
+        // Normalized on the host, as what does not fit the device is: every device gets the same numbers.
+        let source = ImageSource::new(train.select(&first), normalization(config, train)?, "first");
+        let batch = source.with_largest(Some(0)).batch(&Rows::new(&first, 0), device);
+        let ImageBatch { images, .. } = batch.map_err(TrainingError::Source)?;
+        model.network = seeded(device, config.training.seed, || network.adapt(model.network, images))?;
+        // However they were computed, what was trainable still is.
+        if device.is_autodiff() {
+            model.network = model.network.valid().train();
+        }
+    }
+    Ok(model)
 }
 
-/// As [`fresh`], for images of any shape.
+/// The classifier with fresh weights, which the config's seed alone decides, for images of any shape.
 pub(crate) fn fresh_for<C: NetworkConfig>(
     network: &C,
     config: &Config,
@@ -47,14 +64,23 @@ pub(crate) fn fresh_for<C: NetworkConfig>(
         initialize(&network);
         Ok::<_, ClassificationError>(network)
     })?;
-    Ok(Classifier::new(network, config.training.label_smoothing))
+    Ok(Classifier::new(network, config.training.label_smoothing).viewed(Views::of(config)))
 }
 
-/// A classifier, and where its weights come from if it is not the seed alone.
+/// Where the weights of a training come from.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// The network, and for what it has, this file.
+    New(Option<&'a str>),
+    /// A checkpoint, which has them all.
+    Checkpoint,
+}
+
+/// A classifier, and the file that its weights come from, if any.
 pub(crate) type Initial<C> = (Classifier<<C as NetworkConfig>::Network>, Option<InitialWeightsRecord>);
 
-/// The classifier that training on `train` starts from: fresh but for what the file `weights` has, with the config's
-/// class weights, and with what it freezes.
+/// The classifier that training on `train` starts from: fresh but for what the file of `start` has, with the config's class
+/// weights, and with what it freezes.
 ///
 /// # Errors
 /// When the file cannot be read, has none of the network's tensors or not all that are to be frozen, or the class weights
@@ -64,12 +90,16 @@ pub(crate) fn initial<C: NetworkConfig>(
     config: &Config,
     data: &ImageData,
     train: &ImageSet,
-    weights: Option<&str>,
+    start: Start<'_>,
     device: &Device,
 ) -> Result<Initial<C>, ClassificationError> {
-    let model = fresh(network, config, data, device)?.weighted(class_weights(config, data, train)?);
+    let model = match start {
+        Start::New(_) => fresh(network, config, data, train, device)?,
+        Start::Checkpoint => fresh_for(network, config, image_shape(data), device)?,
+    };
+    let model = model.weighted(class_weights(config, data, train)?);
     let (root, patterns) = (Classifier::<C::Network>::ROOT, &config.training.freeze);
-    let Some(path) = weights else { return Ok((freeze(model, root, patterns)?.0, None)) };
+    let Start::New(Some(path)) = start else { return Ok((freeze(model, root, patterns)?.0, None)) };
     let (model, found) = transfer(model, root, Path::new(path))?;
     let (model, frozen) = freeze(model, root, patterns)?;
     found.check_frozen(&frozen)?;
@@ -134,8 +164,8 @@ pub(crate) fn clipped<M: Module>(config: &Config, module: &M, gradients: Gradien
 /// A trainer with its training source and the source that is evaluated after each epoch.
 pub(crate) type Run<C> = (Trainer<Classifier<<C as NetworkConfig>::Network>>, ImageSource, ImageSource);
 
-/// Everything that training `network` as `config` says takes, after [`check_host`](crate::fit::check_host); `weights`
-/// is the file that a new run starts from, if any: a checkpoint has them, and their file may be gone.
+/// Everything that training `network` as `config` says takes, after [`check_host`](crate::fit::check_host), from `start`.
+/// The file that a run started from is not read to resume it: it may be gone.
 ///
 /// # Errors
 /// When there are too few images for a validation split, or the network, its weights or the data do not fit together.
@@ -144,14 +174,14 @@ pub(crate) fn prepare<C: NetworkConfig>(
     config: &Config,
     data: &ImageData,
     host: Host,
-    weights: Option<&str>,
+    start: Start<'_>,
 ) -> Result<Run<C>, ClassificationError> {
     let largest = host.place.largest_tensor;
     let splits = splits(config, data)?;
     let (devices, has_graph) = (host.place.devices.clone(), host.place.graph);
     let normalization = normalization(config, &splits.train)?;
     let device = devices[0].clone().autodiff();
-    let (model, initial_weights) = initial(network, config, data, &splits.train, weights, &device)?;
+    let (model, initial_weights) = initial(network, config, data, &splits.train, start, &device)?;
     let optimizer = init_optimizer(&config.optimizer, &model);
     let rates = learning_rates(&config.optimizer, &model);
     let training = &config.training;
@@ -218,6 +248,8 @@ fn schedule(schedule: &Schedule) -> kindling_training::Schedule {
         Schedule::Constant(_) => Engine::constant(),
         Schedule::Step(step) => Engine::step(step.step_epochs, step.step_factor),
         Schedule::Cosine(_) => Engine::cosine(),
+        Schedule::Linear(_) => Engine::linear(),
+        Schedule::WarmRestarts(restarts) => Engine::warm_restarts(restarts.restart_epochs, restarts.restart_factor),
         Schedule::OneCycle(_) => Engine::one_cycle(),
     };
     engine.warm_up(schedule.warm_up_epochs())

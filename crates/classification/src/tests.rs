@@ -1,5 +1,6 @@
 //! Whole runs on few small images: stopped anywhere, resumed, and compared with runs that are never stopped.
 
+mod adapting;
 mod colour;
 
 use std::{fs, sync::LazyLock};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{AnyNetwork, ClassificationError, Predictor, WorkloadConfig, fixtures, network, run::fresh};
+use crate::{AnyNetwork, ClassificationError, Predictor, Views, WorkloadConfig, fixtures, network, run::fresh};
 
 const OPTIMIZERS: [&str; 5] = ["sgd", "momentum", "adam", "adamw", "muon"];
 const SCHEDULES: [&str; 4] = ["constant", "step", "cosine", "one-cycle"];
@@ -194,7 +195,8 @@ fn a_run_keeps_what_its_images_and_its_network_were() {
 
     // The weights that it leaves give the same metrics, and a row of probabilities for each image.
     let device = Device::flex();
-    let (evaluation, predictions) = mlp.test(&config, &SHAPES, &directory, (&device, None)).unwrap();
+    let own = Views::of(&config);
+    let (evaluation, predictions) = mlp.test(&config, &SHAPES, &directory, &own, (&device, None)).unwrap();
     assert_eq!(TestRecord::from(evaluation), *test);
     assert_eq!(predictions.len(), 12);
     let predictor = Predictor::open(&*mlp, &config, &record, &directory, (&device, None)).unwrap();
@@ -202,7 +204,7 @@ fn a_run_keeps_what_its_images_and_its_network_were() {
     assert_eq!((rows.len(), rows[0].len()), (30, 10));
     let mut other = SHAPES.clone();
     other.sha256 = "another".to_owned();
-    let refused = mlp.test(&config, &other, &directory, (&device, None)).unwrap_err();
+    let refused = mlp.test(&config, &other, &directory, &own, (&device, None)).unwrap_err();
     assert!(matches!(refused, ClassificationError::Training(TrainingError::OtherData { .. })), "{refused}");
 }
 
@@ -295,7 +297,7 @@ fn weights_that_burn_draws_are_decided_by_the_seed() {
     let start = |seed: u64| {
         let config = config("mlp", "sgd", "constant", "validated", &[], json!({ "seed": seed }));
         let device = Device::flex().autodiff();
-        let model = fresh(&OwnConfig { width: 5 }, &config, &SHAPES, &device).unwrap();
+        let model = fresh(&OwnConfig { width: 5 }, &config, &SHAPES, &SHAPES.train, &device).unwrap();
         weights::write(&model.network.valid(), "").unwrap()
     };
     assert!(start(1) == start(1));

@@ -1,7 +1,7 @@
 use burn::{
     module::Module,
     nn::{Linear, conv::Conv2d},
-    tensor::{Device, Tensor},
+    tensor::{Device, Tensor, TensorData},
 };
 use kindling_kernels::{
     Activation, ChannelOrder, Epilogue, Pool,
@@ -9,15 +9,20 @@ use kindling_kernels::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{ImageShape, ModelError, Network, NetworkConfig, init::Initializer};
+use crate::{
+    ImageShape, ModelError, Network, NetworkConfig, Whitening,
+    init::{Initializer, whitening_outputs},
+    whitening,
+};
 
 /// The network of airbench94, which trains to 94 % of CIFAR-10 within seconds on a GPU: Jordan, "94% on CIFAR-10 in 3.29
 /// seconds on a single GPU", <https://arxiv.org/abs/2404.00498>, and `airbench94.py` in KellerJordan/cifar10-airbench.
 ///
 /// A frozen 2x2 convolution with a bias that trains, GELU, groups of two 3x3 convolutions (the first with 2x2 max pooling)
 /// with batch norm and GELU each, 3x3 max pooling, and a linear layer without a bias. Batch norm trains its shift alone.
-/// The frozen filters are there to whiten the images' patches, which takes images to begin with: here they are the
-/// orthonormal cosines of the patches, each with both signs, which decorrelate natural images and leave their variances.
+/// The frozen filters are there to whiten the images' patches. With [`Whitening::Images`] they do, as in the paper: the
+/// network [adapts](NetworkConfig::adapt) to training images. Otherwise they are the orthonormal cosines of the patches, each
+/// with both signs, which decorrelate natural images and leave their variances.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AirbenchConfig {
@@ -25,6 +30,10 @@ pub struct AirbenchConfig {
     pub batch_norm_momentum: f64,
     /// What the logits are multiplied by.
     pub scaling_factor: f64,
+    /// What the frozen filters are made from.
+    pub whitening: Whitening,
+    /// Rows and columns of a frozen filter.
+    pub whitening_size: usize,
     /// Channels of each group.
     pub widths: Vec<usize>,
 }
@@ -33,7 +42,7 @@ pub struct AirbenchConfig {
 /// PyTorch's naming.
 #[derive(Module, Debug)]
 pub struct Airbench {
-    whiten: Conv2d,
+    pub(crate) whiten: Conv2d,
     groups: Vec<Group>,
     head: Linear,
     scaling_factor: f64,
@@ -54,7 +63,13 @@ const EPSILON: f64 = 1e-12;
 impl Default for AirbenchConfig {
     /// The preset `airbench`.
     fn default() -> Self {
-        Self { batch_norm_momentum: 0.4, scaling_factor: 1.0 / 9.0, widths: vec![64, 256, 256] }
+        Self {
+            batch_norm_momentum: 0.4,
+            scaling_factor: 1.0 / 9.0,
+            whitening: Whitening::Cosines,
+            whitening_size: 2,
+            widths: vec![64, 256, 256],
+        }
     }
 }
 
@@ -64,14 +79,17 @@ impl NetworkConfig for AirbenchConfig {
     const HELP: &'static [(&'static str, &'static str)] = &[
         ("batch_norm_momentum", "Share of a new batch in batch norm's running statistics, from 0 to 1"),
         ("scaling_factor", "What the logits are multiplied by"),
+        ("whitening", "Frozen first filters: `cosines`, or whitening filters of the first training `images`"),
+        ("whitening_size", "Rows and columns of those filters"),
         ("widths", "Channels of each group of two convolutions; every group halves its images"),
     ];
 
     fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Result<Airbench, ModelError> {
         let [height, width] = self.pooled(shape)?;
         let mut initializer = Initializer::new(seed, device);
-        let whiten = initializer.whitening_convolution(shape.channels);
-        let inputs = [shape.channels.saturating_mul(8)].into_iter().chain(self.widths.iter().copied());
+        let whiten = initializer.whitening_convolution(shape.channels, self.whitening_size);
+        let filters = whitening_outputs(shape.channels, self.whitening_size);
+        let inputs = [filters].into_iter().chain(self.widths.iter().copied());
         let norm = |channels| {
             let config = BatchNormConfig::new(channels).with_momentum(self.batch_norm_momentum).with_epsilon(EPSILON);
             let mut norm = config.init(device);
@@ -89,6 +107,29 @@ impl NetworkConfig for AirbenchConfig {
         let head = initializer.linear_without_bias(features, shape.classes);
         Ok(Airbench { whiten, groups, head, scaling_factor: self.scaling_factor })
     }
+
+    fn sample(&self, ImageShape { channels, height, width, .. }: ImageShape) -> usize {
+        match self.whitening {
+            Whitening::Cosines => 0,
+            Whitening::Images => whitening::sample(channels * height * width),
+        }
+    }
+
+    fn adapt(&self, mut network: Airbench, images: Tensor<4>) -> Result<Airbench, ModelError> {
+        if self.whitening == Whitening::Images {
+            let [_, channels, height, width] = images.dims();
+            let data = images.try_into_data().map_err(|error| ModelError::Invalid(error.to_string()))?;
+            let images: Vec<f32> = data.iter::<f32>().collect();
+            let filters = whitening::of_images(&images, [channels, height, width], self.whitening_size);
+            let filters = whitening::in_both_signs(filters);
+            network.whiten.weight = network.whiten.weight.map(|weight| {
+                let device = weight.device();
+                let data = TensorData::new(filters, weight.dims());
+                device.memory_persistent_allocations(data, |data| Tensor::from_data(data, &device))
+            });
+        }
+        Ok(network)
+    }
 }
 
 impl AirbenchConfig {
@@ -104,14 +145,18 @@ impl AirbenchConfig {
             let found = self.batch_norm_momentum;
             return Err(ModelError::Invalid(format!("batch_norm_momentum must be from 0 to 1 (got {found})")));
         }
-        // The first convolution takes a row and a column away, every group halves, and the last pooling takes 3x3 pixels.
+        let size = self.whitening_size;
+        if size == 0 {
+            return Err(ModelError::Invalid("whitening_size must be at least 1 (got 0)".to_owned()));
+        }
+        // The first convolution takes rows and columns away, every group halves, and the last pooling takes 3x3 pixels.
         let halved = u32::try_from(self.widths.len()).map_or(usize::MAX, |groups| 2_usize.saturating_pow(groups));
-        let least = halved.saturating_mul(3).saturating_add(1);
+        let least = halved.saturating_mul(3).saturating_add(size - 1);
         let ImageShape { height, width, .. } = shape;
         if height.min(width) < least {
             return Err(ModelError::TooSmall { network: "an airbench", least, height, width });
         }
-        Ok([height, width].map(|side| (side - 1) / halved / 3))
+        Ok([height, width].map(|side| (side + 1 - size) / halved / 3))
     }
 }
 

@@ -1,9 +1,6 @@
 //! Initial weights: PyTorch's distributions, drawn on the host so that every backend starts from the same numbers.
 
-use std::{
-    f64::consts::{PI, TAU},
-    iter,
-};
+use std::{f64::consts::TAU, iter};
 
 use burn::{
     module::{self, Param, ParamId},
@@ -11,6 +8,8 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+
+use crate::whitening::{cosines, in_both_signs};
 
 /// Draws a network's weights from one stream, one layer after the other.
 ///
@@ -81,21 +80,20 @@ impl<'a> Initializer<'a> {
         convolution(weight, None, 3, 1)
     }
 
-    /// A 2x2 convolution without padding whose weight `[2 * channels * 4, channels, 2, 2]` is frozen, with a bias of zeros.
+    /// A convolution without padding whose weight `[2 * channels * size * size, channels, size, size]` is frozen, with a bias
+    /// of zeros.
     ///
     /// Its filters are an orthonormal basis of the patches, and the same once more with the other sign: products of
     /// cosines (DCT-II) over channels, rows and columns, the lowest frequencies first. Of three channels these are the
     /// brightness and two differences of colours. So come out the principal components of natural images' patches,
     /// about (Olshausen and Field, "Natural image statistics and efficient coding", 1996); they are not scaled by the
     /// variances, which only the images have.
-    pub(crate) fn whitening_convolution(&mut self, channels: usize) -> Conv2d {
-        let outputs = channels.saturating_mul(8);
-        let weight = self.parameter([outputs, channels, 2, 2], 0, move |_, _| {
-            let half = cosine_basis(channels, 2);
-            half.iter().copied().chain(half.iter().map(|value| -value)).collect()
-        });
+    pub(crate) fn whitening_convolution(&mut self, channels: usize, size: usize) -> Conv2d {
+        let outputs = whitening_outputs(channels, size);
+        let draw = move |_: &mut ChaCha8Rng, _| in_both_signs(cosines(channels, size));
+        let weight = self.parameter([outputs, channels, size, size], 0, draw);
         let bias = module::Initializer::Zeros.init([outputs], self.device);
-        let mut it = convolution(weight.set_require_grad(false), Some(bias), 2, 1);
+        let mut it = convolution(weight.set_require_grad(false), Some(bias), size, 1);
         it.padding = PaddingConfig2d::Explicit(0, 0, 0, 0);
         it
     }
@@ -151,6 +149,11 @@ fn bound(fan_in: usize) -> f32 {
     1.0 / (fan_in as f32).sqrt()
 }
 
+/// Filters of a whitening convolution: as many as a patch has numbers, in both signs.
+pub(crate) fn whitening_outputs(channels: usize, size: usize) -> usize {
+    size.saturating_mul(size).saturating_mul(channels).saturating_mul(2)
+}
+
 /// A convolution with this square kernel, padded by half of it.
 fn convolution(weight: Param<Tensor<4>>, bias: Option<Param<Tensor<1>>>, kernel: usize, stride: usize) -> Conv2d {
     let padding = kernel / 2;
@@ -163,23 +166,6 @@ fn convolution(weight: Param<Tensor<4>>, bias: Option<Param<Tensor<1>>>, kernel:
         groups: 1,
         padding: PaddingConfig2d::Explicit(padding, padding, padding, padding),
     }
-}
-
-/// The orthonormal DCT-II of patches `[channels, side, side]`: one patch for each frequency, `[channels * side * side]` of
-/// them.
-fn cosine_basis(channels: usize, side: usize) -> Vec<f32> {
-    let wave = |count: usize, frequency: usize, at: usize| {
-        let scale = if frequency == 0 { 1.0 } else { 2.0 } / count as f64;
-        scale.sqrt() * (PI * (at as f64 + 0.5) * frequency as f64 / count as f64).cos()
-    };
-    let places = || (0..channels).flat_map(move |c| (0..side).flat_map(move |y| (0..side).map(move |x| (c, y, x))));
-    places()
-        .flat_map(|(c, y, x)| {
-            places().map(move |(channel, row, column)| {
-                (wave(channels, c, channel) * wave(side, y, row) * wave(side, x, column)) as f32
-            })
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -216,12 +202,13 @@ mod tests {
     #[test]
     fn airbench_begins_with_an_orthonormal_basis_of_the_patches_in_both_signs_and_then_passes_channels_on() {
         let device = Device::flex().autodiff();
-        for channels in [1, 3] {
-            let whiten = Initializer::new(1, &device).whitening_convolution(channels);
+        for channels in [1, 2, 3] {
+            let size = 2 + channels / 3;
+            let whiten = Initializer::new(1, &device).whitening_convolution(channels, size);
             assert!(!whiten.weight.is_require_grad() && whiten.bias.as_ref().unwrap().is_require_grad());
             let filters = filters(&whiten);
-            let (positive, negative) = filters.split_at(4 * channels);
-            assert_eq!(negative.len(), 4 * channels);
+            let (positive, negative) = filters.split_at(size * size * channels);
+            assert_eq!(negative.len(), size * size * channels);
             let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
             for (index, filter) in positive.iter().enumerate() {
                 assert!(filter.iter().zip(&negative[index]).all(|(a, b)| a.to_bits() == (-b).to_bits()));

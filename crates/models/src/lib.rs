@@ -60,6 +60,7 @@ mod mlp;
 mod network;
 mod preset;
 mod resnet;
+mod whitening;
 mod wrn;
 
 pub use airbench::{Airbench, AirbenchConfig};
@@ -69,6 +70,7 @@ pub use mlp::{Mlp, MlpConfig};
 pub use network::{ModelError, Network, NetworkConfig};
 pub use preset::{Preset, REFERENCE, presets};
 pub use resnet::{Resnet, ResnetConfig};
+pub use whitening::Whitening;
 pub use wrn::{Wrn, WrnConfig};
 
 /// What the data asks of a network's first and last layer.

@@ -33,6 +33,28 @@ pub trait NetworkConfig: Serialize + DeserializeOwned + Clone + Send + Sync + 's
     /// When the config makes no network for such images: [`ModelError::Invalid`] with the reason.
     fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Result<Self::Network, ModelError>;
 
+    /// Returns how many training images the network [adapts](Self::adapt) to; 0 for none, which is the default.
+    fn sample(&self, _shape: ImageShape) -> usize {
+        0
+    }
+
+    /// Adapts a network with fresh weights to the data, such as by statistics of the images; by default it stays as it is.
+    ///
+    /// Called once before the first step of a new run, where [`sample`](Self::sample) asks for images: with so many of them,
+    /// or all where there are fewer, from the beginning of the training split in the data set's own order. A resumed run has
+    /// the weights of its checkpoint, and weights to start from replace what this returns. Burn's generator is seeded.
+    /// A parameter changes with `Param::map`, and stays trainable or frozen.
+    ///
+    /// # Shapes
+    /// - images: `[count, channels, height, width]`, normalized, without augmentations, on the network's device, and the same
+    ///   numbers on every device
+    ///
+    /// # Errors
+    /// When the network cannot adapt to such images: [`ModelError::Invalid`] with the reason.
+    fn adapt(&self, network: Self::Network, _images: Tensor<4>) -> Result<Self::Network, ModelError> {
+        Ok(network)
+    }
+
     /// Returns how many numbers of an image are in a channel where a batch norm of the network has the fewest: with one
     /// number, batches of one image cannot be trained on. By default as many as there can be, as without batch norms.
     fn normalized_pixels(&self, _shape: ImageShape) -> usize {

@@ -2,6 +2,7 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{Device, Tensor, TensorData},
 };
+use kindling_kernels::nn::named_parameters;
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use super::{init::Initializer, *};
@@ -23,8 +24,11 @@ macro_rules! for_each_network {
         for $config in [1, 2].map(|factor| WrnConfig { depth: 10, dropout: 0.5, factor, width: 2 }) {
             $body
         }
-        let $config = AirbenchConfig { widths: vec![5], ..AirbenchConfig::default() };
-        $body
+        for $config in [(2, Whitening::Cosines), (3, Whitening::Images)].map(|(whitening_size, whitening)| {
+            AirbenchConfig { widths: vec![5], whitening, whitening_size, ..AirbenchConfig::default() }
+        }) {
+            $body
+        }
     }};
 }
 
@@ -281,6 +285,33 @@ fn airbench_trains_the_shifts_of_its_batch_norms_alone_and_by_the_batchs_statist
 }
 
 #[test]
+fn airbench_adapts_its_frozen_filters_to_images_and_nothing_else() {
+    for (device, size) in [(Device::flex(), 2), (Device::flex().autodiff(), 3)] {
+        let config = |whitening, whitening_size| {
+            let widths = vec![5];
+            AirbenchConfig { whitening, whitening_size, widths, ..AirbenchConfig::default() }
+        };
+        let adapting = config(Whitening::Images, size);
+        assert_eq!((adapting.sample(SMALL), config(Whitening::Cosines, size).sample(SMALL)), (5000, 0));
+        let images = Tensor::<4>::random([20, 1, 9, 10], burn::tensor::Distribution::Default, &device);
+        let rest = |network: &Airbench| (named_parameters(network), trained(network));
+        let fresh = adapting.init(SMALL, 1, &device).unwrap();
+        let adapted = adapting.adapt(fresh.clone(), images.clone()).unwrap();
+        assert_eq!(rest(&fresh), rest(&adapted));
+        let whiten = |network: &Airbench| {
+            let values: Vec<f32> = network.whiten.weight.val().into_data().iter::<f32>().collect();
+            (network.whiten.weight.dims(), values)
+        };
+        let numbers: Vec<f32> = images.clone().into_data().iter::<f32>().collect();
+        let filters = whitening::of_images(&numbers, [1, 9, 10], size);
+        assert_eq!(whiten(&adapted), ([2 * size * size, 1, size, size], whitening::in_both_signs(filters)));
+        // Cosines are the same for all images.
+        let fixed = config(Whitening::Cosines, size);
+        assert_eq!(whiten(&fixed.adapt(fresh.clone(), images).unwrap()), whiten(&fresh));
+    }
+}
+
+#[test]
 fn configs_survive_a_round_trip_and_refuse_keys_they_do_not_have() {
     // Each key has its line of help.
     fn check_help<C: NetworkConfig + Default>() {
@@ -350,4 +381,12 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     assert!(airbench(&[4; 99], 0.4, SMALL).is_err());
     let least = ImageShape { height: 25, width: 25, ..SMALL };
     assert_eq!(airbench(&[4; 3], 0.4, least), Ok(()));
+    let whitening = |whitening_size| {
+        let config = AirbenchConfig { widths: vec![4; 3], whitening_size, ..AirbenchConfig::default() };
+        config.init(least, 1, &device).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(whitening(0).unwrap_err(), "whitening_size must be at least 1 (got 0)");
+    assert_eq!(whitening(1), Ok(()));
+    assert!(whitening(3).unwrap_err().contains("this one needs at least 26x26 pixels (got 25x25)"));
+    assert!(whitening(usize::MAX).is_err());
 }

@@ -3,14 +3,14 @@
 use std::{fs, sync::LazyLock};
 
 use burn::tensor::Device;
-use kindling_config::Config;
+use kindling_config::{Config, Protocol, TestTimeAugmentation};
 use kindling_data::{ImageData, ImageSet, synthetic};
 use kindling_record::{RunDirectory, RunStatus, TestRecord};
 use kindling_training::Place;
 use serde_json::{Value, json};
 
 use super::{SHAPES, new_run, outcome, patient, place, small, stopping};
-use crate::{ClassificationError, Predictor, fixtures, top_k};
+use crate::{ClassificationError, Predictor, Views, fixtures, top_k};
 
 /// The same shapes in colour at 32x32 pixels: nine in ten of the images are of the first two classes.
 static COLOURED: LazyLock<ImageData> = LazyLock::new(|| {
@@ -52,7 +52,10 @@ fn uneven_images_in_colour_are_trained_tested_and_predicted_with_their_own_numbe
     for name in ["mlp", "cnn"] {
         let (place, network) = (place(), small(name));
         let directory = new_run(&place);
-        let config = coloured(name, &json!({}));
+        let mut config = coloured(name, &json!({}));
+        if let Protocol::Validated(protocol) = &mut config.protocol {
+            protocol.test_time_augmentation = vec![TestTimeAugmentation::Shift, TestTimeAugmentation::Flip];
+        }
         let record = network.train(&config, &COLOURED, &directory, patient()).unwrap();
         assert_eq!(record.status, RunStatus::Finished);
         assert!(record.epochs.iter().all(|epoch| epoch.metrics.0.values().all(|value| value.is_finite())));
@@ -64,12 +67,20 @@ fn uneven_images_in_colour_are_trained_tested_and_predicted_with_their_own_numbe
         assert!(images.pixel_mean[0] > 1.9 * images.pixel_mean[1] && images.pixel_std[0] > 2.5 * images.pixel_std[2]);
         assert_eq!(images.counts.train.len(), 10);
 
-        let (evaluation, predictions) = network.test(&config, &COLOURED, &directory, (&device, None)).unwrap();
+        let test = |views: &Views| network.test(&config, &COLOURED, &directory, views, (&device, None)).unwrap();
+        let (evaluation, predictions) = test(&Views::of(&config));
         assert_eq!(TestRecord::from(evaluation.clone()), *record.test.as_ref().unwrap());
+        assert_eq!(record.test.as_ref().unwrap().test_time_augmentation, ["flip", "shift"]);
         assert!((top_k(&predictions, 10)[0] - evaluation.accuracy).abs() < 1e-15);
         let predictor = Predictor::open(&*network, &config, &record, &directory, (&device, None)).unwrap();
         let rows = predictor.probabilities(&COLOURED.test).unwrap();
         // The same numbers from batches of the same size.
+        let confidences = rows.iter().zip(&predictions).map(|(row, it)| f64::from(row[it.predicted]));
+        assert_eq!(confidences.collect::<Vec<_>>(), predictions.iter().map(|it| it.confidence).collect::<Vec<_>>());
+        let (plain, predictions) = test(&Views::default());
+        assert!((plain.loss - evaluation.loss).abs() > 1e-6, "{plain:?}, {evaluation:?}");
+        let predictor = predictor.viewed(Views::default());
+        let rows = predictor.probabilities(&COLOURED.test).unwrap();
         let confidences = rows.iter().zip(&predictions).map(|(row, it)| f64::from(row[it.predicted]));
         assert_eq!(confidences.collect::<Vec<_>>(), predictions.iter().map(|it| it.confidence).collect::<Vec<_>>());
         let grey = predictor.probabilities(&SHAPES.test).unwrap_err();
@@ -84,7 +95,7 @@ fn uneven_images_in_colour_are_trained_tested_and_predicted_with_their_own_numbe
 }
 
 /// The bytes of a tensor in a safetensors file.
-fn tensor<'a>(file: &'a [u8], name: &str) -> &'a [u8] {
+pub(super) fn tensor<'a>(file: &'a [u8], name: &str) -> &'a [u8] {
     let (header, tensors) = header(file);
     let offset = |end: usize| header[name]["data_offsets"][end].as_u64().unwrap() as usize;
     &tensors[offset(0)..offset(1)]

@@ -94,6 +94,7 @@ fn shown(keys: &Map<String, Value>) -> String {
         (Value::Number(number), _) if number.is_f64() => number
             .as_f64()
             .map_or_else(String::new, |it| format!("{it:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()),
+        (Value::String(text), _) => text.clone(),
         (_, Some(values)) => values.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         _ => value.to_string(),
     };
