@@ -46,6 +46,14 @@ sweep *ARGS:
 reproduce *ARGS:
     @just kindling cpu reproduce "$@"
 
+# List the claims, with the figures on record: what each recipe of experiments/recipes reaches
+claims *ARGS:
+    @just kindling cpu claims "$@"
+
+# Train a claim's recipe with five seeds, check it, and write assets/claims/NAME.md; again to resume: just claim fast94 --seeds 5
+claim NAME *ARGS:
+    @just kindling cpu claim "$@"
+
 # List the runs
 runs *ARGS:
     @just kindling cpu runs "$@"

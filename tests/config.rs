@@ -43,8 +43,8 @@ fn a_printed_config_says_what_was_typed_and_is_read_back_as_the_same() {
     assert_eq!(typed["network"], json!({ "name": "cnn", "channels": [4, 8], "hidden": 16 }));
     let data = json!({
         "name": "idx", "transpose": true, "normalize": "given", "pixel_mean": [0.0], "pixel_std": [1.0], "fit": "crop",
-        "augment": [{ "name": "flip", "probability": 0.5 }, { "name": "shift", "pixels": 2 }], "sampler": "uniform",
-        "image_size": null, "channels": null,
+        "augment": [{ "name": "flip", "probability": 0.5, "alternate": false }, { "name": "shift", "pixels": 2 }],
+        "sampler": "uniform", "image_size": null, "channels": null,
     });
     assert_eq!(typed["data"], data);
     assert_eq!((&typed["optimizer"]["name"], &typed["optimizer"]["beta_1"]), (&json!("adam"), &json!(0.8)));

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod backends;
+mod claims;
 mod cluster;
 mod config;
 mod datasets;

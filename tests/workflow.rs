@@ -188,6 +188,59 @@ fn evaluate_keeps_what_it_found_and_predict_agrees_with_the_pictures_of_mistakes
 }
 
 #[test]
+fn views_of_the_test_images_are_recorded_and_only_an_evaluation_with_the_same_is_kept() {
+    let place = tempfile::tempdir().unwrap();
+    let train = [
+        "train",
+        "mlp",
+        "--hidden",
+        "8",
+        "--dataset",
+        "synthetic",
+        "--epochs",
+        "1",
+        "--limit-batches=20",
+        "--test-time-augmentation",
+        "shift,flip",
+        "--dashboard",
+        "never",
+    ];
+    assert!(kindling(place.path(), &train).status.success());
+    let run = runs(place.path()).remove(0);
+    let test = record(&run).test.unwrap();
+    assert_eq!(test.test_time_augmentation, ["flip", "shift"]);
+    let evaluate = |more: &[&str]| {
+        let found = json(place.path(), &[&["evaluate", run.to_str().unwrap(), "--json"], more].concat());
+        let kept = fs::read_to_string(run.join("evaluation.json")).ok();
+        (found, kept.map(|kept| serde_json::from_str::<Value>(&kept).unwrap()))
+    };
+    let (plain, kept) = evaluate(&["--test-time-augmentation", "none"]);
+    assert_eq!((&plain["test_time_augmentation"], &kept), (&serde_json::json!([]), &None));
+    let (found, kept) = evaluate(&[]);
+    assert_eq!(found["test_time_augmentation"], serde_json::json!(["flip", "shift"]));
+    assert_eq!((found["loss"].as_f64(), found["accuracy"].as_f64()), (test.get("loss"), test.get("accuracy")));
+    assert_ne!(found["loss"], plain["loss"]);
+    let (flipped, after) = evaluate(&["--test-time-augmentation", "flip"]);
+    assert!(flipped["loss"] != found["loss"] && flipped["loss"] != plain["loss"]);
+    assert_eq!(after, kept);
+    assert_eq!(evaluate(&["--test-time-augmentation", "flip,shift"]).0["loss"], found["loss"]);
+
+    let said = kindling(place.path(), &["evaluate", run.to_str().unwrap(), "--test-time-augmentation", "none"]);
+    let (table, notice) = (text(&said.stdout), text(&said.stderr));
+    assert!(table.contains("the run itself, on flex with test-time augmentation flip,shift: "), "{table}");
+    assert!(!table.contains("kept in") && notice.contains("not kept: "), "{table}{notice}");
+
+    let samples = ["samples", "--dataset", "synthetic", "--output", "sheet.png"];
+    assert!(kindling(place.path(), &samples).status.success());
+    let predict = |more: &[&str]| {
+        json(place.path(), &[&["predict", run.to_str().unwrap(), "sheet.png", "--as-is", "--json"], more].concat())
+    };
+    let own = predict(&[]);
+    assert_eq!(own, predict(&["--test-time-augmentation", "flip,shift"]));
+    assert_ne!(own, predict(&["--test-time-augmentation", "none"]));
+}
+
+#[test]
 fn predict_names_what_is_no_image_and_classifies_the_others() {
     let place = tempfile::tempdir().unwrap();
     let train = ["train", "mlp", "--hidden", "8", "--dataset", "synthetic", "--epochs", "1", "--limit-batches", "5"];

@@ -144,6 +144,7 @@ def init_model(network: Keys, first: Tensor) -> nn.Module:
             nn.init.dirac_(module.weight[: module.in_channels])
     if kind == "airbench":
         half = whitening(first, network.get("whitening", "cosines"), model.whiten.kernel_size[0])
+        half = half[: len(model.whiten.weight) // 2]
         model.whiten.weight.copy_(torch.cat([half, -half]).view_as(model.whiten.weight))
         nn.init.zeros_(model.whiten.bias)
     return model

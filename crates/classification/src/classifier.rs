@@ -8,7 +8,7 @@ use kindling_record::TestRecord;
 use kindling_training::{Metric, Objective, Sums, Task, TrainingError};
 
 use crate::{
-    evaluate,
+    Views, evaluate,
     loss::{BatchLoss, batch_loss, cross_entropy},
 };
 
@@ -29,13 +29,16 @@ pub struct Classifier<N: Module> {
     /// Weight of each class in the training loss; none where all weigh the same.
     #[module(skip)]
     class_weights: Option<Vec<f64>>,
+    /// What the final test sees of each image.
+    #[module(skip)]
+    views: Views,
 }
 
 impl<N: Network> Classifier<N> {
     /// Trains `network` on the cross entropy with the given label smoothing.
     #[must_use]
     pub fn new(network: N, label_smoothing: f64) -> Self {
-        Self { network, label_smoothing, class_weights: None }
+        Self { network, label_smoothing, class_weights: None, views: Views::default() }
     }
 
     /// Weighs each image in the training loss by the weight of its class, as PyTorch's
@@ -49,6 +52,12 @@ impl<N: Network> Classifier<N> {
     #[must_use]
     pub fn weighted(self, class_weights: impl Into<Option<Vec<f64>>>) -> Self {
         Self { class_weights: class_weights.into(), ..self }
+    }
+
+    /// Tests each image by the mean of the logits of these views; the evaluations after the epochs see the image alone.
+    #[must_use]
+    pub fn viewed(self, views: Views) -> Self {
+        Self { views, ..self }
     }
 }
 
@@ -77,12 +86,12 @@ impl<N: Network> Task for Classifier<N> {
         sums(logits, batch.targets, losses.sum())
     }
 
-    /// Adds the confusion matrix.
+    /// Adds the confusion matrix, and the views of each image.
     fn test(
         &self,
         batches: &mut dyn Iterator<Item = Result<ImageBatch, TrainingError>>,
     ) -> Result<TestRecord, TrainingError> {
-        Ok(evaluate(&self.network, batches)?.into())
+        Ok(evaluate(&self.network, &self.views, batches)?.into())
     }
 }
 

@@ -7,7 +7,7 @@ use kindling_record::{Metrics, TestRecord};
 use kindling_training::TrainingError;
 
 use crate::{
-    cross_entropy,
+    Views, cross_entropy,
     predictions::{Prediction, confusion},
 };
 
@@ -20,25 +20,31 @@ pub struct Evaluation {
     pub accuracy: f64,
     /// `confusion[target][predicted]` counts images.
     pub confusion: Vec<Vec<usize>>,
+    /// The views of each image.
+    pub views: Views,
 }
 
 impl From<Evaluation> for TestRecord {
-    fn from(Evaluation { loss, accuracy, confusion }: Evaluation) -> Self {
+    fn from(Evaluation { loss, accuracy, confusion, views }: Evaluation) -> Self {
         let metrics = [("test/loss", loss), ("test/accuracy", accuracy)];
         let metrics: BTreeMap<_, _> = metrics.map(|(name, value)| (name.to_owned(), value)).into();
-        Self { metrics: Metrics(metrics), confusion: Some(confusion) }
+        Self { metrics: Metrics(metrics), confusion: Some(confusion), test_time_augmentation: views.names() }
     }
 }
 
 /// The batches that an evaluation goes through.
 type Batches<'a> = dyn Iterator<Item = Result<ImageBatch, TrainingError>> + 'a;
 
-/// Evaluates `network`, which must be on a device without autodiff, on `batches`.
+/// Evaluates `network`, which must be on a device without autodiff, on `batches`, by these views of each image.
 ///
 /// # Errors
 /// When a batch cannot be made or the device fails.
-pub fn evaluate<N: Network>(network: &N, batches: &mut Batches<'_>) -> Result<Evaluation, TrainingError> {
-    Ok(look(network, batches, &mut |_, _| Ok(()))?.evaluation())
+pub fn evaluate<N: Network>(
+    network: &N,
+    views: &Views,
+    batches: &mut Batches<'_>,
+) -> Result<Evaluation, TrainingError> {
+    Ok(look(network, views, batches, &mut |_, _| Ok(()))?.evaluation(views))
 }
 
 /// As [`evaluate`], with what the network makes of each image, in their order.
@@ -47,10 +53,11 @@ pub fn evaluate<N: Network>(network: &N, batches: &mut Batches<'_>) -> Result<Ev
 /// When a batch cannot be made or the device fails.
 pub fn evaluate_each<N: Network>(
     network: &N,
+    views: &Views,
     batches: &mut Batches<'_>,
 ) -> Result<(Evaluation, Vec<Prediction>), TrainingError> {
     let mut predictions = Vec::new();
-    let seen = look(network, batches, &mut |logits, pairs| {
+    let seen = look(network, views, batches, &mut |logits, pairs| {
         // In f32 as the loss: a half type would leave three digits.
         let logits = logits.clone().cast(FloatDType::F32);
         let classes = logits.dims()[1].max(1);
@@ -64,7 +71,7 @@ pub fn evaluate_each<N: Network>(
         }));
         Ok(())
     })?;
-    Ok((seen.evaluation(), predictions))
+    Ok((seen.evaluation(views), predictions))
 }
 
 /// The place of `target` among the classes, the most probable first, from 1; of equals the first class comes first, and
@@ -86,24 +93,30 @@ struct Seen {
 }
 
 impl Seen {
-    fn evaluation(&self) -> Evaluation {
+    fn evaluation(&self, views: &Views) -> Evaluation {
         let confusion = confusion(&self.pairs, self.classes);
         let correct: usize = (0..self.classes).map(|class| confusion[class][class]).sum();
         let images = self.pairs.len() as f64;
-        Evaluation { loss: self.loss_sum / images, accuracy: correct as f64 / images, confusion }
+        let (loss, accuracy) = (self.loss_sum / images, correct as f64 / images);
+        Evaluation { loss, accuracy, confusion, views: views.clone() }
     }
 }
 
 /// Sees a batch's logits `[batch, classes]` with target and predicted class of each image.
 type See<'a> = dyn FnMut(&Tensor<2>, &[(usize, usize)]) -> Result<(), TrainingError> + 'a;
 
-/// The one loop: runs `network` over `batches` and shows each one's logits `[batch, classes]`, with target and
-/// predicted class of its images, to `see`.
-fn look<N: Network>(network: &N, batches: &mut Batches<'_>, see: &mut See<'_>) -> Result<Seen, TrainingError> {
+/// The one loop: runs `network` over the views of `batches` and shows each one's logits `[batch, classes]`, with target
+/// and predicted class of its images, to `see`.
+fn look<N: Network>(
+    network: &N,
+    views: &Views,
+    batches: &mut Batches<'_>,
+    see: &mut See<'_>,
+) -> Result<Seen, TrainingError> {
     let mut seen = Seen::default();
     for batch in batches {
         let batch = batch?;
-        let logits = network.forward(batch.images); // [batch, classes]
+        let logits = views.mean_logits(batch.images, |images| network.forward(images)); // [batch, classes]
         seen.classes = logits.dims()[1];
         let losses = cross_entropy(logits.clone(), batch.targets.clone(), 0.0).sum(); // [1]
         let predicted = logits.clone().argmax(1).squeeze_dim::<1>(1); // [batch]
@@ -149,8 +162,8 @@ mod tests {
         let images = synthetic::draw().test.select(&(0..65).collect::<Vec<_>>());
         let source = ImageSource::new(images.clone(), Normalization::default(), "");
         let epoch = || batches(&source, 16, None, Order::File, 0, &device);
-        let plain = evaluate(&network, &mut epoch()).unwrap();
-        let (kept, predictions) = evaluate_each(&network, &mut epoch()).unwrap();
+        let plain = evaluate(&network, &Views::default(), &mut epoch()).unwrap();
+        let (kept, predictions) = evaluate_each(&network, &Views::default(), &mut epoch()).unwrap();
         assert_eq!(plain, kept);
         assert_eq!(plain.confusion.iter().flatten().sum::<usize>(), 65);
         assert_eq!(predictions.len(), 65);

@@ -72,7 +72,7 @@ pub(crate) fn import<C: NetworkConfig>(
     let normalization = normalization(config, &splits.train)?;
     let root = Classifier::<C::Network>::ROOT;
     // With autodiff, so that its parameters are known as such.
-    let model = fresh(network, config, data, &device.clone().autodiff())?.valid();
+    let model = fresh(network, config, data, &splits.train, &device.clone().autodiff())?.valid();
     let parameters = trainable_parameters(&named_parameters(&model.clone().unfreeze()));
     let (model, transferred) = transfer_from(model, root, file, renames)?;
     let weights = weights::with_metadata(&weights::write(&model, root)?, &weights_metadata(data, &normalization))?;

@@ -39,6 +39,7 @@ mod splits;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod views;
 mod workload;
 
 pub use classifier::Classifier;
@@ -50,7 +51,8 @@ pub use lr_range::{LearningRateRange, RangePoint, RangeTest, SMOOTHING};
 pub use network::{AnyNetwork, network};
 pub use optimizer::{init_optimizer, learning_rates};
 pub use predictions::{
-    Prediction, balanced_accuracy, calibration, class_records, confused_pairs, macro_f1, mistakes, top_k, weighted_f1,
+    Prediction, balanced_accuracy, calibration, class_records, confused_pairs, macro_f1, misclassified, mistakes,
+    top_k, weighted_f1,
 };
 pub use predictor::{Predictor, preparation};
 pub use reference_step::ReferenceStep;
@@ -59,4 +61,5 @@ pub use splits::{
     check_data, class_weights, dtype, image_shape, normalization, recorded_normalization, source, splits, train_order,
     train_source,
 };
+pub use views::Views;
 pub use workload::{IMAGES, Workload, WorkloadConfig};

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     ClassificationError, init_optimizer,
     optimizer::unit_learning_rates,
-    run::{clipped, initial},
+    run::{Start, clipped, initial},
     splits::{normalization, splits, train_order, train_source},
 };
 
@@ -99,7 +99,8 @@ fn measure<C: NetworkConfig>(
 ) -> Result<Vec<RangePoint>, ClassificationError> {
     let tracked = device.clone().autodiff();
     let train = splits(config, data)?.train;
-    let (mut model, _) = initial(network, config, data, &train, config.training.weights.as_deref(), &tracked)?;
+    let start = Start::New(config.training.weights.as_deref());
+    let (mut model, _) = initial(network, config, data, &train, start, &tracked)?;
     let mut optimizer = init_optimizer(&config.optimizer, &model);
     let rates = unit_learning_rates(&config.optimizer, &model);
     let normalization = normalization(config, &train)?;

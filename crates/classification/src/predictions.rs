@@ -2,7 +2,9 @@
 
 use std::cmp::Reverse;
 
-use kindling_record::{CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPair, MistakeRecord};
+use kindling_record::{
+    CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPair, MisclassifiedRecord, MistakeRecord,
+};
 
 /// Bins of the calibration error: as many as Guo et al. have, <https://arxiv.org/abs/1706.04599>, table 1.
 const BINS: usize = 15;
@@ -176,6 +178,17 @@ pub fn mistakes(predictions: &[Prediction], names: &[String]) -> Vec<MistakeReco
         MistakeRecord { index, target, predicted, confidence, picture, file: None }
     };
     (1..).zip(wrong).take(MISTAKES).map(record).collect()
+}
+
+/// All mistakes, in the order of the file, as `predictions` are.
+#[must_use]
+pub fn misclassified(predictions: &[Prediction]) -> Vec<MisclassifiedRecord> {
+    let wrong = predictions.iter().enumerate().filter(|(_, prediction)| !prediction.is_right());
+    let record = |(index, prediction): (usize, &Prediction)| {
+        let &Prediction { target, predicted, confidence, .. } = prediction;
+        MisclassifiedRecord { index, target, predicted, confidence }
+    };
+    wrong.map(record).collect()
 }
 
 /// A class's name: its label where it has none.
@@ -372,6 +385,7 @@ mod tests {
             prop_assert!((0.0..=1.0).contains(&calibration.error));
             prop_assert_eq!(calibration.bins.iter().map(|bin| bin.images).sum::<usize>(), images);
             prop_assert_eq!(mistakes(&predictions, &names()).len(), (images - right).min(24));
+            prop_assert_eq!(misclassified(&predictions).len(), images - right);
             let confused: usize = confused_pairs(&confusion).iter().map(|pair| pair.images).sum();
             prop_assert!(confused <= images - right);
         }

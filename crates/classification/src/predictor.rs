@@ -5,12 +5,13 @@ use kindling_models::ImageShape;
 use kindling_record::{ImagesRecord, RunDirectory, RunRecord};
 use kindling_training::{Order, batches};
 
-use crate::{AnyNetwork, ClassificationError, TrainedNetwork, network::guarded, splits::recorded_normalization};
+use crate::{AnyNetwork, ClassificationError, TrainedNetwork, Views, network::guarded, splits::recorded_normalization};
 
 /// A run's network in memory, with what images need on their way into it.
 pub struct Predictor {
     network: Box<dyn TrainedNetwork>,
     normalization: Normalization,
+    views: Views,
     shape: ImageShape,
     batch_size: usize,
     device: Device,
@@ -37,11 +38,18 @@ impl Predictor {
         Ok(Self {
             network: network.trained(config, directory, shape, device)?,
             normalization: recorded_normalization(config, record, channels)?,
+            views: Views::of(config),
             shape,
             batch_size: config.training.batch_size,
             device: device.clone(),
             largest,
         })
+    }
+
+    /// Averages the logits over these views of each image instead of those of the run's config.
+    #[must_use]
+    pub fn viewed(self, views: Views) -> Self {
+        Self { views, ..self }
     }
 
     /// What the network takes and gives.
@@ -50,7 +58,8 @@ impl Predictor {
         self.shape
     }
 
-    /// Returns the probability of each class for each of `images`, in batches of the run's size.
+    /// Returns the probability of each class for each of `images`, in batches of the run's size: the softmax of the mean
+    /// logits over the views.
     ///
     /// The images have the size and the channels of those that the run was trained on, and their bytes mean the same;
     /// they are normalized as those were, and their labels do not matter.
@@ -91,7 +100,8 @@ impl Predictor {
         guarded(|| {
             let mut rows = Vec::with_capacity(images.count());
             for batch in batches(&source, self.batch_size, None, Order::File, 0, &self.device) {
-                let logits = self.network.logits(batch?.images).cast(FloatDType::F32); // [batch, classes]
+                let logits = self.views.mean_logits(batch?.images, |images| self.network.logits(images));
+                let logits = logits.cast(FloatDType::F32); // [batch, classes]
                 let numbers = finish(logits).try_into_data().map_err(ClassificationError::backend)?;
                 let numbers: Vec<f32> = numbers.iter::<f32>().collect();
                 rows.extend(numbers.chunks_exact(classes).map(<[f32]>::to_vec));
@@ -129,6 +139,7 @@ mod tests {
         let predictor = Predictor {
             network: Box::new(network.clone()),
             normalization: Normalization::new(&mean, &std),
+            views: Views::default(),
             shape,
             batch_size: 2,
             device: device.clone(),

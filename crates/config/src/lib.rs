@@ -49,7 +49,7 @@ pub use sections::{
     TestTimeAugmentation, Training, Validated,
 };
 pub use update::{
-    Adam, Adamw, Constant, Cosine, Linear, Momentum, Muon, MuonFilters, MuonScaling, OneCycle, Optimizer, Schedule, Sgd,
-    Step, WarmRestarts,
+    Adam, Adamw, Constant, Cosine, Linear, Momentum, Muon, MuonFilters, MuonScaling, OneCycle, Optimizer, Schedule,
+    Sgd, Step, WarmRestarts,
 };
 pub use values::{ClassWeights, ImageSize};

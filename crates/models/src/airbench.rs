@@ -9,11 +9,7 @@ use kindling_kernels::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    ImageShape, ModelError, Network, NetworkConfig, Whitening,
-    init::{Initializer, whitening_outputs},
-    whitening,
-};
+use crate::{ImageShape, ModelError, Network, NetworkConfig, Whitening, init::Initializer, whitening};
 
 /// The network of airbench94, which trains to 94 % of CIFAR-10 within seconds on a GPU: Jordan, "94% on CIFAR-10 in 3.29
 /// seconds on a single GPU", <https://arxiv.org/abs/2404.00498>, and `airbench94.py` in KellerJordan/cifar10-airbench.
@@ -32,7 +28,10 @@ pub struct AirbenchConfig {
     pub scaling_factor: f64,
     /// What the frozen filters are made from.
     pub whitening: Whitening,
-    /// Rows and columns of a frozen filter.
+    /// How many directions the frozen filters keep, those of the largest variance or of the lowest frequencies; all where
+    /// there is no number. Each is there with both signs.
+    pub whitening_directions: Option<usize>,
+    /// Rows and columns of a frozen filter. An odd one keeps the images' size, an even one takes a row and a column away.
     pub whitening_size: usize,
     /// Channels of each group.
     pub widths: Vec<usize>,
@@ -67,6 +66,7 @@ impl Default for AirbenchConfig {
             batch_norm_momentum: 0.4,
             scaling_factor: 1.0 / 9.0,
             whitening: Whitening::Cosines,
+            whitening_directions: None,
             whitening_size: 2,
             widths: vec![64, 256, 256],
         }
@@ -80,16 +80,17 @@ impl NetworkConfig for AirbenchConfig {
         ("batch_norm_momentum", "Share of a new batch in batch norm's running statistics, from 0 to 1"),
         ("scaling_factor", "What the logits are multiplied by"),
         ("whitening", "Frozen first filters: `cosines`, or whitening filters of the first training `images`"),
-        ("whitening_size", "Rows and columns of those filters"),
+        ("whitening_directions", "How many of these filters are kept, the largest variances first; each in both signs"),
+        ("whitening_size", "Rows and columns of those filters; an odd number keeps the images' size"),
         ("widths", "Channels of each group of two convolutions; every group halves its images"),
     ];
 
     fn init(&self, shape: ImageShape, seed: u64, device: &Device) -> Result<Airbench, ModelError> {
         let [height, width] = self.pooled(shape)?;
         let mut initializer = Initializer::new(seed, device);
-        let whiten = initializer.whitening_convolution(shape.channels, self.whitening_size);
-        let filters = whitening_outputs(shape.channels, self.whitening_size);
-        let inputs = [filters].into_iter().chain(self.widths.iter().copied());
+        let directions = self.directions(shape.channels)?;
+        let whiten = initializer.whitening_convolution(shape.channels, self.whitening_size, directions);
+        let inputs = [directions.saturating_mul(2)].into_iter().chain(self.widths.iter().copied());
         let norm = |channels| {
             let config = BatchNormConfig::new(channels).with_momentum(self.batch_norm_momentum).with_epsilon(EPSILON);
             let mut norm = config.init(device);
@@ -120,7 +121,8 @@ impl NetworkConfig for AirbenchConfig {
             let [_, channels, height, width] = images.dims();
             let data = images.try_into_data().map_err(|error| ModelError::Invalid(error.to_string()))?;
             let images: Vec<f32> = data.iter::<f32>().collect();
-            let filters = whitening::of_images(&images, [channels, height, width], self.whitening_size);
+            let mut filters = whitening::of_images(&images, [channels, height, width], self.whitening_size);
+            filters.truncate(self.directions(channels)? * channels * self.whitening_size.pow(2));
             let filters = whitening::in_both_signs(filters);
             network.whiten.weight = network.whiten.weight.map(|weight| {
                 let device = weight.device();
@@ -133,6 +135,20 @@ impl NetworkConfig for AirbenchConfig {
 }
 
 impl AirbenchConfig {
+    /// Directions in which patches of so many channels are filtered.
+    fn directions(&self, channels: usize) -> Result<usize, ModelError> {
+        let all = channels.saturating_mul(self.whitening_size.saturating_pow(2));
+        match self.whitening_directions {
+            None => Ok(all),
+            Some(directions) if (1..=all).contains(&directions) => Ok(directions),
+            Some(found) => {
+                let message =
+                    format!("whitening_directions must be from 1 to the {all} numbers of a patch (got {found})");
+                Err(ModelError::Invalid(message))
+            }
+        }
+    }
+
     /// Height and width that are left for the linear layer, if the config makes a network.
     fn pooled(&self, shape: ImageShape) -> Result<[usize; 2], ModelError> {
         if self.widths.is_empty() {
@@ -149,14 +165,15 @@ impl AirbenchConfig {
         if size == 0 {
             return Err(ModelError::Invalid("whitening_size must be at least 1 (got 0)".to_owned()));
         }
-        // The first convolution takes rows and columns away, every group halves, and the last pooling takes 3x3 pixels.
+        // An even first convolution takes a row and a column away, every group halves, and the last pooling takes 3x3 pixels.
+        let lost = usize::from(size.is_multiple_of(2));
         let halved = u32::try_from(self.widths.len()).map_or(usize::MAX, |groups| 2_usize.saturating_pow(groups));
-        let least = halved.saturating_mul(3).saturating_add(size - 1);
+        let least = halved.saturating_mul(3).saturating_add(lost).max(size);
         let ImageShape { height, width, .. } = shape;
         if height.min(width) < least {
             return Err(ModelError::TooSmall { network: "an airbench", least, height, width });
         }
-        Ok([height, width].map(|side| (side + 1 - size) / halved / 3))
+        Ok([height, width].map(|side| (side - lost) / halved / 3))
     }
 }
 

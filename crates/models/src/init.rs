@@ -80,21 +80,26 @@ impl<'a> Initializer<'a> {
         convolution(weight, None, 3, 1)
     }
 
-    /// A convolution without padding whose weight `[2 * channels * size * size, channels, size, size]` is frozen, with a bias
-    /// of zeros.
+    /// A convolution, padded by half of what its kernel has beside the middle, whose weight
+    /// `[2 * directions, channels, size, size]` is frozen, with a bias of zeros.
     ///
-    /// Its filters are an orthonormal basis of the patches, and the same once more with the other sign: products of
+    /// Its filters are of an orthonormal basis of the patches, and the same once more with the other sign: products of
     /// cosines (DCT-II) over channels, rows and columns, the lowest frequencies first. Of three channels these are the
     /// brightness and two differences of colours. So come out the principal components of natural images' patches,
     /// about (Olshausen and Field, "Natural image statistics and efficient coding", 1996); they are not scaled by the
     /// variances, which only the images have.
-    pub(crate) fn whitening_convolution(&mut self, channels: usize, size: usize) -> Conv2d {
-        let outputs = whitening_outputs(channels, size);
-        let draw = move |_: &mut ChaCha8Rng, _| in_both_signs(cosines(channels, size));
+    pub(crate) fn whitening_convolution(&mut self, channels: usize, size: usize, directions: usize) -> Conv2d {
+        let outputs = directions.saturating_mul(2);
+        let draw = move |_: &mut ChaCha8Rng, count| {
+            let mut filters = cosines(channels, size);
+            filters.truncate(count / 2);
+            in_both_signs(filters)
+        };
         let weight = self.parameter([outputs, channels, size, size], 0, draw);
         let bias = module::Initializer::Zeros.init([outputs], self.device);
         let mut it = convolution(weight.set_require_grad(false), Some(bias), size, 1);
-        it.padding = PaddingConfig2d::Explicit(0, 0, 0, 0);
+        let padding = size.saturating_sub(1) / 2;
+        it.padding = PaddingConfig2d::Explicit(padding, padding, padding, padding);
         it
     }
 
@@ -149,11 +154,6 @@ fn bound(fan_in: usize) -> f32 {
     1.0 / (fan_in as f32).sqrt()
 }
 
-/// Filters of a whitening convolution: as many as a patch has numbers, in both signs.
-pub(crate) fn whitening_outputs(channels: usize, size: usize) -> usize {
-    size.saturating_mul(size).saturating_mul(channels).saturating_mul(2)
-}
-
 /// A convolution with this square kernel, padded by half of it.
 fn convolution(weight: Param<Tensor<4>>, bias: Option<Param<Tensor<1>>>, kernel: usize, stride: usize) -> Conv2d {
     let padding = kernel / 2;
@@ -204,7 +204,7 @@ mod tests {
         let device = Device::flex().autodiff();
         for channels in [1, 2, 3] {
             let size = 2 + channels / 3;
-            let whiten = Initializer::new(1, &device).whitening_convolution(channels, size);
+            let whiten = Initializer::new(1, &device).whitening_convolution(channels, size, size * size * channels);
             assert!(!whiten.weight.is_require_grad() && whiten.bias.as_ref().unwrap().is_require_grad());
             let filters = filters(&whiten);
             let (positive, negative) = filters.split_at(size * size * channels);

@@ -286,10 +286,13 @@ fn airbench_trains_the_shifts_of_its_batch_norms_alone_and_by_the_batchs_statist
 
 #[test]
 fn airbench_adapts_its_frozen_filters_to_images_and_nothing_else() {
-    for (device, size) in [(Device::flex(), 2), (Device::flex().autodiff(), 3)] {
-        let config = |whitening, whitening_size| {
-            let widths = vec![5];
-            AirbenchConfig { whitening, whitening_size, widths, ..AirbenchConfig::default() }
+    for (device, size, kept) in [(Device::flex(), 2, None), (Device::flex().autodiff(), 3, Some(8))] {
+        let config = |whitening, whitening_size| AirbenchConfig {
+            whitening,
+            whitening_size,
+            whitening_directions: kept,
+            widths: vec![5],
+            ..AirbenchConfig::default()
         };
         let adapting = config(Whitening::Images, size);
         assert_eq!((adapting.sample(SMALL), config(Whitening::Cosines, size).sample(SMALL)), (5000, 0));
@@ -303,8 +306,10 @@ fn airbench_adapts_its_frozen_filters_to_images_and_nothing_else() {
             (network.whiten.weight.dims(), values)
         };
         let numbers: Vec<f32> = images.clone().into_data().iter::<f32>().collect();
-        let filters = whitening::of_images(&numbers, [1, 9, 10], size);
-        assert_eq!(whiten(&adapted), ([2 * size * size, 1, size, size], whitening::in_both_signs(filters)));
+        let mut filters = whitening::of_images(&numbers, [1, 9, 10], size);
+        let kept = kept.unwrap_or(size * size);
+        filters.truncate(kept * size * size);
+        assert_eq!(whiten(&adapted), ([2 * kept, 1, size, size], whitening::in_both_signs(filters)));
         // Cosines are the same for all images.
         let fixed = config(Whitening::Cosines, size);
         assert_eq!(whiten(&fixed.adapt(fresh.clone(), images).unwrap()), whiten(&fresh));
@@ -368,9 +373,8 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     assert_eq!(wrn(|wrn| wrn.factor = 0), "the factor must be at least 1 (got [0])");
     assert_eq!(wrn(|wrn| wrn.width = 0), "the width must be at least 1 (got [0])");
     assert_eq!(wrn(|wrn| wrn.dropout = 1.0), "dropout must be at least 0 and below 1 (got 1)");
-    let airbench = |widths: &[usize], momentum, shape| {
-        let config =
-            AirbenchConfig { batch_norm_momentum: momentum, widths: widths.to_vec(), ..AirbenchConfig::default() };
+    let airbench = |widths: &[usize], batch_norm_momentum, shape| {
+        let config = AirbenchConfig { batch_norm_momentum, widths: widths.to_vec(), ..AirbenchConfig::default() };
         config.init(shape, 1, &device).map(drop).map_err(|error| error.to_string())
     };
     assert_eq!(airbench(&[], 0.4, SMALL).unwrap_err(), "an airbench has at least one group (got no widths)");
@@ -387,6 +391,15 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     };
     assert_eq!(whitening(0).unwrap_err(), "whitening_size must be at least 1 (got 0)");
     assert_eq!(whitening(1), Ok(()));
-    assert!(whitening(3).unwrap_err().contains("this one needs at least 26x26 pixels (got 25x25)"));
+    assert_eq!(whitening(3), Ok(()));
+    assert!(whitening(26).unwrap_err().contains("this one needs at least 26x26 pixels (got 25x25)"));
     assert!(whitening(usize::MAX).is_err());
+    let directions = |count| {
+        let config = AirbenchConfig { whitening_directions: Some(count), ..AirbenchConfig::default() };
+        config.init(least, 1, &device).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(directions(4), Ok(()));
+    assert!(
+        directions(5).unwrap_err().ends_with("from 1 to the 4 numbers of a patch (got 5)") && directions(0).is_err()
+    );
 }

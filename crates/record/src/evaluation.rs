@@ -15,6 +15,9 @@ pub struct EvaluationRecord {
     pub device: String,
     /// Name of the kernels, as in [`crate::PartRecord::kernels`].
     pub kernels: String,
+    /// As in [`crate::TestRecord::test_time_augmentation`]; in records of earlier versions none.
+    #[serde(default)]
+    pub test_time_augmentation: Vec<String>,
     /// How many images of the test set it saw.
     pub images: usize,
     /// Mean cross entropy over the images, in nats.
@@ -46,6 +49,9 @@ pub struct EvaluationRecord {
     pub confused: Vec<ConfusedPair>,
     /// The mistakes made with most confidence, the most confident first.
     pub mistakes: Vec<MistakeRecord>,
+    /// All mistakes, in the order of the test file; none in records of earlier versions.
+    #[serde(default)]
+    pub misclassified: Option<Vec<MisclassifiedRecord>>,
 }
 
 /// Metrics of one class against all others.
@@ -101,6 +107,19 @@ pub struct ConfusedPair {
 }
 
 /// An image that was classified wrongly.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MisclassifiedRecord {
+    /// Its place in the test file, from 0.
+    pub index: usize,
+    /// The class it has.
+    pub target: usize,
+    /// The class it was taken for.
+    pub predicted: usize,
+    /// The probability of that class.
+    pub confidence: f64,
+}
+
+/// One of the mistakes made with most confidence, which has a picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MistakeRecord {
     /// Its place in the test file, from 0.

@@ -24,7 +24,9 @@ pub use atomic::{replace_file, sync_directory};
 pub use dataset::{ClassCounts, DatasetRecord, ImagesRecord};
 pub use directory::RunDirectory;
 pub use error::RecordError;
-pub use evaluation::{CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPair, EvaluationRecord, MistakeRecord};
+pub use evaluation::{
+    CalibrationBin, CalibrationRecord, ClassRecord, ConfusedPair, EvaluationRecord, MisclassifiedRecord, MistakeRecord,
+};
 pub use lease::Holder;
 pub use list::{ListedRun, list_runs};
 pub use lock::{RunLock, lock_directory};

@@ -302,6 +302,10 @@ pub struct TestRecord {
     /// `confusion[target][predicted]` counts images; only of classifiers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confusion: Option<Vec<Vec<usize>>>,
+    /// Names of the test-time augmentations, over whose views of each image the logits were averaged; empty where it was
+    /// seen as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test_time_augmentation: Vec<String>,
 }
 
 impl TestRecord {

@@ -50,8 +50,9 @@ pub use metrics::{metrics, value_text};
 pub use plot::{Axis, Confusion, LineChart, Picture, Pictures, Plot, Point, Series, Style, swatch};
 pub use run::{Group, Run};
 pub use run_report::{
-    KeptGradients, comparison_table, configurations, evaluation_blocks, gradient_blocks, gradient_charts,
-    how_it_was_run, run_report,
+    KeptGradients, SharedMistake, SharedMistakes, comparison_table, configurations, evaluation_blocks, evaluations,
+    gradient_blocks, gradient_charts, how_it_was_run, mistake_blocks, repeated_evaluation_blocks, run_report,
+    shared_mistakes, with_views,
 };
 pub use statistics::Sample;
 pub use table::{duration, grouped, markdown, percent, runs_table, summary, table};

@@ -48,7 +48,11 @@ pub trait Task: Module + 'static {
             }
         }
         deferred.read()?.iter().for_each(|((), read)| totals.add(read));
-        Ok(TestRecord { metrics: totals.metrics("test", Self::METRICS), confusion: None, test_time_augmentation: Vec::new() })
+        Ok(TestRecord {
+            metrics: totals.metrics("test", Self::METRICS),
+            confusion: None,
+            test_time_augmentation: Vec::new(),
+        })
     }
 }
 

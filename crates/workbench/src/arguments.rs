@@ -10,12 +10,13 @@ use clap::{
     builder::{PossibleValuesParser, StyledStr, TypedValueParser},
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use kindling_config::Precision;
+use kindling_classification::Views;
+use kindling_config::{Precision, TestTimeAugmentation};
 use kindling_kernels::Kernels;
 
-pub use self::config::ConfigArguments;
+pub use self::config::{ConfigArguments, with_set};
 pub(crate) use self::{
-    config::{MODEL, config_flags, with_set},
+    config::{MODEL, config_flags},
     grid::{GridArguments, grid_flags},
 };
 use crate::{Workbench, backend::Request, tensorboard::TensorboardArguments, terminal};
@@ -116,6 +117,14 @@ pub struct RunsDirectory {
     pub path: PathBuf,
 }
 
+/// Which views of an image a run's weights see.
+#[derive(Args)]
+pub(crate) struct ViewsArgument {
+    /// Average the logits over views of each image: flip, shift or both, as for train, or none [default: the run's]
+    #[arg(id = "test_time_augmentation", long = "test-time-augmentation", value_name = "LIST", value_parser = views)]
+    pub(crate) given: Option<Views>,
+}
+
 /// Whether to show the dashboard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Dashboard {
@@ -157,6 +166,17 @@ fn with_whole_argument(mut error: clap::Error, command: &mut Command, typed: &[S
 /// Names of [`Kernels`].
 pub(crate) fn kernels() -> impl TypedValueParser<Value = Kernels> {
     PossibleValuesParser::new(Kernels::ALL.map(Kernels::as_str)).try_map(|name| name.parse::<Kernels>())
+}
+
+/// A list of test-time augmentations, or `none`.
+fn views(text: &str) -> Result<Views, String> {
+    if text == "none" {
+        return Ok(Views::default());
+    }
+    text.split(',').map(str::parse::<TestTimeAugmentation>).collect::<Result<_, _>>().map_err(|_| {
+        let names = TestTimeAugmentation::ALL.map(TestTimeAugmentation::name);
+        format!("expected `{}`, `{}` or `none`", names.join("`, `"), names.join(","))
+    })
 }
 
 /// Names of [`Precision`]s.

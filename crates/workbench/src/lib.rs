@@ -1,6 +1,6 @@
 //! Every command of Kindling over networks and data sets of your own.
 //!
-//! A [`Workbench`] holds networks and data sets by name, and [`main`](Workbench::main) is a whole program around them:
+//! A [`Workbench`] holds networks, data sets and recipes by name, and [`main`](Workbench::main) is a whole program around them:
 //! `train`, `resume`, `sweep`, `compare`, `report`, `evaluate`, `predict`, `check`, `lr-find`, `bench`, `doctor`, `serve`
 //! and more. The presets (`mlp`, `cnn`, ...) and the data sets `fashion-mnist`, `folder`, `csv`, `cifar`, `parquet`,
 //! `idx` and `synthetic` are there from the start; a network is a serde config that makes a Burn module, which maps images
@@ -81,6 +81,7 @@ mod pytorch;
 mod registry;
 mod relaunch;
 mod signals;
+pub mod subprocess;
 pub mod sweep;
 mod tensorboard;
 pub mod terminal;
@@ -102,7 +103,7 @@ pub use self::{
         samples::{pick, sheet},
     },
     outcome::{Misuse, Outcome},
-    registry::{Run, Workbench},
+    registry::{Recipe, Run, Workbench},
 };
 
 /// Makes mimalloc the program's allocator: it keeps its pages between steps, and trains small networks on the CPU half as

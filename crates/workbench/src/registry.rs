@@ -1,4 +1,4 @@
-//! Networks, data sets and commands by name.
+//! Networks, data sets, recipes and commands by name.
 
 use std::{env, iter, marker::PhantomData, time::Instant};
 
@@ -15,7 +15,47 @@ use crate::outcome::Outcome;
 /// What runs a command: given the workbench and what was typed behind the command's name.
 pub type Run = fn(&Workbench, &ArgMatches) -> Result<Outcome>;
 
-/// Networks and data sets by name, and every command for them.
+/// A complete config with a name, for `--recipe`.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    name: String,
+    text: String,
+}
+
+impl Recipe {
+    pub(crate) fn new(name: &str, text: &str) -> Self {
+        Self { name: name.to_owned(), text: text.to_owned() }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it is for: its first line, where that is a comment, without a full stop.
+    #[must_use]
+    pub fn about(&self) -> &str {
+        let first = self.text.lines().next().and_then(|line| line.strip_prefix('#'));
+        first.map_or("", |comment| comment.trim().trim_end_matches('.'))
+    }
+
+    /// Its text, in TOML or JSON.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The keys that it sets.
+    ///
+    /// # Errors
+    /// When its text is no config.
+    pub fn partial(&self) -> Result<Partial> {
+        Partial::from_file(&self.text).with_context(|| format!("the recipe {}", self.name))
+    }
+}
+
+/// Networks, data sets and recipes by name, and every command for them.
 ///
 /// The program's name is what messages tell users to type. Where a name is given twice, the later one counts.
 pub struct Workbench {
@@ -23,6 +63,7 @@ pub struct Workbench {
     start: Instant,
     networks: Vec<Box<dyn AnyNetwork>>,
     datasets: Vec<Box<dyn AnyDataset>>,
+    recipes: Vec<Recipe>,
     commands: Vec<(Command, Run)>,
 }
 
@@ -32,8 +73,8 @@ impl Workbench {
     /// loaded.
     #[must_use]
     pub fn new(program: &str) -> Self {
-        let (networks, datasets, commands) = (Vec::new(), Vec::new(), Vec::new());
-        let empty = Self { program: program.to_owned(), start: Instant::now(), networks, datasets, commands };
+        let (networks, datasets, recipes, commands) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let empty = Self { program: program.to_owned(), start: Instant::now(), networks, datasets, recipes, commands };
         let add = |workbench: Self, (name, preset)| match preset {
             Preset::Mlp(config) => workbench.network(name, config),
             Preset::Cnn(config) => workbench.network(name, config),
@@ -79,6 +120,15 @@ impl Workbench {
         self.datasets.retain(|known| known.name() != name);
         let section = Section::of(name, &dataset, D::HELP);
         self.datasets.push(Box::new(Registered::<D> { section, dataset: PhantomData }));
+        self
+    }
+
+    /// Adds a recipe, which `--recipe NAME` chooses in place of `--config`: a complete config in TOML or JSON, as a file
+    /// has it. Help shows its first line, where that is a comment. A text that is no config is an error when it is used.
+    #[must_use]
+    pub fn recipe(mut self, name: &str, text: &str) -> Self {
+        self.recipes.retain(|known| known.name != name);
+        self.recipes.push(Recipe::new(name, text));
         self
     }
 
@@ -152,6 +202,21 @@ impl Workbench {
     pub(crate) fn dataset_named(&self, name: &str) -> Result<&dyn AnyDataset> {
         let found = self.datasets.iter().find(|dataset| dataset.name() == name);
         found.map(AsRef::as_ref).with_context(|| format!("no data set `{name}` in {}", self.program))
+    }
+
+    /// The recipes, in the order in which they were added.
+    #[must_use]
+    pub fn recipes(&self) -> &[Recipe] {
+        &self.recipes
+    }
+
+    /// The recipe of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn recipe_named(&self, name: &str) -> Result<&Recipe> {
+        let found = self.recipes.iter().find(|recipe| recipe.name == name);
+        found.with_context(|| format!("no recipe `{name}` in {}", self.program))
     }
 
     /// The commands that were added.

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use burn::train::Interrupter;
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
     flag,
@@ -29,12 +30,19 @@ enum Action {
     Stop(Interrupter),
     /// Says so; the signal after that ends the program.
     Tell(Arc<AtomicBool>),
+    /// Says so and hands the signal on to this process, and so for every signal after it.
+    HandOn(Pid, Arc<AtomicBool>),
 }
 
 static NEXT: Mutex<Action> = Mutex::new(Action::Leave(None, None));
 
-/// Handles signals from here on.
+static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
+
+/// Handles signals from here on; once is enough.
 pub(crate) fn install() -> Result<()> {
+    if IS_INSTALLED.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("signals cannot be handled")?;
     // With a handler, a file that grows beyond its limit is an error of the write instead of the end of the program.
     flag::register(SIGXFSZ, Arc::default()).context("signals cannot be handled")?;
@@ -42,9 +50,12 @@ pub(crate) fn install() -> Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
+                if handed_on(signal) {
+                    continue;
+                }
                 let interrupter = match set(Action::Leave(None, None)) {
                     Action::Stop(interrupter) => interrupter,
-                    Action::Tell(told) => {
+                    Action::Tell(told) | Action::HandOn(_, told) => {
                         told.store(true, Ordering::Relaxed);
                         continue;
                     }
@@ -84,6 +95,29 @@ pub(crate) fn until_signal() -> impl Fn() -> bool + Sync {
     let told = Arc::new(AtomicBool::new(false));
     set(Action::Tell(Arc::clone(&told)));
     move || told.load(Ordering::Relaxed)
+}
+
+/// From here on every signal goes to this process, and that there was one is told by what is returned.
+pub(crate) fn hand_on(process: Pid) -> impl Fn() -> bool + Sync {
+    let told = Arc::new(AtomicBool::new(false));
+    set(Action::HandOn(process, Arc::clone(&told)));
+    move || told.load(Ordering::Relaxed)
+}
+
+/// Whether a signal is for another process, which then has it.
+fn handed_on(signal: i32) -> bool {
+    // Locked meanwhile, so that the process is there, or was an instant ago.
+    let next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    let Action::HandOn(process, told) = &*next else { return false };
+    told.store(true, Ordering::Relaxed);
+    let signal = match signal {
+        SIGTERM => Signal::TERM,
+        SIGHUP => Signal::HUP,
+        _ => Signal::INT,
+    };
+    // One that has ended needs none.
+    let _ = kill_process(*process, signal);
+    true
 }
 
 /// From here on the first signal ends the program, with this notice: there is no run, or nothing of it to save yet.

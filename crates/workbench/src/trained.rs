@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kindling_classification::{AnyNetwork, Predictor};
+use kindling_classification::{AnyNetwork, Predictor, Views};
 use kindling_config::{Config, Partial, Precision};
 use kindling_data::ImageData;
 use kindling_record::{RunDirectory, RunRecord, RunStatus};
@@ -49,6 +49,11 @@ impl<'a> Trained<'a> {
             notice(format_args!("trained in {wanted}, computing in {}", backend.precision));
         }
         Ok(backend)
+    }
+
+    /// The views of each image in the run's own final test.
+    pub(crate) fn views(&self) -> Views {
+        Views::of(&self.config)
     }
 
     /// The network in memory, on a device of `backend`.

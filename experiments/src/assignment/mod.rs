@@ -4,7 +4,7 @@ mod charts;
 mod command;
 mod configs;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod gradients;
 mod measured;
 mod reference;

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use kindling_config::Config;
-use kindling_data::{ImageBatch, ImageData, ImageSource};
+use kindling_data::{ImageBatch, ImageData, ImageSet, ImageSource};
 use kindling_models::NetworkConfig;
 use kindling_training::{Order, Step, Totals, batches, epoch_order, training_step};
 use serde::Serialize;
@@ -49,6 +49,7 @@ pub(super) struct Bench<'a, C> {
     /// trained, from fresh weights.
     pub(super) config: Config,
     pub(super) data: &'a ImageData,
+    train: ImageSet,
     pub(super) device: Device,
     pub(super) repeats_bits: bool,
     /// The first images of an epoch in shuffled order, as they are and as training sees them.
@@ -80,11 +81,12 @@ impl<'a, C: NetworkConfig> Bench<'a, C> {
             plain: source(&config, data, images.clone(), "train", &normalization, largest),
             augmented: train_source(&config, data, images, &normalization, largest),
             config,
+            train,
         })
     }
 
     pub(super) fn model(&self) -> Result<Classifier<C::Network>, ClassificationError> {
-        fresh(self.network, &self.config, self.data, &self.device)
+        fresh(self.network, &self.config, self.data, &self.train, &self.device)
     }
 
     /// All the images, as they are.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use kindling_models::ImageShape;
 use kindling_record::{ConfusedPair, EvaluationRecord, RunRecord, RunStatus};
-use kindling_report::{duration, grouped, percent};
+use kindling_report::{duration, grouped, percent, with_views};
 use serde_json::json;
 
 use super::HubOptions;
@@ -157,8 +157,13 @@ fn metrics_section(record: &RunRecord, evaluation: Option<&EvaluationRecord>, me
         return "The weights were not tested.".to_owned();
     }
     let images = evaluation.map_or(record.dataset.test, |evaluation| evaluation.images);
+    let tested = || record.test.as_ref().map(|test| &test.test_time_augmentation);
+    let views = evaluation.map(|evaluation| &evaluation.test_time_augmentation).or_else(tested);
+    let views = views.map_or_else(String::new, |names| with_views(names));
+    let alone = if views.is_empty() { "" } else { ", which the weights alone do not have" };
     let rows = metrics.iter().map(|metric| vec![metric.name.to_owned(), metric.text()]);
-    let mut text = format!("On the {} images of the test split, of one run (n = 1):\n\n", grouped(images));
+    let count = grouped(images);
+    let mut text = format!("On the {count} images of the test split, of one run (n = 1){views}{alone}:\n\n");
     text += &table(&["metric", "value"], rows);
     if let Some(evaluation) = evaluation.filter(|evaluation| evaluation.classes.len() <= CLASSES) {
         let value = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));

@@ -1,13 +1,17 @@
-//! What a run's weights get right and wrong.
+//! What a run's weights, and those of several together, get right and wrong.
 
-use kindling_record::{CalibrationRecord, EvaluationRecord, RunRecord};
+use std::slice;
+
+use kindling_record::{CalibrationRecord, ClassRecord, EvaluationRecord, MetricRecord, RunRecord};
 
 use crate::{
     document::{Block, Figure, TableBlock, file_name},
     error::ReportError,
+    metrics::sample_text,
     plot::{Axis, Confusion, LineChart, Point, Series, Style},
     run::{Run, class_name},
     run_report::mistakes::mistake_blocks,
+    statistics::Sample,
     table::{NONE, grouped, percent},
 };
 
@@ -36,24 +40,73 @@ pub(crate) fn confusion_block(run: &Run, prefix: &str) -> Result<Option<Block>, 
     let evaluation = run.directory.read_evaluation()?;
     let tested = run.record.test.as_ref().and_then(|test| test.confusion.clone());
     let Some(counts) = evaluation.map(|evaluation| evaluation.confusion).or(tested) else { return Ok(None) };
+    Ok(Some(matrix_block(run, counts, prefix, &format!("run `{}`", run.record.id), "test images")))
+}
+
+/// The matrix of the classes of `run`, as far as it can be drawn: `whose`, which counts `images`.
+fn matrix_block(run: &Run, counts: Vec<Vec<usize>>, prefix: &str, whose: &str, images: &str) -> Block {
     if counts.len() > LARGEST_MATRIX {
-        let text = format!(
-            "The confusion matrix of run `{}` is not drawn: it has {} classes, and only {LARGEST_MATRIX} can be told apart.",
-            run.record.id,
-            grouped(counts.len())
-        );
-        return Ok(Some(Block::Paragraph(text)));
+        let classes = grouped(counts.len());
+        return Block::Paragraph(format!(
+            "The confusion matrix of {whose} is not drawn: it has {classes} classes, and only {LARGEST_MATRIX} can be \
+             told apart."
+        ));
     }
-    let images: usize = counts.iter().flatten().sum();
-    Ok(Some(Block::Confusion(Figure {
+    let count: usize = counts.iter().flatten().sum();
+    Block::Confusion(Figure {
         name: file_name(&format!("{prefix} confusion")),
         caption: format!(
-            "Confusion matrix of run `{}`: {} test images by their class and by the class they were taken for.",
-            run.record.id,
-            grouped(images)
+            "Confusion matrix of {whose}: {} {images} by their class and by the class they were taken for.",
+            grouped(count)
         ),
         plot: Confusion { classes: run.record.dataset.classes().to_vec(), counts },
-    })))
+    })
+}
+
+/// What the networks of `runs` get right and wrong together: the sum of their confusion matrices, metrics of each class
+/// and calibration as means and standard deviations over the runs that were evaluated, nothing where none was; the names
+/// of the figures start with `prefix`.
+///
+/// # Errors
+/// When a run was evaluated and its `evaluation.json` cannot be read.
+pub fn repeated_evaluation_blocks(runs: &[Run], prefix: &str) -> Result<Vec<Block>, ReportError> {
+    let evaluations = evaluations(runs)?;
+    let (Some(run), Some((first, others))) = (runs.first(), evaluations.split_first()) else { return Ok(Vec::new()) };
+    let mut counts = first.confusion.clone();
+    for other in others {
+        let rows = counts.iter_mut().zip(&other.confusion);
+        rows.flat_map(|(sums, row)| sums.iter_mut().zip(row)).for_each(|(sum, count)| *sum += count);
+    }
+    let n = evaluations.len();
+    let whose = if n == 1 { "1 network".to_owned() } else { format!("{n} networks together") };
+    let accuracy = Sample::of(evaluations.iter().map(|one| one.accuracy)).map_or_else(String::new, |one| one.percent());
+    let caption = format!(
+        "Each class of the test set, mean ± standard deviation over {whose}{}: accuracy {accuracy} over {} images. Recall \
+         is the accuracy within a class.",
+        with_views(&first.test_time_augmentation),
+        grouped(first.images)
+    );
+    let table = Block::Table(class_table(caption, &evaluations));
+    Ok(vec![
+        matrix_block(run, counts, prefix, &whose, "predictions for test images"),
+        class_block(table, first.classes.len()),
+        calibration_block(&evaluations, &whose, prefix),
+    ])
+}
+
+/// The evaluations of those of `runs` that were evaluated.
+///
+/// # Errors
+/// When an `evaluation.json` is there and cannot be read.
+pub fn evaluations(runs: &[Run]) -> Result<Vec<EvaluationRecord>, ReportError> {
+    let read = runs.iter().filter_map(|run| run.directory.read_evaluation().transpose());
+    Ok(read.collect::<Result<_, _>>()?)
+}
+
+/// What is said beside a metric of the test-time augmentations of these names; nothing where there are none.
+#[must_use]
+pub fn with_views(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(" with test-time augmentation {}", names.join(",")) }
 }
 
 /// Metrics of each class, calibration, and mistakes of a run that was evaluated.
@@ -61,24 +114,23 @@ pub(crate) fn class_blocks(run: &Run, prefix: &str) -> Result<Vec<Block>, Report
     let record = &run.record;
     let id = &record.id;
     let Some(evaluation) = run.directory.read_evaluation()? else { return Ok(Vec::new()) };
-    let name = |what: &str| file_name(&format!("{prefix} {what}"));
-    let mut blocks = vec![class_block(Block::Table(class_table(id, &evaluation)), evaluation.classes.len())];
-    blocks.push(Block::Chart(Figure {
-        name: name("calibration"),
-        caption: format!(
-            "Calibration of run `{id}`: how often its predictions are right, by the probability it gives them, in {} \
-             bins of equal width. On the broken line both are the same. The expected calibration error, the mean \
-             distance from that line over {} images, is {:.4}.",
-            evaluation.calibration.bins.len(),
-            grouped(evaluation.images),
-            evaluation.calibration.error
-        ),
-        plot: calibration_chart(&evaluation.calibration),
-    }));
+    let caption = format!(
+        "Each class of the test set with the weights of run `{id}` (n = 1), computed on {}{}: accuracy {}, loss {:.4} \
+         nats over {} images.",
+        evaluation.backend,
+        with_views(&evaluation.test_time_augmentation),
+        percent(evaluation.accuracy),
+        evaluation.loss,
+        grouped(evaluation.images)
+    );
+    let alone = slice::from_ref(&evaluation);
+    let table = Block::Table(class_table(caption, alone));
+    let mut blocks = vec![class_block(table, evaluation.classes.len())];
+    blocks.push(calibration_block(alone, &format!("run `{id}`"), prefix));
     if !evaluation.confused.is_empty() {
         blocks.push(Block::Table(confused_table(record, &evaluation)));
     }
-    blocks.extend(mistake_blocks(run, &evaluation, &name("mistakes"))?);
+    blocks.extend(mistake_blocks(run, &evaluation, &file_name(&format!("{prefix} mistakes")))?);
     Ok(blocks)
 }
 
@@ -91,29 +143,60 @@ pub(crate) fn class_block(table: Block, classes: usize) -> Block {
     }
 }
 
-fn class_table(id: &str, evaluation: &EvaluationRecord) -> TableBlock {
-    let shown = |fraction: Option<f64>| fraction.map_or_else(|| NONE.to_owned(), percent);
-    let rows = evaluation.classes.iter().map(|class| {
-        vec![class.name.clone(), grouped(class.images), shown(class.precision), shown(class.recall), shown(class.f1)]
+/// The metrics of each class, as means over the evaluations where these are several.
+fn class_table(caption: String, evaluations: &[EvaluationRecord]) -> TableBlock {
+    let fraction = MetricRecord { name: "accuracy".to_owned(), higher_is_better: true, unit: None };
+    let classes = evaluations.first().map_or(&[][..], |first| &first.classes);
+    let rows = classes.iter().enumerate().map(|(label, class)| {
+        let shown = |value: fn(&ClassRecord) -> Option<f64>| {
+            let values = evaluations.iter().filter_map(|evaluation| value(evaluation.classes.get(label)?));
+            Sample::of(values).map_or_else(|| NONE.to_owned(), |sample| sample_text(&fraction, &sample))
+        };
+        let metrics = [shown(|class| class.precision), shown(|class| class.recall), shown(|class| class.f1)];
+        [class.name.clone(), grouped(class.images)].into_iter().chain(metrics).collect()
     });
     TableBlock {
-        caption: format!(
-            "Each class of the test set with the weights of run `{id}` (n = 1), computed on {}: accuracy {}, loss \
-             {:.4} nats over {} images.",
-            evaluation.backend,
-            percent(evaluation.accuracy),
-            evaluation.loss,
-            grouped(evaluation.images)
-        ),
+        caption,
         header: ["class", "images", "precision", "recall", "F1"].map(str::to_owned).to_vec(),
         right: (1..=4).collect(),
         rows: rows.collect(),
     }
 }
 
-fn calibration_chart(calibration: &CalibrationRecord) -> LineChart {
+fn calibration_block(evaluations: &[EvaluationRecord], whose: &str, prefix: &str) -> Block {
+    let calibrations: Vec<_> = evaluations.iter().map(|evaluation| &evaluation.calibration).collect();
+    let error = Sample::of(calibrations.iter().map(|calibration| calibration.error));
+    let error = match error {
+        Some(Sample { std: None, mean, .. }) => format!("{mean:.4}"),
+        error => error.map_or_else(String::new, |error| error.fixed(4)),
+    };
+    let (bins, images) = evaluations.first().map_or((0, 0), |one| (one.calibration.bins.len(), one.images));
+    Block::Chart(Figure {
+        name: file_name(&format!("{prefix} calibration")),
+        caption: format!(
+            "Calibration of {whose}: how often predictions are right, by the probability that they are given, in {bins} \
+             bins of equal width{}. On the broken line both are the same. The expected calibration error (Guo et al. \
+             2017, arXiv:1706.04599), the mean distance from that line over {} images, is {error}.",
+            if evaluations.len() > 1 { "; the band is the standard deviation" } else { "" },
+            grouped(images)
+        ),
+        plot: calibration_chart(&calibrations),
+    })
+}
+
+/// Accuracy against confidence in each bin, as means over the calibrations that have images there.
+fn calibration_chart(calibrations: &[&CalibrationRecord]) -> LineChart {
     let point = |x: f64, y: f64| Point { x, y, std: None };
-    let measured = calibration.bins.iter().filter_map(|bin| Some(point(bin.confidence?, bin.accuracy?)));
+    let bins = calibrations.iter().map(|calibration| calibration.bins.len()).max().unwrap_or_default();
+    let measured = (0..bins).filter_map(|bin| {
+        let filled = calibrations.iter().filter_map(|calibration| {
+            let bin = calibration.bins.get(bin)?;
+            Some((bin.confidence?, bin.accuracy?))
+        });
+        let (confidences, accuracies): (Vec<f64>, Vec<f64>) = filled.unzip();
+        let accuracy = Sample::of(accuracies)?;
+        Some(Point { x: Sample::of(confidences)?.mean, y: accuracy.mean, std: accuracy.std })
+    });
     let axis = |label: &str| Axis { label: label.to_owned(), logarithmic: false, range: Some((0.0, 1.0)) };
     LineChart {
         x: axis("confidence (probability of the predicted class)"),
@@ -197,6 +280,35 @@ mod tests {
         let [Block::Table(files)] = &files[..] else { panic!("{files:?}") };
         assert_eq!(files.rows, [["`test/bag/7.jpg`", "3", "Bag", "Coat", "0.988"]]);
         assert!(files.caption.ends_with("within `/data`."), "{}", files.caption);
+    }
+
+    #[test]
+    fn several_evaluated_runs_have_the_sum_of_their_matrices_and_means_of_the_rest() {
+        let place = tempfile::tempdir().unwrap();
+        let runs = ["mlp-1", "mlp-2", "mlp-3"].map(|id| run(place.path(), id, json!({})));
+        assert!(repeated_evaluation_blocks(&runs, "all").unwrap().is_empty());
+        let mut other = evaluation();
+        (other.accuracy, other.confusion) = (0.5, vec![vec![1, 1], vec![1, 1]]);
+        (other.classes[0].recall, other.calibration.error) = (Some(0.75), 0.375);
+        other.calibration.bins[1].accuracy = Some(0.25);
+        for (run, evaluation) in runs.iter().zip([evaluation(), other]) {
+            run.directory.write_evaluation(&evaluation).unwrap();
+        }
+        let blocks = repeated_evaluation_blocks(&runs, "all").unwrap();
+        let [Block::Confusion(confusion), Block::Table(classes), Block::Chart(calibration)] = &blocks[..] else {
+            panic!("{blocks:?}")
+        };
+        assert_eq!(confusion.plot.counts, [[3, 1], [2, 2]]);
+        assert!(confusion.caption.contains("2 networks together: 8 predictions"), "{}", confusion.caption);
+        assert_eq!(classes.rows[0], ["Coat", "2", "75.00 ± 0.00 %", "62.50 ± 17.68 %", NONE]);
+        assert!(classes.caption.contains("accuracy 62.50 ± 17.68 % (n = 2)"), "{}", classes.caption);
+        // statistics.stdev([0.75, 0.25]) and ([0.125, 0.375]) in Python.
+        let [point] = calibration.plot.series[0].points[..] else { panic!("{:?}", calibration.plot) };
+        assert!((point.x - 0.8).abs() < 1e-12 && (point.y - 0.5).abs() < 1e-12);
+        assert!((point.std.unwrap() - 0.353_553_390_593_273_8).abs() < 1e-12);
+        assert!(calibration.caption.ends_with("is 0.2500 ± 0.1768 (n = 2)."), "{}", calibration.caption);
+        let alone = repeated_evaluation_blocks(&runs[..1], "one").unwrap();
+        assert!(matches!(&alone[..], [_, Block::Table(table), _] if table.rows[0][3] == "50.00 %"), "{alone:?}");
     }
 
     #[test]

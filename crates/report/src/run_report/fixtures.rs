@@ -125,6 +125,7 @@ pub(crate) fn evaluation() -> EvaluationRecord {
         backend: "flex".to_owned(),
         device: "a processor".to_owned(),
         kernels: "composed".to_owned(),
+        test_time_augmentation: Vec::new(),
         images: 4,
         loss: 0.5,
         accuracy: 0.75,
@@ -140,6 +141,7 @@ pub(crate) fn evaluation() -> EvaluationRecord {
         },
         confused: vec![ConfusedPair { target: 1, predicted: 0, images: 1 }],
         mistakes: vec![mistake(3, 0.98765, "01.png", Some("test/bag/7.jpg")), mistake(2, 0.9, "gone.png", None)],
+        misclassified: None,
     }
 }
 

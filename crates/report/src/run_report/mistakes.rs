@@ -20,7 +20,7 @@ const COLUMNS: usize = 6;
 ///
 /// # Errors
 /// When a picture is there and cannot be read.
-pub(crate) fn mistake_blocks(run: &Run, evaluation: &EvaluationRecord, name: &str) -> Result<Vec<Block>, ReportError> {
+pub fn mistake_blocks(run: &Run, evaluation: &EvaluationRecord, name: &str) -> Result<Vec<Block>, ReportError> {
     let mut blocks = Vec::new();
     let pictures = pictures(run, evaluation)?;
     if !pictures.is_empty() {

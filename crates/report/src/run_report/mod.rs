@@ -11,6 +11,7 @@ mod mistakes;
 mod pages;
 mod provenance;
 mod scores;
+mod shared;
 mod summary;
 
 use std::iter;
@@ -18,9 +19,11 @@ use std::iter;
 use self::evaluation::{class_blocks, confusion_block};
 pub(crate) use self::{columns::with_count, summary::at_best};
 pub use self::{
-    evaluation::evaluation_blocks,
+    evaluation::{evaluation_blocks, evaluations, repeated_evaluation_blocks, with_views},
     gradients::{KeptGradients, gradient_blocks, gradient_charts},
+    mistakes::mistake_blocks,
     provenance::{configurations, how_it_was_run},
+    shared::{SharedMistake, SharedMistakes, shared_mistakes},
     summary::comparison_table,
 };
 use crate::{

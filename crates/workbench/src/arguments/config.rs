@@ -3,15 +3,18 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint, builder::PossibleValuesParser};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use kindling_config::{Config, Key, Kind, Partial, Registry, keys};
 
-use crate::{Workbench, outcome::Misuse};
+use crate::{Recipe, Workbench, outcome::Misuse};
 
 /// Id of the positional MODEL: the path of its key.
 pub(crate) const MODEL: &str = "network.name";
 
-/// A config as typed: a file, `--set`, and flags. A command that has it gets its arguments from `config_flags`, since
+/// A config as typed: a file or a recipe, `--set`, and flags. A command that has it gets its arguments from `config_flags`, since
 /// they depend on the networks and data sets of the workbench.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArguments {
@@ -33,15 +36,16 @@ impl ConfigArguments {
         workbench.resolve(self.partial(&workbench.registry())?)
     }
 
-    /// What flags, `--set` and the file say, in this order of precedence, with nothing filled in.
+    /// What flags, `--set` and the file or the recipe say, in this order of precedence, with nothing filled in.
     ///
     /// # Errors
     /// As for [`resolve`](Self::resolve), but for what only a complete config shows.
     pub fn partial(&self, registry: &Registry) -> Result<Partial> {
         let keys = keys(registry);
-        let file = match self.typed.0.get_one::<String>("config") {
-            Some(path) => file(Path::new(path))?,
-            None => Partial::default(),
+        let file = match (self.typed.0.get_one::<String>("config"), self.typed.recipe()) {
+            (Some(path), _) => file(Path::new(path))?,
+            (None, Some(recipe)) => recipe.partial()?,
+            (None, None) => Partial::default(),
         };
         let mut typed = Partial::default();
         for (key, text) in flags(&self.typed.0, &keys) {
@@ -53,7 +57,10 @@ impl ConfigArguments {
 }
 
 /// `typed` with the keys and values of `--set`.
-pub(crate) fn with_set<'a>(
+///
+/// # Errors
+/// When one is no KEY=VALUE, a key is unknown or given twice, or it does not take the value.
+pub fn with_set<'a>(
     mut typed: Partial,
     pairs: impl IntoIterator<Item = &'a String>,
     registry: &Registry,
@@ -68,6 +75,13 @@ pub(crate) fn with_set<'a>(
         typed = typed.with_text(key, text, registry).with_context(|| format!("--set {pair}"))?;
     }
     Ok(typed)
+}
+
+impl Typed {
+    /// That of `--recipe`, which a workbench without recipes does not have.
+    pub(super) fn recipe(&self) -> Option<&Recipe> {
+        self.0.try_get_one::<Recipe>("recipe").ok().flatten()
+    }
 }
 
 impl FromArgMatches for Typed {
@@ -91,9 +105,9 @@ impl Args for Typed {
     }
 }
 
-/// The command with MODEL, `--config`, `--set`, and the flags of a config's keys.
-pub(crate) fn config_flags(command: Command, registry: &Registry) -> Command {
-    let model = model(registry).help("The network; may be left out when --config names it");
+/// The command with MODEL, `--recipe`, `--config`, `--set`, and the flags of a config's keys.
+pub(crate) fn config_flags(command: Command, registry: &Registry, recipes: &[Recipe]) -> Command {
+    let model = model(registry).help("The network; may be left out when --config or --recipe names it");
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")
@@ -103,7 +117,19 @@ pub(crate) fn config_flags(command: Command, registry: &Registry) -> Command {
         "Set any key of the config, as in optimizer.beta_2=0.99, or unset one that the file sets, as in clip_norm=none; \
          can be repeated; `config` lists the keys",
     );
-    command.args([model, config, set]).args(keys(registry).iter().filter_map(flag))
+    let recipe = recipe(recipes).map(|recipe| recipe.conflicts_with("config"));
+    command.args([model]).args(recipe).args([config, set]).args(keys(registry).iter().filter_map(flag))
+}
+
+/// `--recipe`, where there are recipes.
+pub(super) fn recipe(recipes: &[Recipe]) -> Option<Arg> {
+    let known = recipes.to_vec();
+    let names =
+        recipes.iter().map(|recipe| PossibleValue::new(recipe.name().to_owned()).help(recipe.about().to_owned()));
+    let parser = PossibleValuesParser::new(names)
+        .try_map(move |name| known.iter().find(|recipe| recipe.name() == name).cloned().ok_or("no such recipe"));
+    let help = "Train by a recipe, a complete config with a name; flags override it, and `config` prints it";
+    (!recipes.is_empty()).then(|| Arg::new("recipe").long("recipe").value_name("NAME").value_parser(parser).help(help))
 }
 
 /// The positional MODEL.
@@ -174,7 +200,7 @@ fn file(path: &Path) -> Result<Partial> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
@@ -184,10 +210,17 @@ mod tests {
         Workbench::new("kindling").registry()
     }
 
+    /// A recipe of an mlp.
+    pub(in super::super) fn test_recipe() -> Recipe {
+        let text = "# An mlp in two epochs.\nnetwork = \"mlp\"\n# Fast.\noptimizer = { name = \"momentum\", nesterov = true }\n\
+                    training.epochs = 2\n";
+        Recipe::new("quick", text)
+    }
+
     /// What these arguments say, or the message that refuses them.
     fn partial(arguments: &[&str]) -> Result<Partial, String> {
         let registry = registry();
-        let command = config_flags(Command::new("train").no_binary_name(true), &registry);
+        let command = config_flags(Command::new("train").no_binary_name(true), &registry, &[test_recipe()]);
         let matches = command.try_get_matches_from(arguments.iter().copied()).map_err(|error| error.to_string())?;
         ConfigArguments { typed: Typed(matches) }.partial(&registry).map_err(|error| told(&error))
     }
@@ -233,7 +266,7 @@ mod tests {
         let data = json!({
             "name": "idx", "transpose": true, "normalize": "given", "pixel_mean": [-0.5], "pixel_std": [2.0, 0.5, 1.0],
             "image_size": "64x48", "channels": "rgb", "fit": "pad", "sampler": "balanced",
-            "augment": [{ "name": "flip", "probability": 0.5 }, { "name": "shift", "pixels": 2 }],
+            "augment": [{ "name": "flip", "probability": 0.5, "alternate": false }, { "name": "shift", "pixels": 2 }],
         });
         assert_eq!(found["data"], data);
         let folder = config(&["mlp", "--dataset", "folder", "--split", ".7,.2,.1", "--skip-unreadable"]).flat();
@@ -271,6 +304,24 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_takes_the_place_of_a_file_and_flags_override_it() {
+        let of = |arguments: &[&str]| config(&[&["--recipe", "quick"], arguments].concat());
+        let plain = of(&[]);
+        assert_eq!((plain.network.name.as_str(), plain.training.epochs), ("mlp", 2));
+        assert_eq!(plain.flat()["optimizer.nesterov"], json!(true));
+        let changed = of(&["cnn", "--optimizer", "adam", "--set", "training.epochs=5"]);
+        let found = (changed.network.name.as_str(), changed.optimizer.name(), changed.training.epochs);
+        assert_eq!(found, ("cnn", "adam", 5));
+        let both = partial(&["--recipe", "quick", "--config", "a.toml"]).unwrap_err();
+        assert!(both.contains("cannot be used with"), "{both}");
+        let unknown = partial(&["--recipe", "quik"]).unwrap_err();
+        assert!(unknown.contains("[possible values: quick]") && unknown.contains("did you mean"), "{unknown}");
+        let help = config_flags(Command::new("train"), &registry(), &[test_recipe()]).render_long_help().to_string();
+        assert!(help.contains("quick: An mlp in two epochs"), "{help}");
+        assert!(!config_flags(Command::new("train"), &registry(), &[]).render_help().to_string().contains("--recipe"));
+    }
+
+    #[test]
     fn what_cannot_be_set_is_refused_with_what_was_typed() {
         let checks: [(&[&str], &[&str]); 7] = [
             (&["--set", "beta2=1"], &["--set beta2=1: ", "did you mean `optimizer.beta_2`?"]),
@@ -293,7 +344,7 @@ mod tests {
         let keys = json!({ "span": 2, "feathers": ["long"] });
         let keys = keys.as_object().cloned().unwrap();
         registry.networks.push(kindling_config::Section { name: "wings".to_owned(), keys, help: Vec::new() });
-        let command = config_flags(Command::new("train").no_binary_name(true), &registry);
+        let command = config_flags(Command::new("train").no_binary_name(true), &registry, &[]);
         let matches =
             command.try_get_matches_from(["wings", "--set", "span=3", "--set", "feathers=long,short"]).unwrap();
         let config = ConfigArguments { typed: Typed(matches) }.partial(&registry).unwrap().resolve(&registry).unwrap();

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, Args, Command};
 use kindling_config::{Grid, Registry, keys};
 
-use super::config::{MODEL, Typed, flag, model};
-use crate::outcome::Misuse;
+use super::config::{MODEL, Typed, flag, model, recipe};
+use crate::{Recipe, outcome::Misuse};
 
 /// Grids as typed. A command that has them gets its arguments from [`grid_flags`], since they depend on the networks and
 /// data sets of the workbench.
@@ -18,11 +18,15 @@ pub(crate) struct GridArguments {
 }
 
 impl GridArguments {
-    /// The grids of the file, or one of flags alone; flags and `--set` take the place of the file's values.
+    /// The grids of the file, or one of flags alone, over the recipe's config; flags and `--set` take the place of the
+    /// file's values.
     pub(crate) fn grids(&self, seeds: Option<u64>, registry: &Registry) -> Result<Vec<Grid>> {
         let mut flags = self.flags(registry)?;
         if let Some(count) = seeds {
             flags = flags.with_seeds(count);
+        }
+        if let Some(recipe) = self.typed.recipe() {
+            flags = flags.over(recipe.partial()?);
         }
         let Some(path) = self.typed.0.get_one::<String>("grid").map(Path::new) else { return Ok(vec![flags]) };
         let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
@@ -53,9 +57,9 @@ impl GridArguments {
     }
 }
 
-/// The command with MODELs, `--grid`, `--set`, and the flags of a config's keys, each with a list of values.
-pub(crate) fn grid_flags(command: Command, registry: &Registry) -> Command {
-    let models = model(registry).num_args(0..).help("The networks to train; may be left out with --grid");
+/// The command with MODELs, `--recipe`, `--grid`, `--set`, and the flags of a config's keys, each with a list of values.
+pub(crate) fn grid_flags(command: Command, registry: &Registry, recipes: &[Recipe]) -> Command {
+    let models = model(registry).num_args(0..).help("The networks to train; may be left out with --grid or --recipe");
     let grid = Arg::new("grid").long("grid").value_name("FILE").help(
         "Read the grid from a TOML or JSON file: a value, or a list of values to try, for each key of a config, and \
          `seeds` for a number of seeds; or a list of such grids; flags override it",
@@ -65,7 +69,7 @@ pub(crate) fn grid_flags(command: Command, registry: &Registry) -> Command {
          network.channels=32,64, is one value: repeat the flag for more; `config` lists the keys",
     );
     let flags = keys(registry);
-    command.args([models, grid, set]).args(flags.iter().filter_map(|key| {
+    command.args([models]).args(recipe(recipes)).args([grid, set]).args(flags.iter().filter_map(|key| {
         let mut arg = flag(key)?.action(ArgAction::Append);
         if key.path == "protocol.folds" {
             arg = arg.help("Cross-validation: train with each of N folds for validation, or with those of --fold");
@@ -81,13 +85,13 @@ pub(crate) fn grid_flags(command: Command, registry: &Registry) -> Command {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::config::tests::test_recipe, *};
     use crate::Workbench;
 
     /// The number of runs that these arguments plan, or the message that refuses them.
     fn count(arguments: &[&str]) -> Result<usize, String> {
         let registry = Workbench::new("kindling").registry();
-        let command = grid_flags(Command::new("sweep").no_binary_name(true), &registry);
+        let command = grid_flags(Command::new("sweep").no_binary_name(true), &registry, &[test_recipe()]);
         let matches = command.try_get_matches_from(arguments.iter().copied()).map_err(|error| error.to_string())?;
         let grids = GridArguments { typed: Typed(matches) }
             .grids(None, &registry)
@@ -112,6 +116,15 @@ mod tests {
         assert_eq!(count(&["mlp", "--set", "hidden=64,32"]), Ok(1));
         assert_eq!(count(&["cnn", "--set", "network.channels=16,32", "--set", "network.channels=[32, 64]"]), Ok(2));
         assert_eq!(count(&["mlp", "--set", "epochs=1,2", "--set", "epochs=3"]), Ok(3));
+    }
+
+    #[test]
+    fn values_are_tried_over_a_recipes_config() {
+        assert_eq!(count(&["--recipe", "quick"]), Ok(1));
+        assert_eq!(count(&["--recipe", "quick", "--learning-rate", "1,0.1", "--optimizer", "sgd,adam"]), Ok(4));
+        // A list for an mlp, as the recipe's network takes it, and two values for a cnn.
+        assert_eq!(count(&["--recipe", "quick", "--set", "hidden=64,32"]), Ok(1));
+        assert_eq!(count(&["cnn", "--recipe", "quick", "--set", "hidden=64,32"]), Ok(2));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::{fs, io, path::PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use kindling_classification::{
-    balanced_accuracy, calibration, class_records, confused_pairs, macro_f1, mistakes, top_k, weighted_f1,
+    Views, balanced_accuracy, calibration, class_records, confused_pairs, macro_f1, misclassified, mistakes, top_k,
+    weighted_f1,
 };
 use kindling_data::{ImageData, ImageSet};
 use kindling_kernels::Kernels;
@@ -14,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     Workbench,
-    arguments::{PlaceArguments, RunsDirectory, kernels},
+    arguments::{PlaceArguments, RunsDirectory, ViewsArgument, kernels},
     backend::{Backend, Request},
     outcome::Outcome,
     output::{notice, print},
@@ -39,6 +40,8 @@ pub(crate) struct EvaluateArguments {
     /// Directory of the data set [default: where the run found it, then as for train]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    views: ViewsArgument,
     #[command(flatten)]
     runs_dir: RunsDirectory,
     /// Print JSON instead of a table
@@ -66,16 +69,20 @@ pub(crate) fn evaluate(workbench: &Workbench, arguments: &EvaluateArguments) -> 
     arguments.kernels.choose();
     signals::install()?;
     let data = trained.data(workbench, arguments.data_dir.as_deref())?;
-    let evaluation = trained.examine(&backend, &data)?;
-    // Before it is printed, so that it is kept whatever becomes of standard output.
-    let kept = keep(&directory, &evaluation, &data.test);
+    let own = trained.views();
+    let views = arguments.views.given.as_ref().unwrap_or(&own);
+    let evaluation = trained.examine(views, &backend, &data)?;
+    // Before it is printed, so that it is kept whatever becomes of standard output; one with other views than the run's
+    // would be taken for the run's own.
+    let kept = if *views == own { keep(&directory, &evaluation, &data.test).map(|()| true) } else { Ok(false) };
     if arguments.json {
         print(serde_json::to_string_pretty(&Printed { run: directory.id(), evaluation: &evaluation })?);
     } else {
         tables::show(&evaluation, &trained.record);
     }
-    kept?;
-    if !arguments.json {
+    if !kept? {
+        notice(format_args!("not kept: evaluation.json is with the run's own test-time augmentation ({own}) alone"));
+    } else if !arguments.json {
         print(format_args!("\nkept in {}", directory.evaluation().display()));
         if !evaluation.mistakes.is_empty() {
             let (count, place) = (evaluation.mistakes.len(), directory.mistakes());
@@ -94,15 +101,15 @@ pub fn keep_evaluation(workbench: &Workbench, directory: &RunDirectory, place: &
     let trained = Trained::read(workbench, directory)?;
     let backend = trained.open(&place.device.request((&trained.record.backend, None))?)?;
     let data = trained.data(workbench, place.data_dir.as_deref())?;
-    keep(directory, &trained.examine(&backend, &data)?, &data.test)
+    keep(directory, &trained.examine(&trained.views(), &backend, &data)?, &data.test)
 }
 
 impl Trained<'_> {
-    /// Tests the run's weights, and computes all that the record has from the predictions.
-    fn examine(&self, backend: &Backend, data: &ImageData) -> Result<EvaluationRecord> {
+    /// Tests the run's weights by these views of each image, and computes all that the record has from the predictions.
+    fn examine(&self, views: &Views, backend: &Backend, data: &ImageData) -> Result<EvaluationRecord> {
         let (evaluation, predictions) = self
             .network
-            .test(&self.config, data, self.directory, backend.first())
+            .test(&self.config, data, self.directory, views, backend.first())
             .with_context(|| format!("{} cannot be evaluated", self.directory.id()))?;
         let classes = class_records(&evaluation.confusion, &data.classes);
         let mut mistakes = mistakes(&predictions, &data.classes);
@@ -115,6 +122,7 @@ impl Trained<'_> {
             backend: backend.name.to_owned(),
             device: backend.device_name.clone(),
             kernels: backend.kernels(Kernels::chosen()),
+            test_time_augmentation: evaluation.views.names(),
             images: predictions.len(),
             loss: evaluation.loss,
             accuracy: evaluation.accuracy,
@@ -126,6 +134,7 @@ impl Trained<'_> {
             calibration: calibration(&predictions),
             confused: confused_pairs(&evaluation.confusion),
             mistakes,
+            misclassified: Some(misclassified(&predictions)),
             confusion: evaluation.confusion,
         })
     }
@@ -165,7 +174,8 @@ fn keep_test(directory: &RunDirectory, evaluation: &EvaluationRecord) -> Result<
     if record.status == RunStatus::Imported {
         let metrics = [("test/loss", evaluation.loss), ("test/accuracy", evaluation.accuracy)];
         let metrics = Metrics(metrics.map(|(name, value)| (name.to_owned(), value)).into());
-        let test = Some(TestRecord { metrics, confusion: Some(evaluation.confusion.clone()) });
+        let (confusion, views) = (Some(evaluation.confusion.clone()), evaluation.test_time_augmentation.clone());
+        let test = Some(TestRecord { metrics, confusion, test_time_augmentation: views });
         directory.write_record(&RunRecord { test, ..record })?;
     }
     Ok(())
@@ -192,6 +202,7 @@ mod tests {
             backend: "flex".to_owned(),
             device: "a processor".to_owned(),
             kernels: "composed".to_owned(),
+            test_time_augmentation: Vec::new(),
             images: predictions.len(),
             loss: 0.5,
             accuracy: 0.5,
@@ -204,6 +215,7 @@ mod tests {
             calibration: calibration(predictions),
             confused: Vec::new(),
             mistakes: mistakes(predictions, &synthetic::CLASSES.map(str::to_owned)),
+            misclassified: None,
         }
     }
 

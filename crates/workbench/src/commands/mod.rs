@@ -46,13 +46,13 @@ pub(crate) struct Entry {
 
 /// Every command of the workbench, in the order in which the help lists them.
 pub(crate) fn all(workbench: &Workbench) -> Vec<Entry> {
-    let registry = workbench.registry();
-    let with_config = |entry: Entry| Entry { command: config_flags(entry.command, &registry), ..entry };
+    let (registry, recipes) = (workbench.registry(), workbench.recipes());
+    let with_config = |entry: Entry| Entry { command: config_flags(entry.command, &registry, recipes), ..entry };
     let with_network = |entry: Entry| Entry {
-        command: config_flags(entry.command, &registry).mut_arg(MODEL, |model| model.long("network")),
+        command: config_flags(entry.command, &registry, recipes).mut_arg(MODEL, |model| model.long("network")),
         ..entry
     };
-    let with_grid = |entry: Entry| Entry { command: grid_flags(entry.command, &registry), ..entry };
+    let with_grid = |entry: Entry| Entry { command: grid_flags(entry.command, &registry, recipes), ..entry };
     let mut all = vec![
         entry(
             "samples",

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     Workbench,
-    arguments::RunsDirectory,
+    arguments::{RunsDirectory, ViewsArgument},
     backend::Request,
     outcome::Outcome,
     output::{notice, print, told},
@@ -45,6 +45,8 @@ pub(crate) struct PredictArguments {
     /// With --backend remote: where the command `serve` listens
     #[arg(long, value_name = "URL")]
     remote: Option<String>,
+    #[command(flatten)]
+    views: ViewsArgument,
     #[command(flatten)]
     runs_dir: RunsDirectory,
     /// Print JSON instead of a table
@@ -84,11 +86,12 @@ pub(crate) fn predict(workbench: &Workbench, arguments: &PredictArguments) -> Re
         outcome = Outcome::Failed;
     });
     let (top, mut predictor) = (usize::from(arguments.top), None);
+    let views = arguments.views.given.clone().unwrap_or_else(|| trained.views());
     let mut answers = Vec::new();
     in_chunks(images, chunk(trained.config.training.batch_size), |images| {
         let predictor = match &predictor {
             Some(predictor) => predictor,
-            None => predictor.insert(trained.predictor(&trained.open(&request)?)?),
+            None => predictor.insert(trained.predictor(&trained.open(&request)?)?.viewed(views.clone())),
         };
         let pixels = images.iter().flat_map(|(_, pixels)| pixels).copied().collect();
         let set = ImageSet::new(pixels, vec![0; images.len()], preparation.shape)?;

@@ -216,6 +216,28 @@ pub fn find(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> 
     Ok(Swept { runs, ..Swept::default() })
 }
 
+/// Returns the run of each of `plan` that is there, wherever it stands, made as `place` asks but for the processor's
+/// instructions; of several the one that is furthest on.
+///
+/// Call it before anything else is done or printed: the program may start itself again.
+///
+/// # Errors
+///
+/// When the backend is none of this build, or the directory of runs cannot be read.
+pub fn begun(workbench: &Workbench, plan: &[Planned], place: &PlaceArguments) -> Result<Vec<Option<Run>>> {
+    let request = request(place)?;
+    let known = known_runs(plan, &mut DataSets::new(workbench, place.data_dir.as_deref()), place, notice)?;
+    let of = |planned: &Planned| {
+        let wanted = request.setup(planned.config.training.precision);
+        let is_one = |config: &Config, run: &Run| {
+            *config == planned.config && run.setups().iter().all(|setup| setup.is_like(&wanted))
+        };
+        let runs = known.iter().filter(|(config, run)| is_one(config, run)).map(|(_, run)| run);
+        runs.max_by_key(|run| (run.is_over(), run.record.epochs.len())).cloned()
+    };
+    Ok(plan.iter().map(of).collect())
+}
+
 /// The backend that the arguments ask for; the program may start itself again.
 pub(crate) fn request(place: &PlaceArguments) -> Result<Request> {
     let request = place.device.request((backend::default_name(), None))?;

@@ -1,5 +1,5 @@
 use kindling_record::{ClassRecord, EvaluationRecord, RunRecord};
-use kindling_report::{grouped, percent, table};
+use kindling_report::{grouped, percent, table, with_views};
 
 use crate::{output::print, terminal};
 
@@ -9,12 +9,13 @@ const COLUMNS: usize = 80;
 /// Prints the evaluation of a run's weights.
 pub(super) fn show(evaluation: &EvaluationRecord, record: &RunRecord) {
     print(format_args!(
-        "test accuracy {}, test loss {:.4}, calibration error {} on {} ({} images)",
+        "test accuracy {}, test loss {:.4}, calibration error {} on {} ({} images){}",
         percent(evaluation.accuracy),
         evaluation.loss,
         percent(evaluation.calibration.error),
         evaluation.backend,
-        grouped(evaluation.images)
+        grouped(evaluation.images),
+        with_views(&evaluation.test_time_augmentation)
     ));
     let metrics = [
         ("balanced accuracy", evaluation.balanced_accuracy),
@@ -29,11 +30,12 @@ pub(super) fn show(evaluation: &EvaluationRecord, record: &RunRecord) {
     if !more.is_empty() {
         print(more.join(", "));
     }
-    if let Some(accuracy) = record.test.as_ref().and_then(|test| test.get("accuracy")) {
+    if let Some((test, accuracy)) = record.test.as_ref().and_then(|test| Some((test, test.get("accuracy")?))) {
         let difference = (evaluation.accuracy - accuracy) * 100.0;
         print(format_args!(
-            "the run itself, on {}: {} (difference {difference:+.2} points)",
+            "the run itself, on {}{}: {} (difference {difference:+.2} points)",
             record.backend,
+            with_views(&test.test_time_augmentation),
             percent(accuracy)
         ));
     }
