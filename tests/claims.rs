@@ -41,10 +41,10 @@ fn seed(record: &Value, index: usize) -> &Value {
 fn every_recipe_is_a_config_that_flags_override() {
     let place = tempfile::tempdir().unwrap();
     for name in ["fast94", "small96", "tiny", "assignment-cnn", "assignment-mlp"] {
-        let output = kindling(place.path(), &["config", "--recipe", name, "--epochs", "3", "--json"]);
+        let output = kindling(place.path(), &["config", "--recipe", name, "--batch-size", "96", "--json"]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         let config: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(config["training"]["epochs"], 3, "{name}");
+        assert_eq!(config["training"]["batch_size"], 96, "{name}");
     }
     let runs = kindling(place.path(), &["sweep", "--recipe", "fast94", "--learning-rate", "0.2,0.4", "--dry-run"]);
     assert_eq!(text(&runs.stdout).lines().count(), 2, "{}", text(&runs.stderr));

@@ -90,6 +90,7 @@ fn a_records_config_is_printed_and_another_variant_drops_the_keys_of_the_one_bef
     let adam = object(place.path(), &with(&file, &["--optimizer", "adam"]));
     let expected = json!({
         "name": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0,
+        "decay_biases": true, "bias_rate_factor": 1.0,
     });
     assert_eq!(adam["optimizer"], expected);
     assert_eq!(adam["network"], kept["network"]);

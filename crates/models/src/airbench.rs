@@ -33,6 +33,8 @@ pub struct AirbenchConfig {
     pub whitening_directions: Option<usize>,
     /// Rows and columns of a frozen filter. An odd one keeps the images' size, an even one takes a row and a column away.
     pub whitening_size: usize,
+    /// Pixels from one frozen filter's place to the next: 1 in the original; with 2 the first layer halves its images.
+    pub whitening_stride: usize,
     /// Channels of each group.
     pub widths: Vec<usize>,
 }
@@ -68,6 +70,7 @@ impl Default for AirbenchConfig {
             whitening: Whitening::Cosines,
             whitening_directions: None,
             whitening_size: 2,
+            whitening_stride: 1,
             widths: vec![64, 256, 256],
         }
     }
@@ -82,6 +85,7 @@ impl NetworkConfig for AirbenchConfig {
         ("whitening", "Frozen first filters: `cosines`, or whitening filters of the first training `images`"),
         ("whitening_directions", "How many of these filters are kept, the largest variances first; each in both signs"),
         ("whitening_size", "Rows and columns of those filters; an odd number keeps the images' size"),
+        ("whitening_stride", "Pixels from one of their places to the next"),
         ("widths", "Channels of each group of two convolutions; every group halves its images"),
     ];
 
@@ -89,7 +93,8 @@ impl NetworkConfig for AirbenchConfig {
         let [height, width] = self.pooled(shape)?;
         let mut initializer = Initializer::new(seed, device);
         let directions = self.directions(shape.channels)?;
-        let whiten = initializer.whitening_convolution(shape.channels, self.whitening_size, directions);
+        let mut whiten = initializer.whitening_convolution(shape.channels, self.whitening_size, directions);
+        whiten.stride = [self.whitening_stride; 2];
         let inputs = [directions.saturating_mul(2)].into_iter().chain(self.widths.iter().copied());
         let norm = |channels| {
             let config = BatchNormConfig::new(channels).with_momentum(self.batch_norm_momentum).with_epsilon(EPSILON);
@@ -161,19 +166,20 @@ impl AirbenchConfig {
             let found = self.batch_norm_momentum;
             return Err(ModelError::Invalid(format!("batch_norm_momentum must be from 0 to 1 (got {found})")));
         }
-        let size = self.whitening_size;
-        if size == 0 {
-            return Err(ModelError::Invalid("whitening_size must be at least 1 (got 0)".to_owned()));
+        let (size, stride) = (self.whitening_size, self.whitening_stride);
+        if size == 0 || stride == 0 {
+            let message = format!("whitening_size and whitening_stride must be at least 1 (got {size} and {stride})");
+            return Err(ModelError::Invalid(message));
         }
         // An even first convolution takes a row and a column away, every group halves, and the last pooling takes 3x3 pixels.
         let lost = usize::from(size.is_multiple_of(2));
         let halved = u32::try_from(self.widths.len()).map_or(usize::MAX, |groups| 2_usize.saturating_pow(groups));
-        let least = halved.saturating_mul(3).saturating_add(lost).max(size);
+        let least = (halved.saturating_mul(3) - 1).saturating_mul(stride).saturating_add(lost + 1).max(size);
         let ImageShape { height, width, .. } = shape;
         if height.min(width) < least {
             return Err(ModelError::TooSmall { network: "an airbench", least, height, width });
         }
-        Ok([height, width].map(|side| (side - lost) / halved / 3))
+        Ok([height, width].map(|side| ((side - lost - 1) / stride + 1) / halved / 3))
     }
 }
 
@@ -199,5 +205,51 @@ impl Network for Airbench {
         let x = groups.iter().fold(x, |x, group| group.forward(x, None)); // [batch, 256, 7, 7]
         let x = last.forward(x, Some(Pool::Max { size: 3, stride: 3 })); // [batch, 256, 1, 1]
         nn::linear(x.flatten(1, 3), &self.head).mul_scalar(self.scaling_factor) // [batch, 10]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::SMALL;
+
+    #[test]
+    fn what_makes_no_network_is_refused_with_what_was_wanted() {
+        let device = Device::flex();
+        let airbench = |widths: &[usize], batch_norm_momentum, shape| {
+            let config = AirbenchConfig { batch_norm_momentum, widths: widths.to_vec(), ..AirbenchConfig::default() };
+            config.init(shape, 1, &device).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(airbench(&[], 0.4, SMALL).unwrap_err(), "an airbench has at least one group (got no widths)");
+        assert_eq!(airbench(&[4, 0], 0.4, SMALL).unwrap_err(), "widths must be at least 1 (got [4, 0])");
+        assert_eq!(airbench(&[4], 1.5, SMALL).unwrap_err(), "batch_norm_momentum must be from 0 to 1 (got 1.5)");
+        let small = airbench(&[4; 3], 0.4, SMALL).unwrap_err();
+        assert!(small.contains("an airbench pools its images: this one needs at least 25x25 pixels"), "{small}");
+        assert!(airbench(&[4; 99], 0.4, SMALL).is_err());
+        let least = ImageShape { height: 25, width: 25, ..SMALL };
+        assert_eq!(airbench(&[4; 3], 0.4, least), Ok(()));
+        let whitening = |whitening_size| {
+            let config = AirbenchConfig { widths: vec![4; 3], whitening_size, ..AirbenchConfig::default() };
+            config.init(least, 1, &device).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(whitening(0).unwrap_err(), "whitening_size and whitening_stride must be at least 1 (got 0 and 1)");
+        assert_eq!(whitening(1), Ok(()));
+        assert_eq!(whitening(3), Ok(()));
+        assert!(whitening(26).unwrap_err().contains("this one needs at least 26x26 pixels (got 25x25)"));
+        assert!(whitening(usize::MAX).is_err());
+        let config =
+            AirbenchConfig { widths: vec![4; 2], whitening_size: 4, whitening_stride: 2, ..AirbenchConfig::default() };
+        assert!(config.init(ImageShape { height: 24, ..least }, 1, &device).is_ok());
+        let small = config.init(ImageShape { height: 23, ..least }, 1, &device).map(drop).unwrap_err();
+        assert!(small.to_string().contains("24x24 pixels (got 23x25)"), "{small}");
+        let directions = |count| {
+            let config = AirbenchConfig { whitening_directions: Some(count), ..AirbenchConfig::default() };
+            config.init(least, 1, &device).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(directions(4), Ok(()));
+        assert!(
+            directions(5).unwrap_err().ends_with("from 1 to the 4 numbers of a patch (got 5)")
+                && directions(0).is_err()
+        );
     }
 }

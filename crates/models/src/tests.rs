@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use super::{init::Initializer, *};
 
-const SMALL: ImageShape = ImageShape { channels: 1, height: 9, width: 10, classes: 3 };
+pub(crate) const SMALL: ImageShape = ImageShape { channels: 1, height: 9, width: 10, classes: 3 };
 
 /// Calls `$body` with the config of each of some small networks, whose types differ.
 macro_rules! for_each_network {
@@ -373,33 +373,4 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     assert_eq!(wrn(|wrn| wrn.factor = 0), "the factor must be at least 1 (got [0])");
     assert_eq!(wrn(|wrn| wrn.width = 0), "the width must be at least 1 (got [0])");
     assert_eq!(wrn(|wrn| wrn.dropout = 1.0), "dropout must be at least 0 and below 1 (got 1)");
-    let airbench = |widths: &[usize], batch_norm_momentum, shape| {
-        let config = AirbenchConfig { batch_norm_momentum, widths: widths.to_vec(), ..AirbenchConfig::default() };
-        config.init(shape, 1, &device).map(drop).map_err(|error| error.to_string())
-    };
-    assert_eq!(airbench(&[], 0.4, SMALL).unwrap_err(), "an airbench has at least one group (got no widths)");
-    assert_eq!(airbench(&[4, 0], 0.4, SMALL).unwrap_err(), "widths must be at least 1 (got [4, 0])");
-    assert_eq!(airbench(&[4], 1.5, SMALL).unwrap_err(), "batch_norm_momentum must be from 0 to 1 (got 1.5)");
-    let small = airbench(&[4; 3], 0.4, SMALL).unwrap_err();
-    assert!(small.contains("an airbench pools its images: this one needs at least 25x25 pixels"), "{small}");
-    assert!(airbench(&[4; 99], 0.4, SMALL).is_err());
-    let least = ImageShape { height: 25, width: 25, ..SMALL };
-    assert_eq!(airbench(&[4; 3], 0.4, least), Ok(()));
-    let whitening = |whitening_size| {
-        let config = AirbenchConfig { widths: vec![4; 3], whitening_size, ..AirbenchConfig::default() };
-        config.init(least, 1, &device).map(drop).map_err(|error| error.to_string())
-    };
-    assert_eq!(whitening(0).unwrap_err(), "whitening_size must be at least 1 (got 0)");
-    assert_eq!(whitening(1), Ok(()));
-    assert_eq!(whitening(3), Ok(()));
-    assert!(whitening(26).unwrap_err().contains("this one needs at least 26x26 pixels (got 25x25)"));
-    assert!(whitening(usize::MAX).is_err());
-    let directions = |count| {
-        let config = AirbenchConfig { whitening_directions: Some(count), ..AirbenchConfig::default() };
-        config.init(least, 1, &device).map(drop).map_err(|error| error.to_string())
-    };
-    assert_eq!(directions(4), Ok(()));
-    assert!(
-        directions(5).unwrap_err().ends_with("from 1 to the 4 numbers of a patch (got 5)") && directions(0).is_err()
-    );
 }

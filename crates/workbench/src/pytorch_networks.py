@@ -157,15 +157,17 @@ class Airbench(nn.Module):
         scaling_factor: float,
         whitening: str = "cosines",  # The filters themselves are weights of a file.
         whitening_size: int = 2,
+        whitening_stride: int = 1,
         whitening_directions: int | None = None,
     ) -> None:
         super().__init__()
         outputs, self.scaling_factor = 2 * (whitening_directions or channels * whitening_size**2), scaling_factor
-        self.whiten = nn.Conv2d(channels, outputs, whitening_size, padding=(whitening_size - 1) // 2)
+        padding, lost = (whitening_size - 1) // 2, 1 + (whitening_size + 1) % 2
+        self.whiten = nn.Conv2d(channels, outputs, whitening_size, whitening_stride, padding)
         self.whiten.weight.requires_grad = False
         pairs = zip([outputs, *widths], widths)
         self.groups = nn.Sequential(*(AirbenchGroup(*pair, batch_norm_momentum) for pair in pairs))
-        left = [((side - 1 + whitening_size % 2) >> len(widths)) // 3 for side in (height, width)]
+        left = [((side - lost) // whitening_stride + 1 >> len(widths)) // 3 for side in (height, width)]
         self.head = nn.Linear(widths[-1] * left[0] * left[1], classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,10 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{
-    Arg, ArgMatches, Args, Command, FromArgMatches,
-    builder::{PossibleValue, PossibleValuesParser},
-};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, builder::PossibleValuesParser};
 use kindling_config::Partial;
 use kindling_record::{RunStatus, replace_file};
 use kindling_report::{Run, table};
@@ -84,9 +81,11 @@ pub(crate) fn claims_command() -> Command {
 pub(crate) fn claim_command() -> Command {
     let about = "Train a claim's recipe with several seeds, each in a process of its own, and check the claim; resumes \
                  what is not finished";
-    let names = CLAIMS.map(|claim| PossibleValue::new(claim.name).help(claim.sentence));
+    let names = CLAIMS.map(|claim| claim.name);
     let name = Arg::new("claim").value_name("NAME").required(true).value_parser(PossibleValuesParser::new(names));
-    ClaimArguments::augment_args(Command::new("claim").arg(name.help("The claim"))).about(about).long_about(None)
+    ClaimArguments::augment_args(Command::new("claim").arg(name.help("The claim; `claims` lists what each says")))
+        .about(about)
+        .long_about(None)
 }
 
 /// Lists the claims.

@@ -103,7 +103,8 @@ fn seeds(record: &ClaimRecord) -> Vec<Block> {
             format!("{}{}", if seed.wall_is_measured { "" } else { "about " }, fixed(seed.wall_seconds, 1.0, 1)),
         ]
     };
-    let valid = Figures::of(record.seeds.iter().filter_map(|seed| seed.valid_accuracy));
+    let finished = record.seeds.iter().filter(|seed| seed.is_finished());
+    let valid = Figures::of(finished.filter_map(|seed| seed.valid_accuracy));
     let mut mean = vec!["mean ± std".to_owned()];
     mean.resize(4, String::new());
     mean.extend([

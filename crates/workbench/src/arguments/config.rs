@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, bail};
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint,
-    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+    builder::{PossibleValuesParser, TypedValueParser},
 };
 use kindling_config::{Config, Key, Kind, Partial, Registry, keys};
 
@@ -118,17 +118,23 @@ pub(crate) fn config_flags(command: Command, registry: &Registry, recipes: &[Rec
          can be repeated; `config` lists the keys",
     );
     let recipe = recipe(recipes).map(|recipe| recipe.conflicts_with("config"));
+    let width = recipes.iter().map(|recipe| recipe.name().len()).max().unwrap_or_default();
+    let listed = recipes.iter().map(|recipe| format!("  {:width$}  {}", recipe.name(), recipe.about()));
+    let command = if recipes.is_empty() {
+        command
+    } else {
+        command.after_help(format!("Recipes:\n{}", listed.collect::<Vec<_>>().join("\n")))
+    };
     command.args([model]).args(recipe).args([config, set]).args(keys(registry).iter().filter_map(flag))
 }
 
 /// `--recipe`, where there are recipes.
 pub(super) fn recipe(recipes: &[Recipe]) -> Option<Arg> {
     let known = recipes.to_vec();
-    let names =
-        recipes.iter().map(|recipe| PossibleValue::new(recipe.name().to_owned()).help(recipe.about().to_owned()));
+    let names = recipes.iter().map(|recipe| recipe.name().to_owned());
     let parser = PossibleValuesParser::new(names)
         .try_map(move |name| known.iter().find(|recipe| recipe.name() == name).cloned().ok_or("no such recipe"));
-    let help = "Train by a recipe, a complete config with a name; flags override it, and `config` prints it";
+    let help = "A recipe, a complete config with a name, in place of a file; `config --recipe NAME` prints it";
     (!recipes.is_empty()).then(|| Arg::new("recipe").long("recipe").value_name("NAME").value_parser(parser).help(help))
 }
 
@@ -274,6 +280,7 @@ pub(super) mod tests {
         assert_eq!(split, (&json!([0.7, 0.2, 0.1]), &json!(true)));
         let momentum = json!({
             "name": "momentum", "learning_rate": 0.5, "momentum": 0.8, "nesterov": true, "weight_decay": 0.1,
+            "decay_biases": true, "bias_rate_factor": 1.0,
         });
         assert_eq!(found["optimizer"], momentum);
         let step = json!({ "name": "step", "warm_up_epochs": 1, "step_epochs": 2, "step_factor": 0.5 });
@@ -315,9 +322,12 @@ pub(super) mod tests {
         let both = partial(&["--recipe", "quick", "--config", "a.toml"]).unwrap_err();
         assert!(both.contains("cannot be used with"), "{both}");
         let unknown = partial(&["--recipe", "quik"]).unwrap_err();
-        assert!(unknown.contains("[possible values: quick]") && unknown.contains("did you mean"), "{unknown}");
+        assert!(
+            unknown.contains("[possible values: quick]") && unknown.contains("a similar value exists"),
+            "{unknown}"
+        );
         let help = config_flags(Command::new("train"), &registry(), &[test_recipe()]).render_long_help().to_string();
-        assert!(help.contains("quick: An mlp in two epochs"), "{help}");
+        assert!(help.contains("  quick  An mlp in two epochs"), "{help}");
         assert!(!config_flags(Command::new("train"), &registry(), &[]).render_help().to_string().contains("--recipe"));
     }
 
