@@ -12,7 +12,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::program::{command, text};
+use crate::{
+    program::{command, text},
+    workflow::runs,
+};
 
 const SWEEP: [&str; 9] =
     ["sweep", "mlp", "--hidden", "8", "--dataset", "synthetic", "--limit-batches=5", "--epochs", "2"];
@@ -24,14 +27,6 @@ for script in "$@"; do :; done
 cp "$script" submitted.sh
 echo 7
 "#;
-
-fn runs(place: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(place.join("runs")).into_iter().flatten();
-    let mut runs: Vec<_> =
-        entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("run.json").exists()).collect();
-    runs.sort();
-    runs
-}
 
 /// The runs' names without their times, each with its weights.
 fn weights(place: &Path) -> Vec<(String, Vec<u8>)> {

@@ -27,9 +27,11 @@ const SWEEP: [&str; 12] = [
     "--seeds=2",
 ];
 
-fn runs(place: &Path) -> Vec<PathBuf> {
+pub(crate) fn runs(place: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(place.join("runs")).into_iter().flatten();
-    let mut runs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    // Beside runs there may be, for a moment, the file by which a program tries whether it can write there.
+    let mut runs: Vec<_> =
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("run.json").exists()).collect();
     runs.sort();
     runs
 }
