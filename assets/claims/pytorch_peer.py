@@ -24,9 +24,7 @@ compilation counts; optimizers are PyTorch's fused ones; evaluation is in infere
 """
 
 import time
-
 IMPORTED = time.time()
-
 import argparse
 import copy
 import functools
@@ -34,6 +32,7 @@ import json
 import math
 import os
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,6 @@ VALUES: dict[str, list[Any]] = {
     "training.precision": ["f32"],
     "training.class_weights": [None],
     "training.weights": [None],
-    "training.freeze": [[]],
     "training.gradient_steps": [None],
     "training.accumulate": [1],
 }
@@ -266,6 +264,9 @@ class Run:
         self.decay = self.training["ema_decay"] if self.training["ema_evaluate"] else None
         self.batches, self.done = min(math.ceil(len(split.labels) / self.batch_size), limit or math.inf), 0
         self.model = init_model(config["network"], split.normalization(split.images[:5000]))
+        frozen = [way for pattern in self.training["freeze"] for way in (pattern, f"{pattern}.*")]
+        for name, weight in self.model.named_parameters():  # Of layers without running statistics.
+            weight.requires_grad &= not any(fnmatchcase(name, pattern) for pattern in frozen)
         if variant == "channels_last":
             self.model = self.model.to(memory_format=torch.channels_last)
         self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
