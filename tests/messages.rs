@@ -57,10 +57,6 @@ fn bad_arguments_exit_with_2_and_say_what_was_wanted() {
         (&["train", "mlp", "--kernels", "fast"], "invalid value 'fast' for '--kernels <KERNELS>'"),
         (&["resume", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
         (&["evaluate", "mlp", "--kernels", "fast"], "[possible values: auto, composed]"),
-        (
-            &["evaluate", "mlp", "--test-time-augmentation", "flip,turn"],
-            "invalid value 'flip,turn' for '--test-time-augmentation <LIST>': expected `flip`, `shift`, `flip,shift` or `none`",
-        ),
         (&["bench", "--kernels", "auto,fast"], "[possible values: auto, composed]"),
         (&["bench", "mlp", "--tolerance", "0"], "--tolerance: expected a number above 0, found 0"),
         (&["bench", "mlp", "--pytorch-variants", "fast"], "[possible values: eager, channels_last, compiled, "),

@@ -240,6 +240,10 @@ fn views_of_the_test_images_are_recorded_and_only_an_evaluation_with_the_same_is
     let own = predict(&[]);
     assert_eq!(own, predict(&["--test-time-augmentation", "flip,shift"]));
     assert_ne!(own, predict(&["--test-time-augmentation", "none"]));
+    let refused = kindling(place.path(), &["evaluate", "mlp", "--test-time-augmentation", "flip,turn"]);
+    let wanted = "invalid value 'flip,turn' for '--test-time-augmentation <LIST>': expected `flip`, `shift`, `flip,shift` or \
+                  `none`";
+    assert!(refused.status.code() == Some(2) && text(&refused.stderr).contains(wanted), "{}", text(&refused.stderr));
 }
 
 #[test]

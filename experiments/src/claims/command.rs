@@ -213,22 +213,19 @@ fn plan(workbench: &Workbench, claim: &Claim, arguments: &ClaimArguments) -> Res
 
 /// The command that repeats this on another machine: what decides its results, and no place of this one.
 fn command_line(workbench: &Workbench, arguments: &ClaimArguments, name: &str) -> String {
-    let mut line = format!("{} claim {name} --seeds {}", workbench.program(), arguments.seeds);
-    if arguments.first_seed != 1 {
-        line += &format!(" --first-seed {}", arguments.first_seed);
-    }
-    for pair in &arguments.set {
-        line += &format!(" --set {pair}");
-    }
     let device = &arguments.place.device;
-    let devices = device.devices.map(|devices| devices.to_string());
     let kernels = arguments.place.kernels.map(|kernels| kernels.as_str().to_owned());
-    for (flag, value) in [("backend", &device.backend), ("devices", &devices), ("kernels", &kernels)] {
-        if let Some(value) = value {
-            line += &format!(" --{flag} {value}");
-        }
-    }
-    if arguments.pytorch.is_some() { line + " --pytorch python3" } else { line }
+    let first = (arguments.first_seed != 1).then(|| arguments.first_seed.to_string());
+    let changed = arguments.set.iter().map(|pair| ("set", Some(pair.clone())));
+    let flags =
+        [("seeds", Some(arguments.seeds.to_string())), ("first-seed", first)].into_iter().chain(changed).chain([
+            ("backend", device.backend.clone()),
+            ("devices", device.devices.map(|devices| devices.to_string())),
+            ("kernels", kernels),
+            ("pytorch", arguments.pytorch.is_some().then(|| "python3".to_owned())),
+        ]);
+    let flags = flags.filter_map(|(flag, value)| Some(format!(" --{flag} {}", value?)));
+    format!("{} claim {name}{}", workbench.program(), flags.collect::<String>())
 }
 
 /// Writes `NAME.json` and `NAME.md` into `output`, or beside the report where that has a record of more seeds.

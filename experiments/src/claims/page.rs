@@ -53,7 +53,7 @@ pub(crate) fn in_a_line(record: &ClaimRecord) -> String {
 
 /// The whole page.
 pub(crate) fn page(record: &ClaimRecord) -> String {
-    let bullets = |lines: &[String]| lines.iter().map(|line| format!("- {line}.\n")).collect::<String>();
+    let bullets = |lines: &[String]| lines.iter().fold(String::new(), |text, line| text + "- " + line + ".\n");
     let mut blocks = vec![
         format!("# {}\n", record.name),
         format!("{}.\n", record.claimed),

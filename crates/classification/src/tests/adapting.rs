@@ -60,7 +60,7 @@ impl NetworkConfig for TemplatesConfig {
             return Err(ModelError::Invalid(format!("expected {} images (got {})", self.wanted, images.dims()[0])));
         }
         ADAPTED[self.wanted.min(12)].fetch_add(1, Ordering::Relaxed);
-        let templates = images.slice([0..10]).flatten::<2>(1, 3).transpose(); // [pixels, classes]
+        let templates = images.narrow(0, 0, 10).flatten::<2>(1, 3).transpose(); // [pixels, classes]
         network.classify.weight = network.classify.weight.map(|_| templates);
         Ok(network)
     }

@@ -57,7 +57,9 @@ pub fn shared_mistakes(evaluations: &[EvaluationRecord]) -> Option<SharedMistake
     for evaluation in evaluations {
         let mistakes = evaluation.misclassified.as_ref()?;
         expected *= mistakes.len() as f64 / images.max(1) as f64;
-        mistakes.iter().for_each(|mistake| wrong.entry(mistake.index).or_default().push(mistake));
+        for mistake in mistakes {
+            wrong.entry(mistake.index).or_default().push(mistake);
+        }
     }
     let mut wrong_by = vec![0; networks + 1];
     wrong_by[0] = images.saturating_sub(wrong.len());
