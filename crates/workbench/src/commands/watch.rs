@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::Args;
-use kindling_record::RunDirectory;
+use kindling_record::{RunDirectory, RunRecord, RunStatus};
 use kindling_web::watch::{Control, Options, Runs, site};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -123,14 +123,19 @@ fn resume(run: &RunDirectory, runs_dir: &Path) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("{id} cannot be resumed: {error}");
     let path = run.path().canonicalize().map_err(failed)?;
     let log = OpenOptions::new().create(true).append(true).open(run.log()).map_err(failed)?;
-    let before = log.metadata().map_err(failed)?.len();
+    let (before, stopped) = (log.metadata().map_err(failed)?.len(), run.read_record().ok());
     let mut command = Command::new(env::current_exe().map_err(failed)?);
     command.args(["resume", "--dashboard", "never", "--runs-dir"]).arg(runs_dir).arg("--").arg(path);
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
     // Ctrl-C in the terminal of the page does not reach it.
     let mut child = command.process_group(0).spawn().map_err(failed)?;
     let process = child.id();
-    let holds = || run.holder().is_some_and(|holder| holder.process == process && holder.is_here);
+    // It holds the lock before it knows whether it can: it does when its record says so.
+    let trains = |record: RunRecord| record.status == RunStatus::Running && Some(record) != stopped;
+    let holds = || {
+        let is_held = run.holder().is_some_and(|holder| holder.process == process && holder.is_here);
+        is_held && run.read_record().is_ok_and(trains)
+    };
     let said = match ended_or(&mut child, holds).map_err(failed)? {
         None if holds() => Ok(format!("process {process} trains {id} further")),
         None => Ok(format!("process {process} was started to train {id} further; the run's log says how far it is")),
