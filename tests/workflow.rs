@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::program::{command, in_workspace, kindling, record, text, write_rows};
+use crate::program::{SHORT, command, in_workspace, kindling, record, text, with, write_rows};
 
 const SWEEP: [&str; 12] = [
     "sweep",
@@ -192,21 +192,7 @@ fn evaluate_keeps_what_it_found_and_predict_agrees_with_the_pictures_of_mistakes
 #[test]
 fn views_of_the_test_images_are_recorded_and_only_an_evaluation_with_the_same_is_kept() {
     let place = tempfile::tempdir().unwrap();
-    let train = [
-        "train",
-        "mlp",
-        "--hidden",
-        "8",
-        "--dataset",
-        "synthetic",
-        "--epochs",
-        "1",
-        "--limit-batches=20",
-        "--test-time-augmentation",
-        "shift,flip",
-        "--dashboard",
-        "never",
-    ];
+    let train = with(&SHORT, &["--test-time-augmentation", "shift,flip"]);
     assert!(kindling(place.path(), &train).status.success());
     let run = runs(place.path()).remove(0);
     let test = record(&run).test.unwrap();

@@ -48,12 +48,12 @@ pub use html::{DRAWING, PAGE_STYLE, fragment, html};
 pub use markdown::markdown_document;
 pub use metrics::{metrics, value_text};
 pub use plot::{Axis, Confusion, LineChart, Picture, Pictures, Plot, Point, Series, Style, swatch};
-pub use run::{Group, Run};
+pub use run::{Group, NONE, Run};
 pub use run_report::{
     KeptGradients, SharedMistake, SharedMistakes, comparison_table, configurations, evaluation_blocks, evaluations,
     gradient_blocks, gradient_charts, how_it_was_run, mistake_blocks, repeated_evaluation_blocks, run_report,
     shared_mistakes, with_views,
 };
-pub use statistics::Sample;
+pub use statistics::{Sample, median};
 pub use table::{duration, grouped, markdown, percent, runs_table, summary, table};
 pub use write::write;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::statistics::Sample;
 
 /// What stands where there is no value.
-pub(crate) const NONE: &str = "–";
+pub const NONE: &str = "–";
 
 /// The key that makes runs repetitions of one another.
 pub(crate) const SEED: &str = "training.seed";

@@ -1,7 +1,9 @@
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Values of the same metric from several runs: their mean, how far they spread, and how many they are.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// The mean.
     pub mean: f64,
@@ -46,6 +48,19 @@ impl Sample {
     }
 }
 
+/// The median; NaN of no values.
+#[must_use]
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        count if count % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
+        _ => values[middle],
+    }
+}
+
 impl fmt::Display for Sample {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.pad(&self.fixed(4))
@@ -69,5 +84,13 @@ mod tests {
         let sample = Sample::of([0.875]).unwrap();
         assert_eq!((sample.fixed(3), sample.percent()), ("0.875 (n = 1)".to_owned(), "87.50 % (n = 1)".to_owned()));
         assert_eq!(Sample::of([]), None);
+    }
+
+    #[test]
+    fn the_median_is_the_middle_one_or_the_mean_of_two() {
+        let close = |found: f64, expected: f64| (found - expected).abs() < 1e-12;
+        assert!(close(median([3.0, 1.0, 2.0]), 2.0));
+        assert!(close(median([4.0, 1.0, 2.0, 3.0]), 2.5));
+        assert!(median([]).is_nan());
     }
 }

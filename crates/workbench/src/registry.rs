@@ -40,12 +40,6 @@ impl Recipe {
         first.map_or("", |comment| comment.trim().trim_end_matches('.'))
     }
 
-    /// Its text, in TOML or JSON.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
     /// The keys that it sets.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use kindling_classification::{IMAGES, WorkloadConfig};
 use kindling_config::{Choice, Config, Partial, Precision};
 use kindling_kernels::Kernels;
 use kindling_models::{ImageShape, trainable_parameters};
+use kindling_report::median;
 use kindling_training::{Order, contained};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -271,18 +272,6 @@ pub(crate) fn measure(
     Ok(contenders.iter().map(measurement).collect())
 }
 
-/// The median; NaN of no values.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        count if count % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
-        _ => values[middle],
-    }
-}
-
 /// Turns a panic into an error: Burn panics where a backend fails, and the measurements of the others must not be lost.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     contained(|| Ok(work()))?
@@ -308,14 +297,6 @@ pub(crate) fn matmul_gflops(device: &Device, size: usize, repeats: usize) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_one_or_the_mean_of_two() {
-        let close = |found: f64, expected: f64| (found - expected).abs() < 1e-12;
-        assert!(close(median([3.0, 1.0, 2.0].into_iter()), 2.0));
-        assert!(close(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5));
-        assert!(median(std::iter::empty()).is_nan());
-    }
 
     #[test]
     fn a_panic_of_a_contender_is_an_error_with_its_message() {

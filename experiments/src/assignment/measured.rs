@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 
 use kindling_record::RunStatus;
+pub(crate) use kindling_report::NONE;
 use kindling_report::{Pictures, Run, Sample};
 use serde_json::Value;
 
 use super::reference::{Question, Reference};
-
-/// What stands where there is no value.
-pub(crate) const NONE: &str = "–";
 
 /// What stands where there is no run.
 pub(crate) const NOT_RUN: &str = "not run";

@@ -1,12 +1,9 @@
 //! A claim's record as a page in Markdown.
 
-use kindling_report::{Run, Sample, duration, grouped, markdown, percent};
+use kindling_report::{NONE, Run, Sample, duration, grouped, markdown, median, percent};
 use kindling_workbench::sweep::Planned;
 
-use super::{ClaimRecord, Figures, SeedRecord};
-
-/// What stands where there is no value.
-const NONE: &str = "–";
+use super::{ClaimRecord, PeerRecord, SeedRecord};
 
 /// How a claim is measured, a sentence each.
 pub(crate) fn protocol(seeds: &[(u64, Planned, Option<Run>)]) -> Vec<String> {
@@ -17,7 +14,7 @@ pub(crate) fn protocol(seeds: &[(u64, Planned, Option<Run>)]) -> Vec<String> {
          its own"
             .to_owned(),
         format!("The epoch with the best {metric} on the validation split is tested; the test split is read once, after that"),
-        "The options were chosen on the validation split alone, and no seed is left out".to_owned(),
+        "How the options were chosen, and by which split, is in docs/claims.md; no seed is left out".to_owned(),
         "Each seed trains in a process of its own, one after the other".to_owned(),
         "The wall time counts from the program's start to its end, with the test's images and the written weights; of a run \
          that was interrupted it is the sum over its parts"
@@ -40,7 +37,7 @@ pub(crate) fn verdict(record: &ClaimRecord) -> String {
 
 /// The figures on record in a line.
 pub(crate) fn in_a_line(record: &ClaimRecord) -> String {
-    let accuracy = record.test_accuracy.map(|figures| figures.sample().percent());
+    let accuracy = record.test_accuracy.map(|figures| figures.percent());
     let mut parts: Vec<String> = accuracy.into_iter().collect();
     parts.extend(record.wall_seconds.map(|figures| format!("{} a seed", duration(figures.mean))));
     parts.extend(record.parameters.map(|count| format!("{} parameters", grouped(count))));
@@ -72,18 +69,8 @@ pub(crate) fn page(record: &ClaimRecord) -> String {
     }
     blocks.push(format!("## How it was measured\n\n{}", bullets(&record.protocol)));
     let machines = record.machines.iter().map(|machine| {
-        let processor = machine.processor.as_deref().unwrap_or("a processor that is not on record");
         let seeds: Vec<String> = machine.seeds.iter().map(ToString::to_string).collect();
-        format!(
-            "{processor}, {} threads, {} ({}): backend {} on {}, {} kernels; seeds {}",
-            machine.threads,
-            machine.instructions,
-            machine.platform,
-            machine.backend,
-            machine.device,
-            machine.kernels,
-            seeds.join(", ")
-        )
+        format!("{machine}; seeds {}", seeds.join(", "))
     });
     let versions: Vec<String> = record.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let mut lines: Vec<String> = machines.collect();
@@ -101,13 +88,12 @@ pub(crate) fn page(record: &ClaimRecord) -> String {
 
 /// The means.
 fn figures(record: &ClaimRecord) -> String {
-    let percents = |figures: &Figures| figures.sample().percent();
-    let with = |unit: &'static str, decimals| move |figures: &Figures| figures.sample().fixed(decimals) + unit;
+    let with = |decimals| move |figures: &Sample| figures.fixed(decimals);
     let rows = [
-        ("test accuracy", record.test_accuracy.as_ref().map(percents)),
-        ("test loss", record.test_loss.as_ref().map(with("", 4))),
-        ("wall time, s", record.wall_seconds.as_ref().map(with("", 1))),
-        ("in training steps, s", record.training_seconds.as_ref().map(with("", 1))),
+        ("test accuracy", record.test_accuracy.as_ref().map(Sample::percent)),
+        ("test loss", record.test_loss.as_ref().map(with(4))),
+        ("wall time, s", record.wall_seconds.as_ref().map(with(1))),
+        ("in training steps, s", record.training_seconds.as_ref().map(with(1))),
         ("parameters", record.parameters.map(grouped)),
     ];
     let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value.unwrap_or_else(|| NONE.to_owned())]);
@@ -156,30 +142,24 @@ fn pytorch(record: &ClaimRecord) -> String {
     let peers = &record.pytorch;
     let accuracy = Sample::of(peers.iter().map(|peer| peer.test_accuracy)).map(|sample| sample.percent());
     let wall = Sample::of(peers.iter().map(|peer| peer.wall_seconds)).map(|sample| sample.fixed(1));
-    let mut ratios: Vec<f64> = peers
-        .iter()
-        .filter_map(|peer| {
-            let ours = record.seeds.iter().find(|seed| seed.seed == peer.seed && seed.wall_is_measured)?.wall_seconds?;
-            Some(peer.wall_seconds / ours)
-        })
-        .collect();
-    let ratio = median(&mut ratios).map_or_else(String::new, |ratio| {
-        format!(" PyTorch takes {ratio:.2} times as long as Kindling (median over {} pairs).", ratios.len())
-    });
+    let ratio = |peer: &PeerRecord| {
+        let ours = record.seeds.iter().find(|seed| seed.seed == peer.seed && seed.wall_is_measured)?.wall_seconds?;
+        Some(peer.wall_seconds / ours)
+    };
+    let ratios: Vec<f64> = peers.iter().filter_map(ratio).collect();
+    let pairs = if ratios.len() == 1 { "pair" } else { "pairs" };
+    let over = format!("(median over {} {pairs})", ratios.len());
+    let ratio = if ratios.is_empty() {
+        String::new()
+    } else {
+        format!(" PyTorch takes {:.2} times as long as Kindling {over}.", median(ratios))
+    };
     let torch = peers.first().map_or(NONE, |peer| &peer.torch);
     let threads = peers.first().map_or(0, |peer| peer.threads);
     format!(
-        "PyTorch {torch} with {threads} threads, the same config, alternating with the seeds above: test accuracy {}, wall \
-         time {} s.{ratio}\n",
+        "PyTorch {torch} with {threads} threads, the same config, alternating with the seeds above: test accuracy {}, \
+         seconds of a seed {}.{ratio}\n",
         accuracy.unwrap_or_default(),
         wall.unwrap_or_default()
     )
-}
-
-/// The middle value; of an even number the mean of the two in the middle.
-fn median(values: &mut [f64]) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(*values.get(middle - 1)?, upper) })
 }

@@ -1,6 +1,6 @@
 //! What a claim's command writes: the figures of every seed, and whether they are what is claimed.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fmt, fs, path::Path};
 
 use anyhow::{Context, Result, bail};
 use kindling_record::{RunRecord, RunStatus, now};
@@ -40,13 +40,13 @@ pub(crate) struct ClaimRecord {
     /// Whether the claim holds.
     pub(crate) verdict: Verdict,
     /// Over the finished seeds, as the figures below; never over others.
-    pub(crate) test_accuracy: Option<Figures>,
+    pub(crate) test_accuracy: Option<Sample>,
     /// Over the finished seeds.
-    pub(crate) test_loss: Option<Figures>,
+    pub(crate) test_loss: Option<Sample>,
     /// From the program's start to its end.
-    pub(crate) wall_seconds: Option<Figures>,
+    pub(crate) wall_seconds: Option<Sample>,
     /// In training steps.
-    pub(crate) training_seconds: Option<Figures>,
+    pub(crate) training_seconds: Option<Sample>,
     /// Parameters of the network.
     pub(crate) parameters: Option<usize>,
     /// Every seed that was asked for, in order.
@@ -76,17 +76,6 @@ pub(crate) struct Verdict {
     pub(crate) holds: Option<bool>,
     /// Why: each condition with what was found, a sentence each without its full stop.
     pub(crate) reasons: Vec<String>,
-}
-
-/// Mean and spread of a figure over seeds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Figures {
-    /// The mean.
-    pub(crate) mean: f64,
-    /// The standard deviation with divisor n - 1; none for one seed.
-    pub(crate) std: Option<f64>,
-    /// How many seeds.
-    pub(crate) n: usize,
 }
 
 /// One seed.
@@ -184,16 +173,13 @@ pub(crate) struct PeerEpoch {
     pub(crate) train_loss: f64,
 }
 
-impl Figures {
-    /// Of `values`; nothing where there are none.
-    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        Sample::of(values).map(|Sample { mean, std, n }| Self { mean, std, n })
-    }
-
-    /// As `kindling-report` has them.
-    pub(crate) fn sample(&self) -> Sample {
-        let Self { mean, std, n } = *self;
-        Sample { mean, std, n }
+/// As pages and reports name it, without its seeds.
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { platform, processor, threads, instructions, backend, device, kernels, .. } = self;
+        let processor = processor.as_deref().unwrap_or("a processor that is not on record");
+        write!(f, "{processor}, {threads} threads, {instructions} ({platform}): ")?;
+        write!(f, "backend {backend} on {device}, {kernels} kernels")
     }
 }
 
@@ -248,7 +234,7 @@ impl ClaimRecord {
             .map(|(seed, planned, run)| SeedRecord::of(*seed, planned.config.training.epochs, run.as_ref()));
         let records = records.collect::<Result<Vec<_>>>()?;
         let over = |value: fn(&SeedRecord) -> Option<f64>| {
-            Figures::of(records.iter().filter(|seed| seed.is_finished()).filter_map(value))
+            Sample::of(records.iter().filter(|seed| seed.is_finished()).filter_map(value))
         };
         let begun = seeds.iter().filter_map(|(seed, _, run)| Some((*seed, &run.as_ref()?.record)));
         let first = begun.clone().map(|(_, record)| record).next();

@@ -7,15 +7,12 @@ use std::path::Path;
 
 use kindling_data::ImageSet;
 use kindling_report::{
-    Against, Block, Document, Figure, Group, LineChart, ReportError, Run, Section, Series, Split, Style, TableBlock,
-    chart, configurations, grouped, how_it_was_run,
+    Against, Block, Document, Figure, Group, LineChart, NONE, ReportError, Run, Sample, Section, Series, Split, Style,
+    TableBlock, chart, configurations, grouped, how_it_was_run,
 };
 
 use self::speed::{over_epochs, peers};
-use super::{ClaimRecord, Figures, Machine, PeerEpoch, SeedRecord};
-
-/// What stands where there is no value.
-const NONE: &str = "–";
+use super::{ClaimRecord, PeerEpoch, SeedRecord};
 
 /// Writes `report.html`, `report.md` and their figures into the directory `output`. `runs` are those of the record's
 /// seeds; `test` has the test split's images, without which the report shows fewer pictures.
@@ -57,11 +54,11 @@ fn lead(record: &ClaimRecord) -> Vec<Block> {
         || "No seed is finished yet.".to_owned(),
         |accuracy| {
             let time = record.wall_seconds.map_or_else(String::new, |seconds| {
-                let Figures { mean, std, .. } = seconds;
+                let Sample { mean, std, .. } = seconds;
                 let std = std.map_or_else(String::new, |std| format!(" ± {std:.1}"));
                 format!(", in {mean:.1}{std} s from the program's start to its end")
             });
-            format!("Found: test accuracy {}{time}.", accuracy.sample().percent())
+            format!("Found: test accuracy {}{time}.", accuracy.percent())
         },
     );
     let verdict = match record.verdict.holds {
@@ -70,7 +67,7 @@ fn lead(record: &ClaimRecord) -> Vec<Block> {
         None => "The claim is not judged.",
     };
     let parameters = record.parameters.map(|count| format!("{} parameters.", grouped(count)));
-    let machines = record.machines.iter().map(|machine| format!("Machine: {}.", on(machine)));
+    let machines = record.machines.iter().map(|machine| format!("Machine: {machine}."));
     let lines = record.verdict.reasons.iter().cloned().chain(parameters).chain(machines);
     vec![
         Block::Paragraph(format!("Claimed: {}.", record.claimed)),
@@ -81,16 +78,10 @@ fn lead(record: &ClaimRecord) -> Vec<Block> {
     ]
 }
 
-fn on(machine: &Machine) -> String {
-    let Machine { platform, processor, threads, instructions, backend, kernels, .. } = machine;
-    let processor = processor.as_deref().unwrap_or("processor not known");
-    format!("{processor}, {threads} threads, {instructions}, {platform}; backend `{backend}`, kernels {kernels}")
-}
-
 /// A row for each seed, and one for their means.
 fn seeds(record: &ClaimRecord) -> Vec<Block> {
     let cells = |seed: &SeedRecord| {
-        let fixed = |value: Option<f64>, scale: f64, decimals: usize| cell(Figures::of(value), scale, decimals);
+        let fixed = |value: Option<f64>, scale: f64, decimals: usize| cell(Sample::of(value), scale, decimals);
         vec![
             seed.seed.to_string(),
             seed.status.clone(),
@@ -104,7 +95,7 @@ fn seeds(record: &ClaimRecord) -> Vec<Block> {
         ]
     };
     let finished = record.seeds.iter().filter(|seed| seed.is_finished());
-    let valid = Figures::of(finished.filter_map(|seed| seed.valid_accuracy));
+    let valid = Sample::of(finished.filter_map(|seed| seed.valid_accuracy));
     let mut mean = vec!["mean ± std".to_owned()];
     mean.resize(4, String::new());
     mean.extend([
@@ -184,8 +175,8 @@ fn figure(name: &str, caption: String, plot: LineChart) -> Block {
 }
 
 /// Mean and standard deviation in the cell of a table, times `scale`.
-fn cell(figures: Option<Figures>, scale: f64, decimals: usize) -> String {
-    let Some(Figures { mean, std, .. }) = figures else { return NONE.to_owned() };
+fn cell(figures: Option<Sample>, scale: f64, decimals: usize) -> String {
+    let Some(Sample { mean, std, .. }) = figures else { return NONE.to_owned() };
     let std = std.map_or_else(String::new, |std| format!(" ± {:.decimals$}", std * scale));
     format!("{:.decimals$}{std}", mean * scale)
 }
@@ -263,7 +254,7 @@ mod tests {
     pub(super) fn claim(accuracies: &[Option<f64>]) -> ClaimRecord {
         let seeds: Vec<SeedRecord> = (1..).zip(accuracies).map(|(number, &accuracy)| seed(number, accuracy)).collect();
         let over = |value: fn(&SeedRecord) -> Option<f64>| {
-            Figures::of(seeds.iter().filter(|seed| seed.test_accuracy.is_some()).filter_map(value))
+            Sample::of(seeds.iter().filter(|seed| seed.test_accuracy.is_some()).filter_map(value))
         };
         ClaimRecord {
             schema: 1,

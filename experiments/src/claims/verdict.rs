@@ -48,7 +48,7 @@ impl ClaimRecord {
         } else {
             format!("misses the target of {} by {points:.2} points", percent(target))
         };
-        Some((is_met, format!("test accuracy {}: {said}", found.sample().percent())))
+        Some((is_met, format!("test accuracy {}: {said}", found.percent())))
     }
 
     /// Whether the network is as small as is claimed.
@@ -65,7 +65,7 @@ impl ClaimRecord {
         let is_met = found.mean <= limit;
         let by = duration((found.mean - limit).abs());
         let said = if is_met { "under" } else { "over" };
-        let found = found.sample().fixed(1);
+        let found = found.fixed(1);
         Some((is_met, format!("seconds of a seed {found}: {by} {said} the limit of {}", duration(limit))))
     }
 }
@@ -85,10 +85,9 @@ impl SeedRecord {
 pub(super) mod tests {
     use serde_json::{Value, json};
 
-    use super::{
-        super::{Figures, record::SCHEMA},
-        *,
-    };
+    use kindling_report::Sample;
+
+    use super::{super::record::SCHEMA, *};
 
     /// A record of seeds with these test accuracies, on 171 and 173 s by turns; none is a seed that is not finished.
     pub(in super::super) fn record(accuracies: &[Option<f64>], changes: &Value) -> ClaimRecord {
@@ -105,7 +104,7 @@ pub(super) mod tests {
                 })
             })
             .collect();
-        let figures = |values: Vec<f64>| json!(Figures::of(values));
+        let figures = |values: Vec<f64>| json!(Sample::of(values));
         let mut value = json!({
             "schema": SCHEMA, "name": "fast94", "claimed": "94 %", "target_accuracy": 0.94, "parameter_limit": 500_000,
             "seconds_limit": 180.0, "changed": [], "verdict": { "holds": null, "reasons": [] },
@@ -150,7 +149,7 @@ pub(super) mod tests {
         let left = "seed 5: interrupted, 67 of 300 epochs, validation accuracy 93.12 % at the best of them";
         assert!(reasons.contains(left), "{reasons}");
         assert!(reasons.contains("finished seeds: 4; the claim is about the mean of 5"), "{reasons}");
-        // Whoever asks for fewer seeds has not checked the claim.
+        // A claim is not checked by fewer seeds.
         assert_eq!(judged(&[Some(0.95); 4], &json!({})).0, None);
         let (holds, reasons) = judged(&[Some(0.95); 5], &json!({ "changed": ["training.epochs=1"] }));
         assert!(holds.is_none() && reasons.contains("the recipe is changed"), "{reasons}");

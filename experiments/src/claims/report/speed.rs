@@ -1,11 +1,11 @@
 //! Accuracy against the time since the program's start, beside PyTorch's.
 
 use kindling_record::RunRecord;
-use kindling_report::{Axis, Block, LineChart, Point, Run, Sample, Series, Style, TableBlock};
+use kindling_report::{Axis, Block, LineChart, NONE, Point, Run, Sample, Series, Style, TableBlock};
 
 use super::{
-    super::{ClaimRecord, Figures, PeerEpoch, PeerRecord},
-    NONE, cell, figure,
+    super::{ClaimRecord, PeerEpoch, PeerRecord},
+    cell, figure,
 };
 
 /// How far below the target the other accuracies are whose times are compared.
@@ -150,7 +150,7 @@ fn times(record: &ClaimRecord, sides: &[Side]) -> TableBlock {
     header.extend(accuracies.iter().map(|&accuracy| format!("to valid {} (s)", percent(accuracy))));
     let rows = sides.iter().map(|side| {
         let tests = |which: usize, scale, decimals| {
-            cell(Figures::of(side.tested.iter().filter_map(|test| test[which])), scale, decimals)
+            cell(Sample::of(side.tested.iter().filter_map(|test| test[which])), scale, decimals)
         };
         let reached = |&accuracy: &f64| {
             let first = |curve: &Curve| curve.iter().find(|(_, here)| *here >= accuracy).map(|(seconds, _)| *seconds);
@@ -158,8 +158,8 @@ fn times(record: &ClaimRecord, sides: &[Side]) -> TableBlock {
             let (n, all) = (seconds.len(), side.curves.len());
             match n {
                 0 => NONE.to_owned(),
-                n if n == all => cell(Figures::of(seconds), 1.0, 1),
-                n => format!("{} ({n} of {all})", cell(Figures::of(seconds), 1.0, 1)),
+                n if n == all => cell(Sample::of(seconds), 1.0, 1),
+                n => format!("{} ({n} of {all})", cell(Sample::of(seconds), 1.0, 1)),
             }
         };
         let tested =
